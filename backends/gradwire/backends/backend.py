@@ -1,0 +1,130 @@
+"""What a backend is: a module that knows one framework, and what the models it loads can do.
+
+A backend module defines two names: ``Config``, the keys that it takes in a model's configuration, and
+``load(config)``, which returns a model. The model is arithmetic on *model inputs*: numpy in, numpy out, no
+preprocessing, no label forms, no access. `Estimator` puts those around it.
+
+Operations are optional. What a model can do is what it defines (see `capabilities`): a model without ``class_gradient``
+has no class gradients, and callers are told so.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array: TypeAlias = NDArray[Any]
+OutputKind: TypeAlias = Literal["logits", "probabilities", "labels", "values"]
+
+
+@runtime_checkable
+class Model(Protocol):
+    """The one operation that every model has, and what its card says of it."""
+
+    input_dtype: np.dtype[Any]
+    """What model inputs are cast to, after preprocessing."""
+    output_kind: OutputKind
+    layer_names: list[str]
+    """In the order of their indices."""
+    loss_name: str
+    """Empty where there is no loss."""
+    loss_reduction: Literal["mean", "sum"]
+    """How the model's own loss treats rows, and so how its loss gradient is scaled."""
+    device: str
+    fitted: bool
+    """Whether it can predict yet."""
+    notes: list[str]
+    """What a caller should know about the answers, for the card."""
+
+    def predict(self, x: Array, *, training_mode: bool) -> Array:
+        """Outputs ``(n, C)``, or ``(n, 1)`` for a model with one output, for model inputs ``x (n, *input_shape)``."""
+        ...
+
+
+class Differentiable(Protocol):
+    """Operations on rows that a model may define besides `Model.predict`; each stands for itself.
+
+    ``y`` is either indices, int64 ``(n,)``, or one row of class weights each, floating ``(n, C)``: see `labels`.
+    """
+
+    def loss(self, x: Array, y: Array, *, training_mode: bool) -> Array:
+        """The loss of each row, ``(n,)``."""
+        ...
+
+    def loss_from_predictions(self, predictions: Array, y: Array) -> Array:
+        """The loss of each row of outputs, ``(n,)``."""
+        ...
+
+    def loss_divisor(self, y: Array) -> float:
+        """What a mean over the rows ``y`` divides their summed loss by, whatever the model's own reduction is.
+
+        The number of rows, or, for a loss with class weights, the sum of the rows' weights. It adds up over row blocks:
+        ``loss_divisor(all rows) == sum of loss_divisor(blocks)``.
+        """
+        ...
+
+    def loss_gradient(self, x: Array, y: Array, *, training_mode: bool) -> Array:
+        """Gradient of the *summed* loss with respect to ``x``, in the shape of ``x``."""
+        ...
+
+    def class_gradient(self, x: Array, label: Array | None, *, training_mode: bool) -> Array:
+        """Gradients of class outputs: ``(n, C, *input_shape)``, or ``(n, 1, *input_shape)`` with one label a row, int64 ``(n,)``."""
+        ...
+
+    def activations(self, x: Array, layer: str | int, *, training_mode: bool) -> Array:
+        """What the layer puts out, ``(n, ...)``. Raises InvalidLayer."""
+        ...
+
+    def vjp(self, x: Array, cotangent: Array, layer: str | int | None, *, training_mode: bool) -> Array:
+        """The cotangent times the Jacobian of the outputs (or of the layer's), in the shape of ``x``."""
+        ...
+
+
+class Trainable(Protocol):
+    """What a model defines so that it can be fitted: ``train_step``, or ``fit`` where the framework trains on all rows at once.
+
+    `snapshot` and `rollback` make a fit a transaction, `save` and `restore` keep versions, `fresh` makes clones.
+    """
+
+    def train_step(self, x: Array, y: Array, *, training_mode: bool) -> float | None:
+        """One step of the optimizer on one batch of model inputs; returns the batch's loss, where the framework tells it."""
+        ...
+
+    def fit(self, x: Array, y: Array) -> None:
+        """Fits on all rows at once. A model defines either this or ``train_step``."""
+        ...
+
+    def snapshot(self) -> object:
+        """Everything that a fit can change, as a value of its own."""
+        ...
+
+    def rollback(self, snapshot: Any) -> None:
+        """Makes the model what it was at ``snapshot``."""
+        ...
+
+    def save(self, path: Path) -> None:
+        """Writes the weights to one file, which must not need unpickling to be read."""
+        ...
+
+    def restore(self, path: Path) -> None:
+        """Takes the weights from a file that `save` wrote. Raises before anything changes if they do not fit."""
+        ...
+
+    def fresh(self) -> Model:
+        """A model of the same architecture that has not been fitted, independent of this one."""
+        ...
+
+
+class BackendModule(Protocol):
+    """The two names that an entry point of the group ``gradwire.backends`` must lead to."""
+
+    Config: type[Any]
+
+    def load(self, config: Any) -> Model: ...
+
+
+Backend: TypeAlias = BackendModule | ModuleType

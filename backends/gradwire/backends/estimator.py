@@ -1,0 +1,375 @@
+"""A model with ART's semantics around it: preprocessing, label forms, postprocessing, and fit as a transaction.
+
+Every operation takes rows as callers send them and answers what callers get. A call may come in several row blocks:
+rows are independent of each other, so that blocks can be split and joined freely, except in training mode, where batch
+normalisation sees the block. What belongs to the whole call, the divisor of a mean, is an argument.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from gradwire.backends import labels
+from gradwire.backends.backend import Array, Model
+from gradwire.backends.capabilities import Operation, capabilities
+from gradwire.backends.config import ModelConfig
+from gradwire.backends.errors import (
+    BackendError,
+    EmptyBatch,
+    InvalidDtype,
+    InvalidShape,
+    InvalidValue,
+    ModelFailed,
+    OutOfMemory,
+    Unsupported,
+)
+from gradwire.backends.preprocessing import PostprocessingDefence, Preprocessing, Standardisation, postprocess
+
+
+@dataclass(frozen=True)
+class FitProgress:
+    """Where a fit is: ``batch`` of ``nb_batches`` are done in ``epoch`` of ``nb_epochs``; 0 where a number is not known."""
+
+    epoch: int
+    nb_epochs: int
+    batch: int
+    nb_batches: int
+    loss: float | None
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How to visit the rows; the optimizer belongs to the model."""
+
+    batch_size: int = 128
+    nb_epochs: int = 10
+    drop_last: bool = False
+    training_mode: bool = True
+    seed: int | None = None
+
+
+class Estimator:
+    """One loaded model and what stands around it. Not thread-safe: one thread runs all of its operations.
+
+    Args:
+        model: What a backend loaded.
+        config: The model's configuration.
+        preprocessing: What turns callers' rows into model inputs.
+        postprocessing: What predictions go through before callers see them.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        config: ModelConfig,
+        preprocessing: Preprocessing,
+        postprocessing: Sequence[PostprocessingDefence],
+    ) -> None:
+        self.model = model
+        self.config = config
+        self.preprocessing = preprocessing
+        self.postprocessing = tuple(postprocessing)
+        self.capabilities = capabilities(model)
+        self.version = "initial"
+        self.output_shape: tuple[int, ...] = (config.nb_classes,)
+        """Of one row; learnt when the model first predicts, at loading."""
+        self.output_dtype: np.dtype[Any] = self._float_dtype
+        self._fits = 0
+        self._initial: object | None = None
+        # The operations that this model has, without a type per framework: `capabilities` says which are there.
+        self._do = cast(Any, model)
+
+    # What a caller sends, checked before any of it is held.
+
+    def check_rows(self, shape: Sequence[int], dtype: np.dtype[Any]) -> int:
+        """Checks the shape ``(n, *input_shape)`` and the dtype of rows, and returns n.
+
+        Raises:
+            InvalidShape, EmptyBatch, InvalidDtype: They are not what the model takes.
+        """
+        expected = self.config.input_shape
+        fits = len(shape) == len(expected) + 1 and all(e in (-1, s) for s, e in zip(shape[1:], expected, strict=False))
+        if not fits:
+            raise InvalidShape(
+                f"x has shape {tuple(shape)}; expected (n, {', '.join('any' if e == -1 else str(e) for e in expected)})"
+            )
+        if shape[0] == 0:
+            raise EmptyBatch("x has no rows; expected at least one")
+        if self.model.input_dtype.kind in "iu" and dtype.kind not in "biu":
+            raise InvalidDtype(f"x has dtype {dtype}; the model takes {self.model.input_dtype}")
+        return shape[0]
+
+    def check_predictions(self, shape: Sequence[int]) -> int:
+        """Checks the shape ``(n, *output_shape)`` of outputs that a caller sends, and returns n. Raises as `check_rows`."""
+        if tuple(shape[1:]) != self.output_shape:
+            raise InvalidShape(f"predictions have shape {tuple(shape)}; expected (n, {', '.join(map(str, self.output_shape))})")
+        if shape[0] == 0:
+            raise EmptyBatch("predictions have no rows; expected at least one")
+        return shape[0]
+
+    def prepare_labels(self, y: Array, rows: int) -> Array:
+        """Labels or targets of a whole call in the form that operations take: see `labels`."""
+        if self.config.task == "regression":
+            return labels.targets(y, rows)
+        return labels.canonical(y, rows, self.config.nb_classes)
+
+    def prepare_label(self, label: int | Array | None, rows: int) -> Array | None:
+        """The classes of a class gradient, one a row; None for all."""
+        self._require(Operation.CLASS_GRADIENT)
+        if label is None:
+            return None
+        if isinstance(label, int):
+            label = np.full(rows, label)
+        return labels.one_per_row(label, rows, self.config.nb_classes)
+
+    def standardisation(self, mean: Any, std: Any) -> Standardisation:
+        """A caller's own standardisation, to replace the server's in one call."""
+        return Standardisation.of(mean, std, self.config.input_shape, self._float_dtype)
+
+    # Operations on a block of rows; y and label as the prepare functions return them.
+
+    def predict(
+        self,
+        x: Array,
+        *,
+        training_mode: bool = False,
+        standardisation: Standardisation | None = None,
+        labels_only: bool = False,
+    ) -> Array:
+        """Outputs ``(n, C)`` or ``(n, 1)``; with ``labels_only`` one-hot rows of the top class, ``(n, nb_classes)``."""
+        with _owners_code("predict"):
+            raw = self.model.predict(self.preprocessing(x, standardisation), training_mode=training_mode)
+            outputs = postprocess(self.postprocessing, raw)
+        if labels_only:
+            return labels.top_class(outputs, self.config.nb_classes, 0.0 if self.model.output_kind == "logits" else 0.5)
+        return outputs
+
+    def loss(self, x: Array, y: Array, *, training_mode: bool = False, standardisation: Standardisation | None = None) -> Array:
+        """The loss of each row, ``(n,)``."""
+        self._require(Operation.LOSS)
+        with _owners_code("loss"):
+            inputs, y = self._with_labels(x, y, standardisation)
+            return np.asarray(self._do.loss(inputs, y, training_mode=training_mode))
+
+    def loss_from_predictions(self, predictions: Array, y: Array) -> Array:
+        """The loss of each row of outputs, ``(n,)``."""
+        if not callable(getattr(self.model, "loss_from_predictions", None)):
+            raise Unsupported(f"this {self.config.backend} model has no loss of predictions")
+        with _owners_code("loss"):
+            return np.asarray(self._do.loss_from_predictions(predictions, y))
+
+    def loss_divisor(self, y: Array) -> float:
+        """What a mean over the call's rows divides by."""
+        self._require(Operation.LOSS)
+        return float(self._do.loss_divisor(y))
+
+    def loss_gradient(
+        self,
+        x: Array,
+        y: Array,
+        *,
+        divisor: float | None = None,
+        training_mode: bool = False,
+        standardisation: Standardisation | None = None,
+    ) -> Array:
+        """Gradient of the model's own loss with respect to ``x``, in its shape.
+
+        Args:
+            x: A block of the call's rows.
+            y: Their labels.
+            divisor: `loss_divisor` of the whole call; None if this block is all of it. Not used by a loss that sums.
+            training_mode: Layers behave as in training.
+            standardisation: Replaces the model's own.
+        """
+        self._require(Operation.LOSS_GRADIENT)
+        with _owners_code("loss gradient"):
+            inputs, y = self._with_labels(x, y, standardisation)
+            gradient = self._do.loss_gradient(inputs, y, training_mode=training_mode)
+            if self.model.loss_reduction == "mean":
+                gradient /= self._do.loss_divisor(y) if divisor is None else divisor
+            return self.preprocessing.gradient(x, gradient, standardisation)
+
+    def class_gradient(
+        self, x: Array, label: Array | None, *, training_mode: bool = False, standardisation: Standardisation | None = None
+    ) -> Array:
+        """Gradients of the class outputs: ``(n, C, *input_shape)``, or ``(n, 1, *input_shape)`` with one label a row."""
+        self._require(Operation.CLASS_GRADIENT)
+        with _owners_code("class gradient"):
+            inputs = self.preprocessing(x, standardisation)
+            gradient = self._do.class_gradient(inputs, label, training_mode=training_mode)
+            return self.preprocessing.gradient(x, gradient, standardisation)
+
+    def get_activations(
+        self, x: Array, layer: str | int, *, training_mode: bool = False, standardisation: Standardisation | None = None
+    ) -> Array:
+        """What the layer puts out, ``(n, ...)``."""
+        self._require(Operation.GET_ACTIVATIONS)
+        with _owners_code("activations"):
+            return np.asarray(self._do.activations(self.preprocessing(x, standardisation), layer, training_mode=training_mode))
+
+    def vjp(
+        self,
+        x: Array,
+        cotangent: Array,
+        *,
+        layer: str | int | None = None,
+        training_mode: bool = False,
+        standardisation: Standardisation | None = None,
+    ) -> Array:
+        """The cotangent times the Jacobian of the outputs before postprocessing (or of a layer's), in the shape of ``x``."""
+        self._require(Operation.VJP)
+        with _owners_code("vector-Jacobian product"):
+            gradient = self._do.vjp(self.preprocessing(x, standardisation), cotangent, layer, training_mode=training_mode)
+            return self.preprocessing.gradient(x, gradient, standardisation)
+
+    # Training.
+
+    def fit(self, x: Array, y: Array, options: FitOptions) -> Iterator[FitProgress]:
+        """Fits, one step of the iterator at a time. Closing the iterator early, or any error, leaves the model as it was.
+
+        Args:
+            x: ``(n, *input_shape)``; may be memory-mapped, batches are read from it one at a time.
+            y: As `prepare_labels` returns it.
+            options: How to visit the rows.
+        """
+        self._require(Operation.FIT)
+        if options.batch_size < 1 or options.nb_epochs < 1:
+            raise InvalidValue(f"batch_size {options.batch_size}, nb_epochs {options.nb_epochs}; expected at least 1 each")
+        if Operation.FIT_BATCHES not in self.capabilities:
+            return self._transaction(self._fit_whole(x, y))
+        if self.preprocessing.has_fit_defences and not isinstance(x, np.memmap):
+            # ART's way: defences see all of the data at once. Of data beyond memory they see batches.
+            with _owners_code("fit"):
+                inputs, y = self._for_fit(x, y)
+            return self._transaction(self._fit_steps(inputs, y, options, lambda x, y: (x, y)))
+        return self._transaction(self._fit_steps(x, y, options, self._for_fit))
+
+    def fit_batches(self, batches: Iterator[tuple[Array, Array]], training_mode: bool) -> Iterator[FitProgress]:
+        """Trains on each batch as it comes, one step of the iterator each. Otherwise as `fit`."""
+        self._require(Operation.FIT_BATCHES)
+
+        def steps() -> Iterator[FitProgress]:
+            for done, (x, y) in enumerate(batches, start=1):
+                loss = self._do.train_step(*self._for_fit(x, y), training_mode=training_mode)
+                yield FitProgress(1, 0, done, 0, loss)
+
+        return self._transaction(steps())
+
+    def save(self, path: Path) -> None:
+        """Writes the weights to a file."""
+        self._require(Operation.VERSIONS)
+        with _owners_code("save"):
+            self._do.save(path)
+
+    def restore(self, path: Path, version: str) -> None:
+        """Takes the weights from a file that `save` wrote, all or nothing."""
+        self._require(Operation.VERSIONS)
+        self._keep_initial()
+        before = self._do.snapshot()
+        try:
+            with _owners_code("restore"):
+                self._do.restore(path)
+        except BaseException:
+            self._do.rollback(before)
+            raise
+        self.version = version
+
+    def reset(self) -> None:
+        """Brings back the weights that the model was loaded with."""
+        self._require(Operation.VERSIONS)
+        if self._initial is not None:
+            self._do.rollback(self._initial)
+        self.version = "initial"
+
+    def fresh(self) -> Estimator:
+        """An estimator of the same architecture that has not been fitted."""
+        self._require(Operation.CLONE)
+        with _owners_code("clone"):
+            return Estimator(self._do.fresh(), self.config, self.preprocessing, self.postprocessing)
+
+    # Inside.
+
+    @property
+    def _float_dtype(self) -> np.dtype[Any]:
+        dtype = self.model.input_dtype
+        return dtype if dtype.kind == "f" else np.dtype(np.float32)
+
+    def _require(self, operation: Operation) -> None:
+        if operation not in self.capabilities:
+            can = ", ".join(sorted(o.value for o in self.capabilities))
+            raise Unsupported(
+                f"this {self.config.backend} model ({type(self.model).__name__}) has no {operation.value}; it has {can}"
+            )
+
+    def _with_labels(self, x: Array, y: Array, standardisation: Standardisation | None) -> tuple[Array, Array]:
+        """Model inputs, and labels after the defences that may change them while predicting."""
+        if not self.preprocessing.has_predict_defences:
+            return self.preprocessing(x, standardisation), y
+        inputs, rows = self.preprocessing.with_labels(x, self._as_rows(y), standardisation)
+        return inputs, self.prepare_labels(rows, len(inputs))
+
+    def _for_fit(self, x: Array, y: Array) -> tuple[Array, Array]:
+        """Model inputs and labels to train on, after the defences that apply to a fit."""
+        if not self.preprocessing.has_fit_defences:
+            return self.preprocessing.for_fit(x, y)
+        inputs, rows = self.preprocessing.for_fit(x, self._as_rows(y))
+        return inputs, self.prepare_labels(rows, len(inputs))
+
+    def _as_rows(self, y: Array) -> Array:
+        """Labels in the form that defences know: one row each."""
+        if self.config.task == "regression" or y.ndim == 2:
+            return y
+        return labels.one_hot(y, self.config.nb_classes, np.dtype(np.float32))
+
+    def _fit_whole(self, x: Array, y: Array) -> Iterator[FitProgress]:
+        self._do.fit(*self._for_fit(x, y))
+        yield FitProgress(1, 1, 1, 1, None)
+
+    def _fit_steps(
+        self, x: Array, y: Array, options: FitOptions, prepare: Callable[[Array, Array], tuple[Array, Array]]
+    ) -> Iterator[FitProgress]:
+        order = np.random.default_rng(options.seed)
+        nb_batches = len(x) // options.batch_size if options.drop_last else -(-len(x) // options.batch_size)
+        if nb_batches == 0:
+            raise InvalidValue(f"{len(x)} rows are less than one batch of {options.batch_size}, and drop_last leaves it out")
+        for epoch in range(1, options.nb_epochs + 1):
+            visited = order.permutation(len(x))
+            for batch in range(nb_batches):
+                rows = visited[batch * options.batch_size : (batch + 1) * options.batch_size]
+                loss = self._do.train_step(*prepare(x[rows], y[rows]), training_mode=options.training_mode)
+                yield FitProgress(epoch, options.nb_epochs, batch + 1, nb_batches, loss)
+
+    def _transaction(self, steps: Iterator[FitProgress]) -> Iterator[FitProgress]:
+        self._keep_initial()
+        before = self._do.snapshot()
+        try:
+            with _owners_code("fit"):
+                yield from steps
+        except BaseException:
+            self._do.rollback(before)
+            raise
+        self._fits += 1
+        self.version = f"fit-{self._fits}"
+
+    def _keep_initial(self) -> None:
+        if self._initial is None and Operation.VERSIONS in self.capabilities:
+            self._initial = self._do.snapshot()
+
+
+@contextmanager
+def _owners_code(operation: str) -> Iterator[None]:
+    """Names what raises inside the owner's model, loss or defences; our own errors pass."""
+    try:
+        yield
+    except BackendError:
+        raise
+    except MemoryError as e:
+        raise OutOfMemory(f"no memory left for this many rows in {operation}; send fewer, or set a smaller batch_size") from e
+    except Exception as e:
+        raise ModelFailed(f"the model raised {type(e).__name__} in {operation}: {e}") from e

@@ -1,0 +1,81 @@
+"""From a model's configuration to an estimator that answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gradwire.backends.config import ModelConfig
+from gradwire.backends.errors import BackendError, ModelConfigError
+from gradwire.backends.estimator import Estimator
+from gradwire.backends.preprocessing import Preprocessing, Standardisation
+from gradwire.backends.registry import backend
+
+
+def load(config: ModelConfig) -> Estimator:
+    """Loads a model, puts its preprocessing around it and lets it predict one row.
+
+    Raises:
+        ModelConfigError: A key of the configuration is wrong; the error names it.
+    """
+    model = backend(config.backend).load(config)
+    estimator = Estimator(model, config, _preprocessing(config, model.input_dtype), _postprocessing(config))
+    _probe(estimator)
+    return estimator
+
+
+def _preprocessing(config: ModelConfig, dtype: np.dtype[Any]) -> Preprocessing:
+    standardisation = None
+    if config.preprocessing is not None:
+        if dtype.kind != "f":
+            raise ModelConfigError(
+                "preprocessing", f"the model takes {dtype} inputs, which cannot be standardised; leave the key out"
+            )
+        try:
+            standardisation = Standardisation.of(config.preprocessing.mean, config.preprocessing.std, config.input_shape, dtype)
+        except BackendError as e:
+            raise ModelConfigError("preprocessing", str(e)) from e
+    defences = [spec.build("preprocessing_defences") for spec in config.preprocessing_defences]
+    for defence in defences:
+        _has(defence, "preprocessing_defences", "__call__", "estimate_gradient", "apply_fit", "apply_predict")
+    return Preprocessing(defences, standardisation, dtype)
+
+
+def _postprocessing(config: ModelConfig) -> list[Any]:
+    defences = [spec.build("postprocessing_defences") for spec in config.postprocessing_defences]
+    for defence in defences:
+        _has(defence, "postprocessing_defences", "__call__", "apply_predict")
+    return defences
+
+
+def _has(defence: object, key: str, *names: str) -> None:
+    missing = [name for name in names if not hasattr(defence, name)]
+    if missing:
+        raise ModelConfigError(
+            key, f"{type(defence).__name__} has no {', '.join(missing)}; expected an object with ART's interface"
+        )
+
+
+def _probe(estimator: Estimator) -> None:
+    """Lets the model predict one row, so that a wrong input shape or number of classes shows at start and not to callers.
+
+    A model that has not been fitted yet, or one whose inputs have free sizes, is taken as it is.
+    """
+    config = estimator.config
+    if -1 in config.input_shape or not estimator.model.fitted:
+        return
+    low = 0.0 if config.clip_values is None else config.clip_values[0]
+    row = np.broadcast_to(np.asarray(low, estimator.model.input_dtype), (1, *config.input_shape)).copy()
+    try:
+        outputs = estimator.predict(row)
+    except BackendError as e:
+        raise ModelConfigError(
+            "input_shape", f"the model does not take one row of shape {list(config.input_shape)}: {e}"
+        ) from e
+    binary = config.nb_classes == 2 and outputs.shape[1:] == (1,)
+    if config.task == "classification" and outputs.shape != (1, config.nb_classes) and not binary:
+        raise ModelConfigError(
+            "nb_classes", f"the model puts out {outputs.shape[1:]} for a row; nb_classes says {config.nb_classes}"
+        )
+    estimator.output_shape, estimator.output_dtype = outputs.shape[1:], outputs.dtype

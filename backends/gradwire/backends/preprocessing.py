@@ -1,0 +1,180 @@
+"""What stands between a caller's rows and a model's inputs, and the way of a gradient back through it.
+
+Defences first, each an object with ART's interface (``__call__``, ``estimate_gradient``, ``apply_fit``,
+``apply_predict``), then standardisation ``(x - mean) / std``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from gradwire.backends.backend import Array
+from gradwire.backends.errors import InvalidShape, InvalidValue, ModelFailed
+
+
+class PreprocessingDefence(Protocol):
+    """ART's ``Preprocessor``."""
+
+    @property
+    def apply_fit(self) -> bool: ...
+    @property
+    def apply_predict(self) -> bool: ...
+    def __call__(self, x: Array, y: Any = None) -> tuple[Array, Any]: ...
+    def estimate_gradient(self, x: Array, grad: Array) -> Array: ...
+
+
+class PostprocessingDefence(Protocol):
+    """ART's ``Postprocessor``."""
+
+    @property
+    def apply_predict(self) -> bool: ...
+    def __call__(self, preds: Array) -> Array: ...
+
+
+@dataclass(frozen=True)
+class Standardisation:
+    """Model inputs are ``(x - mean) / std``.
+
+    Attributes:
+        mean: A scalar, or an array that broadcasts against a batch of rows.
+        std: Likewise; nowhere 0.
+    """
+
+    mean: Array
+    std: Array
+
+    @classmethod
+    def of(cls, mean: Any, std: Any, row_shape: tuple[int, ...], dtype: np.dtype[Any]) -> Standardisation:
+        """Places a vector on the axis that it belongs to.
+
+        ART's rule: a vector runs along the last axis, or, where its size is not that axis's, along the first axis of a
+        row (the channels of channels-first images).
+
+        Raises:
+            InvalidShape: The vector fits neither.
+            InvalidValue: A value is not finite, or a ``std`` is 0.
+        """
+        arrays = [_along_axis(name, np.asarray(value, dtype), row_shape) for name, value in (("mean", mean), ("std", std))]
+        if not all(np.isfinite(array).all() for array in arrays):
+            raise InvalidValue("mean and std must be finite")
+        if (arrays[1] == 0).any():
+            raise InvalidValue("std holds 0; inputs are divided by it")
+        return cls(*arrays)
+
+    def __call__(self, x: Array) -> Array:
+        return (x - self.mean) / self.std
+
+    def gradient(self, grad: Array) -> Array:
+        """The gradient with respect to ``x`` of something whose gradient with respect to the model inputs is ``grad``."""
+        return grad / self.std
+
+
+class Preprocessing:
+    """The chain of defences and standardisation in front of one model."""
+
+    def __init__(self, defences: Sequence[PreprocessingDefence], standardisation: Standardisation | None, dtype: np.dtype[Any]):
+        self.defences = tuple(defences)
+        self.standardisation = standardisation
+        self._dtype = dtype
+        self._for_predict = tuple(d for d in self.defences if d.apply_predict)
+        self._for_fit = tuple(d for d in self.defences if d.apply_fit)
+
+    @property
+    def has_predict_defences(self) -> bool:
+        return bool(self._for_predict)
+
+    @property
+    def has_fit_defences(self) -> bool:
+        """A defence may change labels and add rows in a fit."""
+        return bool(self._for_fit)
+
+    def __call__(self, x: Array, standardisation: Standardisation | None = None) -> Array:
+        """Model inputs for rows ``(n, *input_shape)``. ``standardisation`` replaces the chain's own for this call."""
+        return self.with_labels(x, None, standardisation)[0]
+
+    def with_labels(self, x: Array, y: Any, standardisation: Standardisation | None = None) -> tuple[Array, Any]:
+        """As calling, with labels ``(n, C)`` beside the rows, which defences may change."""
+        for defence in self._for_predict:
+            changed, y = defence(x, y)
+            x = _checked(defence, changed, x)
+        return self._standardise(x, standardisation), y
+
+    def for_fit(self, x: Array, y: Array) -> tuple[Array, Array]:
+        """Model inputs and labels ``(n, C)`` to train on; defences may change both, and how many rows there are."""
+        for defence in self._for_fit:
+            x, y = defence(x, y)
+        return self._standardise(x, None), y
+
+    def gradient(self, x: Array, grad: Array, standardisation: Standardisation | None = None) -> Array:
+        """Takes a gradient with respect to model inputs back to the rows ``x`` they came from.
+
+        Args:
+            x: ``(n, *input_shape)``, what `__call__` was given.
+            grad: ``(n, *input_shape)``, or ``(n, k, *input_shape)`` for ``k`` gradients a row.
+            standardisation: As for `__call__`.
+        """
+        last = standardisation or self.standardisation
+        several = grad.ndim == x.ndim + 1
+        if last is not None:
+            if several:
+                # Along an axis of its own for the k gradients, so that a mean of a row's shape still broadcasts.
+                shape = np.broadcast_shapes(last.std.shape, (1,) * x.ndim)
+                grad = grad / last.std.reshape(shape)[:, None]
+            else:
+                grad = last.gradient(grad)
+        if self._for_predict:
+            inputs = [x]
+            for defence in self._for_predict[:-1]:
+                inputs.append(_checked(defence, defence(inputs[-1])[0], inputs[-1]))
+            for defence, x_in in zip(reversed(self._for_predict), reversed(inputs), strict=True):
+                grad = _estimated(defence, x_in, grad, several)
+        return grad.astype(self._dtype, copy=False)
+
+    def _standardise(self, x: Array, standardisation: Standardisation | None) -> Array:
+        last = standardisation or self.standardisation
+        x = x if x.dtype == self._dtype else x.astype(self._dtype)
+        return x if last is None else last(x)
+
+
+def postprocess(defences: Sequence[PostprocessingDefence], predictions: Array) -> Array:
+    """What callers of predict get to see."""
+    for defence in defences:
+        if defence.apply_predict:
+            predictions = np.asarray(defence(predictions.copy()))
+    return predictions
+
+
+def _along_axis(name: str, value: Array, row_shape: tuple[int, ...]) -> Array:
+    if value.ndim == 0 or (value.ndim == 1 and value.shape[0] in (1, row_shape[-1])):
+        return value
+    if value.ndim == 1 and value.shape[0] == row_shape[0]:
+        return value.reshape((-1,) + (1,) * (len(row_shape) - 1))
+    shape = tuple(1 if size == -1 else size for size in row_shape)
+    try:
+        if len(np.broadcast_shapes(value.shape, shape)) == len(shape):
+            return value
+    except ValueError:
+        pass
+    raise InvalidShape(f"{name} has shape {value.shape}; expected a number, or what broadcasts against a row {row_shape}")
+
+
+def _checked(defence: object, x_out: Array, x_in: Array) -> Array:
+    if len(x_out) != len(x_in):
+        raise ModelFailed(
+            f"{type(defence).__name__} made {len(x_out)} rows of {len(x_in)} while predicting; set apply_predict=False"
+        )
+    return x_out
+
+
+def _estimated(defence: PreprocessingDefence, x: Array, grad: Array, several: bool) -> Array:
+    """One step back through a defence.
+
+    A defence is only promised gradients in the shape of its inputs, so that each of several goes back by itself.
+    """
+    if not several:
+        return np.asarray(defence.estimate_gradient(x, grad))
+    return np.stack([np.asarray(defence.estimate_gradient(x, grad[:, k])) for k in range(grad.shape[1])], axis=1)

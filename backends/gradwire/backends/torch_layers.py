@@ -1,0 +1,127 @@
+"""The layers of a torch module, what they put out, and the modes that they run in.
+
+What holds: no hook, mode or buffer outlives the block that needed it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from gradwire.backends.errors import InvalidLayer, ModelFailed
+
+
+def names(module: nn.Module) -> list[str]:
+    """The top-level modules by name, output included: ART's list, so that its indices hold here.
+
+    Not ``named_children``, which leaves out the second name of a module that is used twice.
+    """
+    return [name for name, child in module._modules.items() if child is not None]
+
+
+def find(module: nn.Module, layer: str | int) -> tuple[str, nn.Module]:
+    """A layer by its index in `names`, negative ones from the end, or by its name at any depth, e.g. ``block1.conv``."""
+    top = names(module)
+    if isinstance(layer, str):
+        found = dict(module.named_modules(remove_duplicate=False))
+        if not layer or layer not in found:
+            raise InvalidLayer(
+                f"there is no layer {layer!r}; there are {', '.join(top) or 'none'}, and the modules inside these"
+            )
+        return layer, found[layer]
+    if not -len(top) <= layer < len(top):
+        raise InvalidLayer(f"layer index {layer} is out of range; there are {len(top)} layers: {', '.join(top) or 'none'}")
+    return top[layer], module.get_submodule(top[layer])
+
+
+class Captured:
+    """What a layer put out last; of a tuple (a recurrent layer's) the first element."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._output: torch.Tensor | None = None
+
+    def hook(self, _module: nn.Module, _args: Any, output: Any) -> None:
+        if isinstance(output, (tuple, list)) and output:
+            output = output[0]
+        if not isinstance(output, torch.Tensor):
+            raise InvalidLayer(f"layer {self._name!r} puts out {type(output).__name__}; expected a tensor")
+        # A clone, because a later layer may work in place; gradients flow through it.
+        self._output = output.clone()
+
+    def output(self, rows: int) -> torch.Tensor:
+        """``(rows, ...)``. Raises InvalidLayer if the layer was not run, or has no axis of rows in front."""
+        if self._output is None:
+            raise InvalidLayer(
+                f"layer {self._name!r} is not called by the model: choose one of the modules inside it, or around it"
+            )
+        if self._output.shape[:1] != (rows,):
+            raise InvalidLayer(
+                f"layer {self._name!r} puts out {tuple(self._output.shape)} for {rows} rows; expected rows first"
+            )
+        return self._output
+
+
+@contextmanager
+def capturing(module: nn.Module, layer: str | int) -> Iterator[Captured]:
+    """Keeps what the layer puts out while the block runs the module."""
+    name, target = find(module, layer)
+    captured = Captured(name)
+    handle = target.register_forward_hook(captured.hook)
+    try:
+        yield captured
+    finally:
+        handle.remove()
+
+
+def outputs(result: Any, rows: int) -> torch.Tensor:
+    """The outputs ``(rows, ...)`` in what a module returned: itself, or the last of several, as in ART."""
+    if isinstance(result, (tuple, list)) and result:
+        result = result[-1]
+    if not isinstance(result, torch.Tensor):
+        raise ModelFailed(
+            f"the model returned {type(result).__name__}; expected a tensor, or a tuple whose last element is the outputs"
+        )
+    if result.shape[:1] != (rows,):
+        raise ModelFailed(f"the model returned {tuple(result.shape)} for {rows} rows; expected one row of outputs each")
+    return result.unsqueeze(1) if result.ndim == 1 else result
+
+
+@contextmanager
+def training(module: nn.Module) -> Iterator[None]:
+    """Layers behave as in training, but nothing stays: running statistics are put back, and evaluation mode."""
+    kept = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    module.train()
+    try:
+        yield
+    finally:
+        module.eval()
+        with torch.no_grad():
+            for name, buffer in module.named_buffers():
+                buffer.copy_(kept[name])
+
+
+def recurrent(module: nn.Module) -> list[nn.RNNBase]:
+    """The layers that `differentiable` is about."""
+    return [layer for layer in module.modules() if isinstance(layer, nn.RNNBase)]
+
+
+@contextmanager
+def differentiable(layers: list[nn.RNNBase]) -> Iterator[None]:
+    """Recurrent layers can be differentiated in evaluation mode on a GPU, where cuDNN refuses to.
+
+    Such a layer differs between its modes in dropout alone: without it, training mode is evaluation mode. Switching cuDNN
+    off instead would be for the whole process.
+    """
+    changed = [(layer, layer.dropout) for layer in layers if not layer.training]
+    for layer, _ in changed:
+        layer.training, layer.dropout = True, 0.0
+    try:
+        yield
+    finally:
+        for layer, dropout in changed:
+            layer.training, layer.dropout = False, dropout

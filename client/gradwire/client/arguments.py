@@ -1,0 +1,113 @@
+"""Arguments of a call, checked against the card before anything is sent, and cast to what the model takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gradwire.client.card import ModelCard
+from gradwire.client.errors import DtypeError, LabelError, ShapeError, TooLarge
+from gradwire.wire.tensors import Array
+
+_NUMBERS = "biuf"
+
+
+def rows(x: Any, card: ModelCard) -> Array:
+    """Rows ``(n, *input_shape)``.
+
+    What the model's dtype holds exactly travels as it is (uint8 images are a quarter of float32's bytes); anything else
+    is cast here. numpy 2 makes float64 of much that attacks compute from float32 rows: without the cast it would
+    travel at twice the size only to be rounded there.
+
+    Raises:
+        ShapeError, DtypeError, TooLarge
+    """
+    x = _numbers(x, "x")
+    expected = card.input_shape
+    if len(x.shape) != len(expected) + 1 or any(e not in (-1, s) for s, e in zip(x.shape[1:], expected, strict=True)):
+        sizes = ", ".join("any" if size == -1 else str(size) for size in expected)
+        raise ShapeError(f"x has shape {x.shape}; {card.name!r} takes (n, {sizes})")
+    if len(x) == 0:
+        raise ShapeError(f"x has no rows (shape {x.shape}); expected at least one")
+    if card.input_dtype.kind in "iu" and x.dtype.kind == "f":
+        raise DtypeError(f"x has dtype {x.dtype}; {card.name!r} takes {card.input_dtype}")
+    if not (
+        x.dtype.itemsize <= card.input_dtype.itemsize and np.can_cast(x.dtype, card.input_dtype, "safe") and x.dtype in _SENT
+    ):
+        x = x.astype(card.input_dtype)
+    if card.limits.max_tensor_bytes and x.nbytes > card.limits.max_tensor_bytes:
+        raise TooLarge(
+            f"x has {x.nbytes} bytes; the server's limit max_tensor_bytes is {card.limits.max_tensor_bytes}; send parts"
+        )
+    return x
+
+
+_SENT = frozenset(map(np.dtype, ("bool", "i1", "i2", "i4", "i8", "u1", "f2", "f4", "f8")))
+
+
+def labels(y: Any, n: int, card: ModelCard) -> Array:
+    """Labels ``(n,)`` or ``(n, 1)`` indices or ``(n, C)`` rows; of regressions, targets. Raises LabelError, DtypeError."""
+    if y is None:
+        raise LabelError("y is None; expected labels, one a row (remote models do not label their own inputs)")
+    y = _numbers(y, "y")
+    if y.shape[:1] != (n,):
+        raise LabelError(f"y has shape {y.shape} for {n} rows; expected one label a row")
+    if y.dtype.kind == "f" and not np.isfinite(y).all():
+        raise LabelError("y holds NaN or infinity; expected class indices, or rows of class weights")
+    y = _sendable(y)
+    if card.task == "regression" or (y.ndim == 2 and y.shape[1] == card.nb_classes and card.nb_classes > 1):
+        return y
+    if y.ndim > 2 or (y.ndim == 2 and y.shape[1] != 1):
+        raise LabelError(f"y has shape {y.shape}; expected ({n},) indices or ({n}, {card.nb_classes}) rows")
+    in_range(y.reshape(n), card)
+    return y
+
+
+def label(value: Any, n: int, card: ModelCard) -> int | Array | None:
+    """The class, or classes one a row, of a class gradient. Raises LabelError, DtypeError."""
+    if value is None:
+        return None
+    if isinstance(value, (int, np.integer)):
+        in_range(np.asarray([value]), card)
+        return int(value)
+    array = _numbers(value, "label")
+    if array.shape != (n,):
+        raise LabelError(f"label has shape {array.shape} for {n} rows; expected None, an int, or one class a row")
+    if array.dtype.kind not in "iu":
+        raise LabelError(f"label has dtype {array.dtype}; expected integers")
+    in_range(array, card)
+    return array.astype(np.int64)
+
+
+def in_range(indices: Array, card: ModelCard) -> None:
+    """Raises LabelError if an index is not whole or not a class."""
+    if indices.dtype.kind == "f" and (indices != np.floor(indices)).any():
+        raise LabelError(
+            f"label {indices[indices != np.floor(indices)][0]} is not whole; expected indices, or rows of class weights"
+        )
+    outside = (indices < 0) | (indices >= card.nb_classes)
+    if outside.any():
+        raise LabelError(f"label {indices[outside][0]} is out of range; {card.name!r} has classes 0 to {card.nb_classes - 1}")
+
+
+def cotangent(value: Any, n: int) -> Array:
+    """A cotangent ``(n, ...)``. Raises ShapeError, DtypeError."""
+    array = _sendable(_numbers(value, "cotangent"))
+    if array.shape[:1] != (n,):
+        raise ShapeError(f"cotangent has shape {array.shape} for {n} rows; expected one entry a row, in the output's shape")
+    return array
+
+
+def _numbers(value: Any, name: str) -> Array:
+    array = np.asarray(value)
+    if array.dtype.kind not in _NUMBERS and array.dtype.name != "bfloat16":
+        raise DtypeError(f"{name} has dtype {array.dtype}; expected numbers (a ragged list becomes an object array)")
+    return array
+
+
+def _sendable(array: Array) -> Array:
+    """Casts what numpy has and the contract does not: unsigned integers over 8 bits, long doubles."""
+    if array.dtype in _SENT or array.dtype.name == "bfloat16":
+        return array
+    return array.astype(np.float64 if array.dtype.kind == "f" else np.int64)

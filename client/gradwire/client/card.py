@@ -1,0 +1,135 @@
+"""What a model's owner says of it, and what this caller may do with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gradwire.v1 import model_pb2 as pb
+from gradwire.v1.tensor_pb2 import Tensor
+from gradwire.wire.dtypes import to_numpy
+from gradwire.wire.tensors import Array, inline, spec_of
+
+OPERATION_NAMES: dict[pb.Operation, str] = {
+    pb.OPERATION_PREDICT: "predict",
+    pb.OPERATION_LOSS: "loss",
+    pb.OPERATION_LOSS_GRADIENT: "loss_gradient",
+    pb.OPERATION_CLASS_GRADIENT: "class_gradient",
+    pb.OPERATION_GET_ACTIVATIONS: "get_activations",
+    pb.OPERATION_VECTOR_JACOBIAN_PRODUCT: "vjp",
+    pb.OPERATION_FIT: "fit",
+    pb.OPERATION_FIT_BATCHES: "fit_generator",
+    pb.OPERATION_VERSIONS: "save",
+    pb.OPERATION_CLONE: "clone_for_refitting",
+}
+"""Operations by the names of the estimator's methods."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the server takes from one call, in bytes and rows."""
+
+    max_tensor_bytes: int
+    max_held_bytes: int
+    max_batch_rows: int
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """A served name as this caller sees it.
+
+    Attributes:
+        name: What to ask for.
+        backend: The framework behind it.
+        task: "classification" or "regression".
+        input_shape: Sizes of a row's axes; -1 where any size is taken.
+        input_dtype: What the model computes with.
+        output_shape: Sizes of an output row's axes.
+        output_dtype: Of predictions.
+        nb_classes: How many classes there are.
+        output_kind: "logits", "probabilities", "labels" (one-hot) or "values".
+        clip_values: Least and greatest input values, float32; None if inputs are not bounded.
+        channels_first: Where the channels of images are; None if the owner does not say.
+        layer_names: In the order of their indices.
+        access: "labels", "scores", "gradients" or "trainer".
+        operations: Names of the estimator's methods that this caller may use.
+        loss: The model's own loss.
+        loss_reduction: "mean" or "sum": how that loss treats rows.
+        version: Of the weights that answered when the card was made.
+        device: Where the model is.
+        notes: What the owner's server says of the answers.
+        preprocessing: The server's (mean, std), if it tells them.
+        preprocessing_defences: Names.
+        postprocessing_defences: Names.
+        clone_of: For a clone, the name it was made from.
+        limits: What the server takes.
+    """
+
+    name: str
+    backend: str
+    task: str
+    input_shape: tuple[int, ...]
+    input_dtype: np.dtype[Any]
+    output_shape: tuple[int, ...]
+    output_dtype: np.dtype[Any]
+    nb_classes: int
+    output_kind: str
+    clip_values: tuple[Array, Array] | None
+    channels_first: bool | None
+    layer_names: tuple[str, ...]
+    access: str
+    operations: frozenset[str]
+    loss: str
+    loss_reduction: str
+    version: str
+    device: str
+    notes: tuple[str, ...]
+    preprocessing: tuple[Array, Array] | None
+    preprocessing_defences: tuple[str, ...]
+    postprocessing_defences: tuple[str, ...]
+    clone_of: str
+    limits: Limits
+
+
+def card_of(message: pb.ModelCard) -> ModelCard:
+    """The card that a server sent."""
+    return ModelCard(
+        name=message.name,
+        backend=message.backend,
+        task=_name(pb.Task, message.task),
+        input_shape=tuple(message.input_shape),
+        input_dtype=to_numpy(message.input_dtype),
+        output_shape=tuple(message.output_shape),
+        output_dtype=to_numpy(message.output_dtype),
+        nb_classes=message.nb_classes,
+        output_kind=_name(pb.OutputKind, message.output_kind).removeprefix("kind_"),
+        clip_values=(_array(message.clip_min), _array(message.clip_max)) if message.HasField("clip_min") else None,
+        channels_first=message.channels_first if message.HasField("channels_first") else None,
+        layer_names=tuple(message.layer_names),
+        access=_name(pb.Access, message.access),
+        # Operations that this client does not know are not shown.
+        operations=frozenset(OPERATION_NAMES[o] for o in message.operations if o in OPERATION_NAMES),
+        loss=message.loss,
+        loss_reduction=message.loss_reduction,
+        version=message.version,
+        device=message.device,
+        notes=tuple(message.notes),
+        preprocessing=(_array(message.preprocessing_mean), _array(message.preprocessing_std))
+        if message.HasField("preprocessing_mean")
+        else None,
+        preprocessing_defences=tuple(message.preprocessing_defences),
+        postprocessing_defences=tuple(message.postprocessing_defences),
+        clone_of=message.clone_of,
+        limits=Limits(message.limits.max_tensor_bytes, message.limits.max_held_bytes, message.limits.max_batch_rows),
+    )
+
+
+def _name(enum: Any, value: int) -> str:
+    """``TASK_REGRESSION`` is "regression"."""
+    return enum.Name(value).partition("_")[2].lower() if value in enum.values() else f"unknown ({value})"
+
+
+def _array(tensor: Tensor) -> Array:
+    return inline(tensor, spec_of(tensor, 1 << 30))

@@ -1,0 +1,480 @@
+"""A remote model that feels local: ART's estimator operations on numpy arrays, computed elsewhere.
+
+The operations mean what ART's mean, with the names of its newer and older versions. What is passed is checked against
+the model's card before anything is sent; everything that can be raised is in `gradwire.client.errors`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from gradwire.client import arguments
+from gradwire.client.card import ModelCard
+from gradwire.client.connection import Server
+from gradwire.client.errors import InvalidCall, LayerError, ShapeError, Unsupported
+from gradwire.client.fit import Progress, fit_batches, fit_rows
+from gradwire.client.usage import Usage
+from gradwire.client.versions import Version, Versions
+from gradwire.v1 import estimator_pb2 as pb
+from gradwire.wire.frames import open_field
+from gradwire.wire.tensors import Array, elements, raw
+
+_REDUCTIONS = {"none": pb.REDUCTION_UNSPECIFIED, "mean": pb.REDUCTION_MEAN, "sum": pb.REDUCTION_SUM}
+
+
+class RemoteEstimator:
+    """One served model. Made by `Server.estimator`; threads may share it, and it can be pickled and copied.
+
+    Attributes:
+        server: Where it is.
+        card: What its owner says of it, as of when the estimator was made; `refresh` asks again.
+    """
+
+    def __init__(self, server: Server, card: ModelCard) -> None:
+        self.server = server
+        self.card = card
+        self._clip_values = card.clip_values
+        self._preprocessing: tuple[Any, Any] | None = None
+        self._learning_phase: bool | None = None
+
+    def refresh(self) -> ModelCard:
+        """Asks for the card again: a fit makes a new version, an owner may change the access."""
+        self.card = self.server.card(self.card.name)
+        return self.card
+
+    # Operations on rows.
+
+    def predict(self, x: Any, batch_size: int = 0, training_mode: bool | None = None) -> Array:
+        """Outputs for inputs.
+
+        Args:
+            x: ``(n, *input_shape)``.
+            batch_size: Most rows that the server computes at once; 0: its own choice.
+            training_mode: Dropout and batch normalisation behave as in training; None: as `set_learning_phase` said.
+
+        Returns:
+            ``(n, C)``, or ``(n, 1)`` for a model with one output; one-hot rows where the access is "labels".
+
+        Raises:
+            ShapeError, DtypeError: What was passed is not what the card says.
+        """
+        x = arguments.rows(x, self.card)
+        opened = pb.PredictOpen(call=self._header(), options=self._options(batch_size, training_mode))
+        return self._call("Predict", opened, ("x", x))
+
+    def compute_loss(
+        self, x: Any, y: Any, reduction: str = "none", batch_size: int = 0, training_mode: bool | None = None
+    ) -> Array:
+        """The model's loss.
+
+        Args:
+            x: ``(n, *input_shape)``.
+            y: Labels: indices ``(n,)`` or ``(n, 1)``, or one-hot or soft rows ``(n, C)``.
+            reduction: "none": one value a row, ``(n,)``; "mean" or "sum": a scalar.
+            batch_size: As for `predict`.
+            training_mode: As for `predict`.
+        """
+        x = arguments.rows(x, self.card)
+        opened = pb.LossOpen(
+            call=self._header(), options=self._options(batch_size, training_mode), reduction=self._reduction(reduction)
+        )
+        return self._call("Loss", opened, ("y", arguments.labels(y, len(x), self.card)), ("x", x))
+
+    loss = compute_loss
+
+    def compute_loss_from_predictions(self, pred: Any, y: Any, reduction: str = "none") -> Array:
+        """The model's loss of outputs ``(n, *output_shape)`` that are known already. Otherwise as `compute_loss`."""
+        predictions = np.asarray(pred, self.card.output_dtype)
+        if predictions.shape[1:] != self.card.output_shape:
+            raise ShapeError(f"pred has shape {predictions.shape}; expected (n, {', '.join(map(str, self.card.output_shape))})")
+        opened = pb.LossOpen(call=self._header(), reduction=self._reduction(reduction))
+        y = arguments.labels(y, len(predictions), self.card)
+        return self._call("Loss", opened, ("y", y), ("predictions", predictions))
+
+    def loss_gradient(self, x: Any, y: Any, batch_size: int = 0, training_mode: bool | None = None) -> Array:
+        """Gradient of the model's own loss with respect to the inputs, in the shape of ``x``.
+
+        A loss that is a mean divides by the rows of this call, as in ART: the sum over rows is the loss's gradient.
+        Arguments as for `compute_loss`.
+        """
+        x = arguments.rows(x, self.card)
+        opened = pb.LossGradientOpen(call=self._header(), options=self._options(batch_size, training_mode))
+        return self._call("LossGradient", opened, ("y", arguments.labels(y, len(x), self.card)), ("x", x))
+
+    def class_gradient(self, x: Any, label: Any = None, batch_size: int = 0, training_mode: bool | None = None) -> Array:
+        """Gradients of the class outputs with respect to the inputs.
+
+        Args:
+            x: ``(n, *input_shape)``.
+            label: None: every class; an int: that class; a list or array ``(n,)``: one class a row.
+            batch_size: As for `predict`.
+            training_mode: As for `predict`.
+
+        Returns:
+            ``(n, C, *input_shape)`` for every class, otherwise ``(n, 1, *input_shape)``.
+        """
+        x = arguments.rows(x, self.card)
+        label = arguments.label(label, len(x), self.card)
+        opened = pb.ClassGradientOpen(call=self._header(), options=self._options(batch_size, training_mode))
+        if label is None:
+            return self._call("ClassGradient", opened, ("x", x))
+        if isinstance(label, int):
+            opened.label = label
+            return self._call("ClassGradient", opened, ("x", x))
+        return self._call("ClassGradient", opened, ("label", label), ("x", x))
+
+    def get_activations(
+        self, x: Any, layer: str | int, batch_size: int = 0, framework: bool = False, training_mode: bool | None = None
+    ) -> Array:
+        """What a layer puts out, ``(n, ...)``.
+
+        Args:
+            x: ``(n, *input_shape)``.
+            layer: A name (also of a layer deeper than `layer_names` lists), or an index, negative ones from the end.
+            batch_size: As for `predict`.
+            framework: Must be False: a framework's tensor cannot leave the server.
+            training_mode: As for `predict`.
+        """
+        if framework:
+            raise Unsupported(
+                "framework=True asks for a tensor of the server's framework, which cannot leave it; leave it out for numpy"
+            )
+        x = arguments.rows(x, self.card)
+        opened = pb.GetActivationsOpen(
+            call=self._header(), options=self._options(batch_size, training_mode), layer=self._layer(layer)
+        )
+        return self._call("GetActivations", opened, ("x", x))
+
+    def vjp(
+        self, x: Any, cotangent: Any, layer: str | int | None = None, batch_size: int = 0, training_mode: bool | None = None
+    ) -> Array:
+        """The product of a cotangent with the Jacobian of the outputs, in the shape of ``x``.
+
+        Args:
+            x: ``(n, *input_shape)``.
+            cotangent: In the shape of the outputs (before postprocessing), or of the layer's.
+            layer: Whose outputs; None: the model's.
+            batch_size: As for `predict`.
+            training_mode: As for `predict`.
+        """
+        x = arguments.rows(x, self.card)
+        opened = pb.VectorJacobianProductOpen(call=self._header(), options=self._options(batch_size, training_mode))
+        if layer is not None:
+            opened.layer.CopyFrom(self._layer(layer))
+        return self._call("VectorJacobianProduct", opened, ("cotangent", arguments.cotangent(cotangent, len(x))), ("x", x))
+
+    def custom_loss_gradient(
+        self,
+        loss_cotangent: Callable[..., Any],
+        x: Any,
+        y: Any = None,
+        layer_name: str | int | None = None,
+        training_mode: bool | None = None,
+    ) -> Array:
+        """Gradient with respect to ``x`` of a loss that only the caller knows.
+
+        Args:
+            loss_cotangent: The derivative of the loss with respect to the outputs. Gets the outputs for ``x``, and those
+                for ``y`` if ``y`` is given; returns an array in their shape.
+            x: ``(n, *input_shape)``.
+            y: Inputs to compare with, in the shape of ``x``; ART's feature-space attacks do so.
+            layer_name: The layer whose outputs the loss is of; None: the model's.
+            training_mode: As for `predict`.
+        """
+
+        def outputs(inputs: Any) -> Array:
+            if layer_name is None:
+                return self.predict(inputs, training_mode=training_mode)
+            return self.get_activations(inputs, layer_name, training_mode=training_mode)
+
+        seen = [outputs(x)] if y is None else [outputs(x), outputs(y)]
+        return self.vjp(x, loss_cotangent(*seen), layer_name, training_mode=training_mode)
+
+    # Training.
+
+    def fit(
+        self,
+        x: Any,
+        y: Any,
+        batch_size: int = 128,
+        nb_epochs: int = 10,
+        drop_last: bool = False,
+        training_mode: bool = True,
+        seed: int | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+        verbose: bool = False,
+        **unknown: Any,
+    ) -> None:
+        """Fits the model on the server: one transaction. If it fails or is cancelled, the model is what it was before.
+
+        Args:
+            x: ``(n, *input_shape)``.
+            y: Labels, in any of the forms of `compute_loss`.
+            batch_size: Rows of a step of the optimizer.
+            nb_epochs: How often every row is visited.
+            drop_last: Leave out a last batch that is not full.
+            training_mode: False: layers behave as in inference meanwhile.
+            seed: Of the order in which rows are visited; None: a new order each time.
+            on_progress: Called as the fit goes on, a few times a second.
+            verbose: Print an epoch a line to stderr.
+            **unknown: Refused by name: what else a framework's fit takes stays with the server.
+        """
+        _refuse(unknown, "fit")
+        x = arguments.rows(x, self.card)
+        y = arguments.labels(y, len(x), self.card)
+        if batch_size < 1 or nb_epochs < 1:
+            raise InvalidCall(f"batch_size {batch_size}, nb_epochs {nb_epochs}; expected at least 1 each")
+        opened = pb.FitOpen(
+            call=self._header(),
+            batch_size=batch_size,
+            nb_epochs=nb_epochs,
+            drop_last=drop_last,
+            inference_mode=not training_mode,
+        )
+        if seed is not None:
+            opened.seed = seed
+        fit_rows(self.server, opened, x, y, on_progress, verbose)
+        self.refresh()
+
+    def fit_generator(
+        self,
+        generator: Any,
+        nb_epochs: int = 20,
+        training_mode: bool = True,
+        on_progress: Callable[[Progress], None] | None = None,
+        verbose: bool = False,
+        **unknown: Any,
+    ) -> None:
+        """Fits the model on batches that are made here and trained on there, one after the other.
+
+        Args:
+            generator: An ART ``DataGenerator``, or something to iterate over, once an epoch, for ``(x, y)`` batches.
+            nb_epochs: How often.
+            training_mode: As for `fit`.
+            on_progress: As for `fit`.
+            verbose: As for `fit`.
+            **unknown: Refused by name.
+        """
+        _refuse(unknown, "fit_generator")
+        opened = pb.FitOpen(call=self._header(), batches=True, inference_mode=not training_mode)
+
+        def checked() -> Iterable[tuple[Array, Array]]:
+            for x, y in _batches(generator, nb_epochs):
+                rows = arguments.rows(x, self.card)
+                yield rows, arguments.labels(y, len(rows), self.card)
+
+        fit_batches(self.server, opened, checked(), on_progress, verbose)
+        self.refresh()
+
+    def clone_for_refitting(self) -> RemoteEstimator:
+        """An estimator of the same architecture that has not been fitted, on the same server; `delete` ends it."""
+        return RemoteEstimator(self.server, Versions(self.server, self.card.name).clone())
+
+    def delete(self) -> None:
+        """Ends a clone."""
+        Versions(self.server, self.card.name).delete_clone()
+
+    # Versions.
+
+    def save(self, filename: str, path: str | None = None, overwrite: bool = False) -> Version:
+        """Keeps the present weights on the server under a name.
+
+        Args:
+            filename: The version's name; not a path.
+            path: Must be None: weights stay on the server.
+            overwrite: Replace a version of that name.
+        """
+        if path is not None:
+            raise Unsupported(f"path={path!r}: a remote model is saved on its server, under a name; leave path out")
+        return Versions(self.server, self.card.name).save(filename, overwrite)
+
+    def versions(self) -> list[Version]:
+        """What has been saved, oldest first."""
+        return Versions(self.server, self.card.name).list()
+
+    def restore(self, version: str) -> None:
+        """Brings saved weights back."""
+        Versions(self.server, self.card.name).restore(version)
+        self.refresh()
+
+    def reset(self) -> None:
+        """Brings the weights back that the model was served with at start."""
+        Versions(self.server, self.card.name).reset()
+        self.refresh()
+
+    def usage(self) -> Usage:
+        """The rows used of this model."""
+        return self.server.usage(self.card.name)[0]
+
+    # What it is.
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Sizes of a row's axes."""
+        return self.card.input_shape
+
+    @property
+    def nb_classes(self) -> int:
+        return self.card.nb_classes
+
+    @property
+    def clip_values(self) -> Array | tuple[Array, Array] | None:
+        """Least and greatest input values, float32: one array of two numbers, or two arrays."""
+        values = self._clip_values
+        if values is not None and values[0].ndim == values[1].ndim == 0:
+            return np.array(values, np.float32)
+        return values
+
+    @property
+    def channels_first(self) -> bool | None:
+        return self.card.channels_first
+
+    @property
+    def channel_index(self) -> int | None:
+        """The axis of a batch that holds channels: 1 or the last; ART's older name for `channels_first`."""
+        if self.channels_first is None:
+            return None
+        return 1 if self.channels_first else len(self.input_shape)
+
+    @property
+    def layer_names(self) -> list[str]:
+        """In the order of their indices."""
+        return list(self.card.layer_names)
+
+    @property
+    def learning_phase(self) -> bool | None:
+        """What `set_learning_phase` said last."""
+        return self._learning_phase
+
+    def set_learning_phase(self, train: bool) -> None:
+        """What ``training_mode`` is in calls that do not say it; ART's older way. It concerns this object alone."""
+        if not isinstance(train, (bool, np.bool_)):
+            raise InvalidCall(f"train is {train!r}; expected True or False")
+        self._learning_phase = bool(train)
+
+    def get_params(self) -> dict[str, Any]:
+        """What ART calls the parameters of an estimator. ``preprocessing`` is (mean, std), or None."""
+        return {
+            "clip_values": self.clip_values,
+            "preprocessing": self._preprocessing if self._preprocessing is not None else self.card.preprocessing,
+            "preprocessing_defences": list(self.card.preprocessing_defences),
+            "postprocessing_defences": list(self.card.postprocessing_defences),
+            "channels_first": self.channels_first,
+            "nb_classes": self.nb_classes,
+            "input_shape": self.input_shape,
+            "layer_names": self.layer_names,
+            "learning_phase": self._learning_phase,
+        }
+
+    def set_params(self, **params: Any) -> None:
+        """Changes how this object uses the model; other callers notice nothing.
+
+        Args:
+            clip_values: ``(min, max)``, numbers or arrays.
+            preprocessing: ``(mean, std)``, which replaces the server's in each call of this object; None: the server's.
+
+        Raises:
+            Unsupported: Anything else belongs to the model's owner.
+            InvalidCall: A value is wrong; then nothing has changed.
+        """
+        fixed = sorted(set(params) - {"clip_values", "preprocessing"})
+        if fixed:
+            raise Unsupported(
+                f"{', '.join(fixed)} cannot be changed remotely; the model's owner sets it in the server's configuration. "
+                "clip_values and preprocessing can."
+            )
+        clip_values, preprocessing = self._clip_values, self._preprocessing
+        if "clip_values" in params:
+            clip_values = _clip_values(params["clip_values"])
+        if "preprocessing" in params:
+            preprocessing = _preprocessing(params["preprocessing"])
+        self._clip_values, self._preprocessing = clip_values, preprocessing
+
+    def __repr__(self) -> str:
+        return f"RemoteEstimator({self.card.name!r} at {self.server.address}, {self.card.backend}, access {self.card.access})"
+
+    # Inside.
+
+    def _call(self, method: str, opened: Any, *arrays: tuple[str, Array]) -> Array:
+        return self.server.call(method, open_field(opened.SerializeToString()), arrays)
+
+    def _header(self) -> pb.CallHeader:
+        return pb.CallHeader(
+            model=self.card.name, request_id=self.server.new_request_id(), timeout_s=self.server.timeout_s or 0.0
+        )
+
+    def _options(self, batch_size: int, training_mode: bool | None) -> pb.RowOptions:
+        if batch_size < 0:
+            raise InvalidCall(f"batch_size is {batch_size}; expected at least 1, or 0 for the server's choice")
+        mode = self._learning_phase if training_mode is None else training_mode
+        options = pb.RowOptions(batch_size=batch_size, training_mode=bool(mode))
+        if self._preprocessing is not None:
+            for name, value in zip(("mean", "std"), self._preprocessing, strict=True):
+                array, dtype = elements(np.asarray(value, self._float_dtype))
+                tensor = getattr(options.standardisation, name)
+                tensor.name, tensor.dtype, tensor.nbytes, tensor.data = name, dtype, array.nbytes, bytes(raw(array))
+                tensor.shape.extend(array.shape)
+        return options
+
+    @property
+    def _float_dtype(self) -> np.dtype[Any]:
+        return self.card.input_dtype if self.card.input_dtype.kind == "f" else np.dtype(np.float32)
+
+    def _reduction(self, reduction: str) -> pb.Reduction:
+        try:
+            return _REDUCTIONS[reduction]
+        except (KeyError, TypeError):
+            raise InvalidCall(f"reduction is {reduction!r}; expected one of: {', '.join(_REDUCTIONS)}") from None
+
+    def _layer(self, layer: str | int) -> pb.Layer:
+        if isinstance(layer, str):
+            return pb.Layer(name=layer)
+        if isinstance(layer, (int, np.integer)) and not isinstance(layer, bool):
+            return pb.Layer(index=int(layer))
+        raise LayerError(
+            f"layer is {layer!r}; expected a name or an index, for example one of: {', '.join(self.layer_names[:20])}"
+        )
+
+
+def _refuse(unknown: dict[str, Any], method: str) -> None:
+    if unknown:
+        raise Unsupported(
+            f"{method} does not take {', '.join(sorted(unknown))} remotely; the server's model is set up by its owner"
+        )
+
+
+def _batches(generator: Any, nb_epochs: int) -> Iterable[tuple[Any, Any]]:
+    if callable(getattr(generator, "get_batch", None)):
+        for _ in range(nb_epochs * int(generator.size / generator.batch_size)):
+            yield generator.get_batch()
+        return
+    if nb_epochs > 1 and iter(generator) is generator:
+        raise InvalidCall("an iterator can be gone through once; pass something to iterate over again, or nb_epochs=1")
+    for _ in range(nb_epochs):
+        yield from generator
+
+
+def _clip_values(value: Any) -> tuple[Array, Array] | None:
+    if value is None:
+        return None
+    if len(value) != 2:
+        raise InvalidCall(f"clip_values has {len(value)} entries; expected (min, max)")
+    low, high = (np.asarray(bound, np.float32) for bound in value)
+    if not (low < high).all():
+        raise InvalidCall("clip_values: min must be less than max everywhere")
+    return low, high
+
+
+def _preprocessing(value: Any) -> tuple[Array, Array] | None:
+    if value is None:
+        return None
+    try:
+        mean, std = (np.asarray(part, np.float64) for part in value)
+    except (TypeError, ValueError):
+        raise InvalidCall(f"preprocessing is {value!r:.100}; expected (mean, std), numbers or arrays") from None
+    if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std != 0).all()):
+        raise InvalidCall("preprocessing: mean and std must be finite, and std nowhere 0")
+    return mean, std

@@ -1,0 +1,120 @@
+"""The client's side of a fit: training data goes out while progress comes in. Never made again by itself."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import grpc
+
+from gradwire.client.connection import Server
+from gradwire.client.errors import error_of_wire
+from gradwire.v1 import estimator_pb2 as pb
+from gradwire.wire.errors import WireError
+from gradwire.wire.frames import messages, open_field
+from gradwire.wire.tensors import Array
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a fit is: ``batch`` of ``nb_batches`` are done in ``epoch`` of ``nb_epochs``; 0 where a number is not known.
+
+    ``loss`` is that of the last batch, where the framework tells it.
+    """
+
+    epoch: int
+    nb_epochs: int
+    batch: int
+    nb_batches: int
+    loss: float | None
+
+
+OnProgress: TypeAlias = "Callable[[Progress], None] | None"
+
+
+def fit_rows(server: Server, opened: pb.FitOpen, x: Array, y: Array, on_progress: OnProgress, verbose: bool) -> None:
+    """Fits on rows that are all here."""
+    try:
+        outgoing = messages(open_field(opened.SerializeToString()), (("y", y), ("x", x)))
+    except WireError as e:
+        raise error_of_wire(e) from None
+    _fit(server, _Outgoing(outgoing), on_progress, verbose)
+
+
+def fit_batches(
+    server: Server, opened: pb.FitOpen, batches: Iterable[tuple[Array, Array]], on_progress: OnProgress, verbose: bool
+) -> None:
+    """Fits on batches as they are made."""
+
+    def outgoing() -> Iterator[bytes]:
+        opening = open_field(opened.SerializeToString())
+        for x, y in batches:
+            yield from messages(opening, (("y", y), ("x", x)))
+            opening = b""
+        yield opening + pb.FitRequest(end=True).SerializeToString()
+
+    _fit(server, _Outgoing(outgoing()), on_progress, verbose)
+
+
+class _Outgoing(Iterator[bytes]):
+    """Messages that are made on gRPC's thread; keeps what goes wrong there for the caller's."""
+
+    def __init__(self, messages: Iterator[bytes]) -> None:
+        self._messages = messages
+        self.error: Exception | None = None
+
+    def __next__(self) -> bytes:
+        try:
+            return next(self._messages)
+        except StopIteration:
+            raise
+        except Exception as e:
+            self.error = e
+            raise
+
+
+def _fit(server: Server, outgoing: _Outgoing, on_progress: OnProgress, verbose: bool) -> None:
+    stream = server.open_stream("Fit")
+    server.watch(stream)
+    report = _Report(on_progress, verbose)
+    try:
+        stream.send(outgoing)
+        while not (answer := pb.FitResponse.FromString(stream.receive())).version:
+            report(answer.progress)
+    except grpc.RpcError as e:
+        if outgoing.error is not None:
+            raise outgoing.error from None
+        raise server.error_on(stream, e) from None
+    except WireError as e:
+        raise error_of_wire(e) from None
+    finally:
+        server.unwatch(stream)
+        # If the fit is still under way (Ctrl-C, say), the server rolls it back.
+        stream.cancel()
+
+
+class _Report:
+    """Tells the caller how far the fit is."""
+
+    def __init__(self, on_progress: OnProgress, verbose: bool) -> None:
+        self._on_progress = on_progress
+        self._verbose = verbose
+        self._began_s = time.monotonic()
+
+    def __call__(self, message: pb.FitProgress) -> None:
+        progress = Progress(
+            message.epoch,
+            message.nb_epochs,
+            message.batch,
+            message.nb_batches,
+            message.loss if message.HasField("loss") else None,
+        )
+        if self._on_progress is not None:
+            self._on_progress(progress)
+        if self._verbose and progress.batch == progress.nb_batches:
+            loss = "" if progress.loss is None else f", loss {progress.loss:.4f}"
+            seconds = time.monotonic() - self._began_s
+            print(f"epoch {progress.epoch}/{progress.nb_epochs}{loss}, {seconds:.1f} s", file=sys.stderr)

@@ -1,0 +1,157 @@
+"""The client's side of an open stream: one call after the other, one caller at a time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import numpy as np
+
+from gradwire.v1.errors_pb2 import ERROR_REASON_BAD_FRAME
+from gradwire.v1.estimator_pb2 import PredictResponse
+from gradwire.wire.errors import WireError
+from gradwire.wire.frames import chunk_of
+from gradwire.wire.tensors import Array, Assembler, inline, spec_of
+
+
+class Outbox:
+    """The messages of one call after the other, for gRPC to take as fast as the peer takes them.
+
+    An iterator on a single lock: a message gets to gRPC's sending thread in less time than through any queue of the
+    standard library.
+    """
+
+    def __init__(self) -> None:
+        self._calls: deque[Iterator[bytes] | None] = deque()
+        self._filled = threading.Lock()
+        self._filled.acquire()
+        self._current: Iterator[bytes] = iter(())
+
+    def put(self, messages: Iterator[bytes] | None) -> None:
+        """Queues a call's messages; None ends the iteration."""
+        self._calls.append(messages)
+        try:
+            self._filled.release()
+        except RuntimeError:  # filled already
+            pass
+
+    def __iter__(self) -> Outbox:
+        return self
+
+    def __next__(self) -> bytes:
+        while True:
+            for message in self._current:
+                return message
+            while not self._calls:
+                self._filled.acquire()
+            calls = self._calls.popleft()
+            if calls is None:
+                raise StopIteration
+            self._current = calls
+
+
+class Stream:
+    """An open stream of one method.
+
+    Args:
+        method: gRPC's callable for it, messages as bytes.
+        metadata: What the call begins with.
+    """
+
+    def __init__(self, method: grpc.StreamStreamMultiCallable, metadata: tuple[tuple[str, str], ...]) -> None:
+        self._outbox = Outbox()
+        self._responses: Any = method(self._outbox, metadata=metadata)
+        self.opened_s = time.monotonic()
+        self.calls = 0
+
+    @property
+    def usable(self) -> bool:
+        """Whether the server has not ended it, as far as is known here."""
+        return bool(self._responses.is_active())
+
+    def send(self, messages: Iterator[bytes]) -> None:
+        """Sends a call's messages, in the background."""
+        self.calls += 1
+        self._outbox.put(messages)
+
+    def receive(self) -> bytes:
+        """Waits for the next message. Raises grpc.RpcError."""
+        try:
+            message: bytes = next(self._responses)
+        except StopIteration:
+            raise WireError(ERROR_REASON_BAD_FRAME, "the server ended the stream in the middle of a call") from None
+        return message
+
+    def result(self) -> Array:
+        """Waits for the answer to a call on rows. Raises grpc.RpcError, WireError."""
+        answer = PredictResponse.FromString(self.receive())
+        if len(answer.tensors) != 1:
+            raise WireError(ERROR_REASON_BAD_FRAME, f"the answer holds {len(answer.tensors)} tensors; expected one")
+        header = answer.tensors[0]
+        spec = spec_of(header, 0)
+        if len(header.data) or not spec.nbytes:
+            return inline(header, spec)
+        into = np.empty(spec.shape, spec.dtype)
+        assembler = Assembler(spec, into=into)
+        result = into
+        while not assembler.complete:
+            chunk = chunk_of(self.receive())
+            if chunk is None:
+                raise WireError(ERROR_REASON_BAD_FRAME, "expected a chunk of the result; got another message")
+            for result in assembler.feed(*chunk):
+                pass
+        return result
+
+    def close(self) -> None:
+        """Ends the stream after what has been sent."""
+        self._outbox.put(None)
+
+    def cancel(self) -> None:
+        """Ends the stream now, on the server too."""
+        self._responses.cancel()
+        self._outbox.put(None)
+
+
+class Deadlines:
+    """Cancels streams whose calls take too long, for servers that do not answer at all.
+
+    A server that answers ends a call by itself when its time is over; this is for the others, so it need not be
+    precise: it looks twenty times a second, and only while there are calls with a deadline.
+    """
+
+    _PERIOD_S = 0.05
+
+    def __init__(self) -> None:
+        self._due_s: dict[Stream, float] = {}
+        self._some = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def add(self, stream: Stream, due_s: float) -> None:
+        """Cancels the stream at ``time.monotonic() == due_s``, unless it is removed before."""
+        self._due_s[stream] = due_s
+        if not self._some.is_set():
+            self._some.set()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._watch, name="gradwire-deadlines", daemon=True)
+            self._thread.start()
+
+    def remove(self, stream: Stream) -> bool:
+        """Takes a stream out; False if its time was over and it has been cancelled."""
+        return self._due_s.pop(stream, None) is not None
+
+    def _watch(self) -> None:
+        while True:
+            self._some.wait()
+            time.sleep(self._PERIOD_S)
+            now_s = time.monotonic()
+            for stream, due_s in list(self._due_s.items()):
+                if due_s <= now_s and self.remove(stream):
+                    stream.cancel()
+            if not self._due_s:
+                self._some.clear()
+                if self._due_s:  # one came in between
+                    self._some.set()

@@ -1,0 +1,67 @@
+"""Versions of a model's weights, and clones of it."""
+
+from __future__ import annotations
+
+import builtins
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+from gradwire.client.card import ModelCard, card_of
+from gradwire.client.connection import Server
+from gradwire.v1 import model_pb2 as pb
+from gradwire.v1.model_pb2_grpc import ModelServiceStub
+
+
+@dataclass(frozen=True)
+class Version:
+    """Saved weights: their name, when they were saved, and their size on the server's disk."""
+
+    name: str
+    created: datetime
+    nbytes: int
+
+
+class Versions:
+    """The versions of one model.
+
+    Args:
+        server: Where it is.
+        model: Its served name.
+    """
+
+    def __init__(self, server: Server, model: str) -> None:
+        self._server = server
+        self._model = model
+
+    def save(self, version: str, overwrite: bool) -> Version:
+        """Keeps the present weights. Not made again by itself: a second try would find the first one's version."""
+        reply = self._ask(
+            "SaveVersion", pb.SaveVersionRequest(model=self._model, version=version, overwrite=overwrite), again=False
+        )
+        return _version(reply.version)
+
+    def list(self) -> builtins.list[Version]:
+        return [_version(message) for message in self._ask("ListVersions", pb.ListVersionsRequest(model=self._model)).versions]
+
+    def restore(self, version: str) -> None:
+        self._ask("RestoreVersion", pb.RestoreVersionRequest(model=self._model, version=version))
+
+    def reset(self) -> None:
+        self._ask("ResetModel", pb.ResetModelRequest(model=self._model))
+
+    def clone(self) -> ModelCard:
+        return card_of(self._ask("CloneModel", pb.CloneModelRequest(model=self._model), again=False).model)
+
+    def delete_clone(self) -> None:
+        self._ask("DeleteClone", pb.DeleteCloneRequest(model=self._model), again=False)
+
+    def _ask(self, method: str, request: Any, again: bool = True) -> Any:
+        def unary(options: dict[str, Any]) -> Any:
+            return getattr(ModelServiceStub(self._server.channel()), method)(request, **options)
+
+        return self._server.ask(unary, again=again)
+
+
+def _version(message: pb.ModelVersion) -> Version:
+    return Version(message.name, message.created.ToDatetime(tzinfo=timezone.utc), message.nbytes)

@@ -1,0 +1,221 @@
+"""One array as a header and bytes, and back. A header is checked whole before memory is taken for what it announces."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradwire.v1.errors_pb2 import (
+    ERROR_REASON_BAD_FRAME,
+    ERROR_REASON_BAD_SHAPE,
+    ERROR_REASON_BAD_TENSOR,
+    ERROR_REASON_TOO_LARGE,
+)
+from gradwire.v1.tensor_pb2 import CODEC_UNSPECIFIED, Codec, Dtype, Tensor
+from gradwire.wire.dtypes import to_contract, to_numpy, widened
+from gradwire.wire.errors import WireError
+
+Array: TypeAlias = NDArray[Any]
+
+MAX_AXES = 32
+"""As many as numpy 1 takes."""
+
+MAX_NAME = 64
+"""Characters of a tensor's name."""
+
+_MAX_ADDRESSABLE = int(np.iinfo(np.intp).max)
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """What a checked header says. ``nbytes`` agrees with ``shape`` and ``dtype``.
+
+    Attributes:
+        name: What the array is.
+        dtype: Of its elements in memory.
+        value: The same in the contract's enum.
+        shape: No size is negative; empty for a scalar.
+        nbytes: All of its bytes.
+    """
+
+    name: str
+    dtype: np.dtype[Any]
+    value: Dtype
+    shape: tuple[int, ...]
+    nbytes: int
+
+    @property
+    def row_nbytes(self) -> int:
+        """Bytes of one entry along the first axis; of a scalar, its own."""
+        return math.prod(self.shape[1:]) * self.dtype.itemsize
+
+
+def spec_of(header: Tensor, max_nbytes: int) -> TensorSpec:
+    """Checks a tensor's header.
+
+    Args:
+        header: As received.
+        max_nbytes: More bytes than these are refused; 0: no limit.
+
+    Raises:
+        WireError: Unknown dtype or codec, sizes that are negative, too many or more than memory can address, bytes that do
+            not agree with them, or over the limit.
+    """
+    if len(header.name) > MAX_NAME:
+        # Error texts quote names, and travel in metadata, which has little room.
+        raise WireError(
+            ERROR_REASON_BAD_TENSOR, f"a tensor's name has {len(header.name)} characters; expected at most {MAX_NAME}"
+        )
+    dtype = to_numpy(header.dtype)
+    shape = tuple(header.shape)
+    if header.codec != CODEC_UNSPECIFIED:
+        name = Codec.Name(header.codec) if header.codec in Codec.values() else str(header.codec)
+        raise WireError(
+            ERROR_REASON_BAD_TENSOR,
+            f"tensor {header.name!r} has codec {name}, which is not served here; send plain elements",
+        )
+    if len(shape) > MAX_AXES:
+        raise WireError(ERROR_REASON_BAD_SHAPE, f"tensor {header.name!r} has {len(shape)} axes; expected at most {MAX_AXES}")
+    if any(size < 0 for size in shape):
+        raise WireError(ERROR_REASON_BAD_SHAPE, f"tensor {header.name!r} has shape {shape}; no size may be negative")
+    # numpy passes over sizes of 0 when it decides whether a shape can be addressed.
+    if math.prod(size or 1 for size in shape) * dtype.itemsize > _MAX_ADDRESSABLE:
+        raise WireError(
+            ERROR_REASON_TOO_LARGE,
+            f"tensor {header.name!r} has shape {shape} of {dtype}, which no array can have; send fewer rows at once",
+        )
+    nbytes = math.prod(shape) * dtype.itemsize
+    if header.nbytes != nbytes:
+        raise WireError(
+            ERROR_REASON_BAD_TENSOR,
+            f"tensor {header.name!r} announces {header.nbytes} bytes; shape {shape} of {dtype} has {nbytes}",
+        )
+    if max_nbytes and nbytes > max_nbytes:
+        raise WireError(
+            ERROR_REASON_TOO_LARGE,
+            f"tensor {header.name!r} with shape {shape} of {dtype} has {nbytes} bytes;"
+            f" the limit max_tensor_bytes is {max_nbytes}",
+        )
+    return TensorSpec(header.name, dtype, header.dtype, shape, nbytes)
+
+
+def elements(array: Array) -> tuple[Array, Dtype]:
+    """The array in C order and little-endian, copied only if it is not so already, and its dtype in the contract.
+
+    A subclass is taken as the plain array that it holds: `np.matrix` never becomes the one axis that `raw` reads.
+
+    Raises:
+        WireError: The dtype is not in the contract; object arrays never are.
+    """
+    value = to_contract(array.dtype)
+    return np.asarray(array, to_numpy(value), order="C"), value
+
+
+def raw(array: Array) -> memoryview:
+    """The bytes of an array that `elements` returned, without copying them."""
+    return array.reshape(-1).view(np.uint8).data
+
+
+@lru_cache(maxsize=1024)
+def header_bytes(name: str, value: Dtype, shape: tuple[int, ...], nbytes: int) -> bytes:
+    """A serialised header without data. Attacks send the same few headers thousands of times."""
+    return Tensor(name=name, dtype=value, shape=shape, nbytes=nbytes).SerializeToString()
+
+
+def inline(header: Tensor, spec: TensorSpec) -> Array:
+    """The array of a tensor whose bytes came with its header; a copy that can be written to. Raises WireError."""
+    if len(header.data) != spec.nbytes:
+        raise WireError(
+            ERROR_REASON_BAD_TENSOR,
+            f"tensor {spec.name!r} carries {len(header.data)} bytes;"
+            f" expected all {spec.nbytes}, or none if they follow in chunks",
+        )
+    array = np.frombuffer(bytearray(header.data), spec.dtype).reshape(spec.shape)
+    return widened(array, spec.value)
+
+
+class Assembler:
+    """Puts the chunks of one tensor together, block by block of its rows.
+
+    Memory is taken for one block at a time, when its first byte comes.
+
+    Args:
+        spec: The checked header.
+        block_rows: Rows in a block, at least 1; None: one block with all of them.
+        into: Memory for the whole tensor, writable and in C order, with ``block_rows`` None; taken if not given.
+
+    Raises:
+        ValueError: ``block_rows`` or ``into`` is not as said.
+    """
+
+    def __init__(self, spec: TensorSpec, block_rows: int | None = None, into: Array | None = None) -> None:
+        if block_rows is not None and (block_rows < 1 or into is not None):
+            raise ValueError(f"block_rows is {block_rows}; expected at least 1, and None with into")
+        if into is not None and not (into.shape == spec.shape and into.dtype == spec.dtype and into.flags.carray):
+            raise ValueError(
+                f"into has shape {into.shape} of {into.dtype}; expected {spec.shape} of {spec.dtype}, writable, in C order"
+            )
+        self.spec = spec
+        self._block_rows = block_rows if block_rows is not None and spec.shape else None
+        self._into = into
+        self._received = 0
+        self._block: Array | None = None
+        self._bytes: memoryview = memoryview(b"")
+        self._filled = 0
+        self._rows_done = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether every byte has come."""
+        return self._received == self.spec.nbytes
+
+    def feed(self, offset: int, data: memoryview | bytes) -> Iterator[Array]:
+        """Takes one chunk and yields the blocks that it completes.
+
+        Raises:
+            WireError: The chunk is empty, does not begin where the last one ended, or runs over the tensor's end. It is
+                checked before a byte of it is taken.
+        """
+        size = len(data)
+        if offset != self._received:
+            raise WireError(
+                ERROR_REASON_BAD_FRAME, f"chunk of tensor {self.spec.name!r} begins at byte {offset}; expected {self._received}"
+            )
+        if not size:
+            raise WireError(ERROR_REASON_BAD_FRAME, f"empty chunk of tensor {self.spec.name!r}")
+        if offset + size > self.spec.nbytes:
+            raise WireError(
+                ERROR_REASON_BAD_FRAME,
+                f"chunk of tensor {self.spec.name!r} ends at byte {offset + size}; the tensor has {self.spec.nbytes}",
+            )
+        self._received += size
+        return self._fill(memoryview(data))
+
+    def _fill(self, data: memoryview) -> Iterator[Array]:
+        while data:
+            if self._block is None:
+                self._take()
+            assert self._block is not None
+            part = data[: len(self._bytes) - self._filled]
+            self._bytes[self._filled : self._filled + len(part)] = part
+            self._filled += len(part)
+            data = data[len(part) :]
+            if self._filled == len(self._bytes):
+                block, self._block = self._block, None
+                self._bytes = memoryview(b"")
+                yield widened(block, self.spec.value)
+
+    def _take(self) -> None:
+        shape = self.spec.shape
+        if self._block_rows is not None:
+            shape = (min(self._block_rows, shape[0] - self._rows_done), *shape[1:])
+            self._rows_done += shape[0]
+        self._block = np.empty(shape, self.spec.dtype) if self._into is None else self._into
+        self._bytes = raw(self._block)
+        self._filled = 0

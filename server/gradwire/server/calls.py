@@ -1,0 +1,93 @@
+"""One call as it comes in on a stream: its first message, the tensors that are held, and the row blocks that follow."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from google.protobuf.message import DecodeError
+
+from gradwire.backends.backend import Array
+from gradwire.v1.errors_pb2 import ERROR_REASON_BAD_FRAME, ERROR_REASON_TOO_LARGE
+from gradwire.wire.errors import WireError
+from gradwire.wire.frames import chunk_of
+from gradwire.wire.tensors import Assembler, TensorSpec, inline, spec_of
+
+Read = Callable[[], Awaitable[bytes | None]]
+"""Reads the next message of the stream; None at its end."""
+
+
+def parse(message: bytes, request: type[Any]) -> Any:
+    """A message of a stream. Raises WireError."""
+    try:
+        return request.FromString(message)
+    except DecodeError:
+        raise WireError(ERROR_REASON_BAD_FRAME, f"{len(message)} bytes are not a {request.DESCRIPTOR.name}") from None
+
+
+class IncomingTensors:
+    """The tensors that one message declares, as their bytes come in.
+
+    Args:
+        first: The message that declares them.
+        request: The type of the stream's messages.
+        read: Reads the messages that follow.
+        max_tensor_bytes: Of one tensor.
+    """
+
+    def __init__(self, first: Any, request: type[Any], read: Read, max_tensor_bytes: int) -> None:
+        if first.HasField("chunk"):
+            raise WireError(ERROR_REASON_BAD_FRAME, "a message holds tensors and a chunk; expected one of the two")
+        self._headers = list(first.tensors)
+        self.specs: list[TensorSpec] = [spec_of(header, max_tensor_bytes) for header in self._headers]
+        self._request = request
+        self._read = read
+
+    async def whole(self, index: int, max_nbytes: int, into: Array | None = None) -> Array:
+        """All of one tensor. Tensors must be taken in order. Raises WireError."""
+        spec, header = self.specs[index], self._headers[index]
+        if max_nbytes and spec.nbytes > max_nbytes:
+            raise WireError(
+                ERROR_REASON_TOO_LARGE,
+                f"tensor {spec.name!r} with shape {spec.shape} has {spec.nbytes} bytes; the limit max_held_bytes is {max_nbytes}",
+            )
+        if len(header.data) or spec.nbytes == 0:
+            array = inline(header, spec)
+            if into is not None:
+                into[...] = array
+                return into
+            return array
+        async for array in self._assembled(Assembler(spec, into=into)):
+            return array
+        raise AssertionError("an assembler that is complete has yielded its block")
+
+    async def blocks(self, index: int, block_rows: int) -> AsyncIterator[Array]:
+        """One tensor, block by block of its rows, as they come. Raises WireError."""
+        spec, header = self.specs[index], self._headers[index]
+        if len(header.data) or spec.nbytes == 0:
+            array = inline(header, spec)
+            for begin in range(0, len(array), block_rows):
+                yield array[begin : begin + block_rows]
+            return
+        async for array in self._assembled(Assembler(spec, block_rows)):
+            yield array
+
+    async def _assembled(self, assembler: Assembler) -> AsyncIterator[Array]:
+        while not assembler.complete:
+            message = await self._read()
+            if message is None:
+                raise WireError(
+                    ERROR_REASON_BAD_FRAME,
+                    f"the stream ended before all {assembler.spec.nbytes} bytes of tensor {assembler.spec.name!r}",
+                )
+            for block in assembler.feed(*self._chunk(message, assembler.spec.name)):
+                yield block
+
+    def _chunk(self, message: bytes, name: str) -> tuple[int, memoryview | bytes]:
+        chunk = chunk_of(message)
+        if chunk is not None:
+            return chunk
+        parsed = parse(message, self._request)
+        if not parsed.HasField("chunk") or parsed.HasField("open") or parsed.tensors:
+            raise WireError(ERROR_REASON_BAD_FRAME, f"expected a chunk of tensor {name!r}; got another message")
+        return parsed.chunk.offset, parsed.chunk.data

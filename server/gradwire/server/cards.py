@@ -1,0 +1,101 @@
+"""The card of a served name: what a caller needs to know to use it, and nothing beyond its access."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gradwire.backends.backend import Array
+from gradwire.backends.capabilities import Operation
+from gradwire.backends.config import ModelConfig
+from gradwire.server.access import CONTRACT
+from gradwire.server.catalogue import Served
+from gradwire.server.config import Limits
+from gradwire.v1 import model_pb2 as pb
+from gradwire.v1.tensor_pb2 import Tensor
+from gradwire.wire.dtypes import to_contract
+from gradwire.wire.frames import CHUNK_NBYTES
+from gradwire.wire.tensors import elements, raw
+
+OPERATIONS: dict[Operation, pb.Operation] = {
+    Operation.PREDICT: pb.OPERATION_PREDICT,
+    Operation.LOSS: pb.OPERATION_LOSS,
+    Operation.LOSS_GRADIENT: pb.OPERATION_LOSS_GRADIENT,
+    Operation.CLASS_GRADIENT: pb.OPERATION_CLASS_GRADIENT,
+    Operation.GET_ACTIVATIONS: pb.OPERATION_GET_ACTIVATIONS,
+    Operation.VJP: pb.OPERATION_VECTOR_JACOBIAN_PRODUCT,
+    Operation.FIT: pb.OPERATION_FIT,
+    Operation.FIT_BATCHES: pb.OPERATION_FIT_BATCHES,
+    Operation.VERSIONS: pb.OPERATION_VERSIONS,
+    Operation.CLONE: pb.OPERATION_CLONE,
+}
+assert set(OPERATIONS) == set(Operation)
+assert set(OPERATIONS.values()) == set(pb.Operation.values()) - {pb.OPERATION_UNSPECIFIED}
+
+_TASKS: dict[str, pb.Task] = {"classification": pb.TASK_CLASSIFICATION, "regression": pb.TASK_REGRESSION}
+_OUTPUT_KINDS: dict[str, pb.OutputKind] = {
+    "logits": pb.OUTPUT_KIND_LOGITS,
+    "probabilities": pb.OUTPUT_KIND_PROBABILITIES,
+    "labels": pb.OUTPUT_KIND_LABELS,
+    "values": pb.OUTPUT_KIND_VALUES,
+}
+
+
+def operations(served: Served) -> list[pb.Operation]:
+    """What a caller of the name may do, in the contract's order."""
+    return sorted(OPERATIONS[operation] for operation in served.operations)
+
+
+def card(served: Served, limits: Limits) -> pb.ModelCard:
+    """The card that callers of the name get."""
+    estimator, config, model = served.estimator, served.estimator.config, served.estimator.model
+    white_box = served.access in ("gradients", "trainer")
+    result = pb.ModelCard(
+        name=served.name,
+        backend=config.backend,
+        task=_TASKS[config.task],
+        input_shape=config.input_shape,
+        input_dtype=to_contract(np.dtype(model.input_dtype)),
+        output_shape=[config.nb_classes] if served.labels_only else estimator.output_shape,
+        output_dtype=to_contract(np.dtype(np.float32) if served.labels_only else estimator.output_dtype),
+        nb_classes=config.nb_classes,
+        output_kind=pb.OUTPUT_KIND_LABELS if served.labels_only else _OUTPUT_KINDS[model.output_kind],
+        access=CONTRACT[served.access],
+        operations=operations(served),
+        version=estimator.version,
+        device=model.device,
+        limits=pb.CallLimits(
+            max_tensor_bytes=limits.max_tensor_bytes,
+            max_held_bytes=limits.max_held_bytes,
+            max_batch_rows=config.max_batch_rows,
+            max_message_data_bytes=CHUNK_NBYTES,
+        ),
+        clone_of=served.clone_of,
+    )
+    if config.channels_first is not None:
+        result.channels_first = config.channels_first
+    if config.clip_values is not None:
+        low, high = (np.asarray(bound, np.float32) for bound in config.clip_values)
+        result.clip_min.CopyFrom(_tensor("clip_min", low))
+        result.clip_max.CopyFrom(_tensor("clip_max", high))
+    if white_box:
+        result.layer_names.extend(model.layer_names)
+        result.loss = model.loss_name
+        result.loss_reduction = model.loss_reduction
+        result.notes.extend(model.notes)
+        _describe_defences(result, config, estimator.preprocessing.standardisation)
+    return result
+
+
+def _describe_defences(result: pb.ModelCard, config: ModelConfig, standardisation: Any) -> None:
+    if standardisation is not None:
+        result.preprocessing_mean.CopyFrom(_tensor("mean", np.asarray(standardisation.mean)))
+        result.preprocessing_std.CopyFrom(_tensor("std", np.asarray(standardisation.std)))
+    result.preprocessing_defences.extend(spec.path for spec in config.preprocessing_defences)
+    result.postprocessing_defences.extend(spec.path for spec in config.postprocessing_defences)
+
+
+def _tensor(name: str, array: Array) -> Tensor:
+    array, value = elements(array)
+    return Tensor(name=name, dtype=value, shape=array.shape, nbytes=array.nbytes, data=bytes(raw(array)))

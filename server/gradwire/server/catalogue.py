@@ -1,0 +1,113 @@
+"""Which names are served, and what is behind each: a model, and the access that the name gives to it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from gradwire.backends.capabilities import Operation
+from gradwire.backends.errors import Unsupported
+from gradwire.backends.estimator import Estimator
+from gradwire.server.access import GRANTED, AccessLevel, least_access
+from gradwire.server.usage import Counter
+
+
+class UnknownModel(Exception):
+    """Nothing is served under that name."""
+
+
+class NotGranted(Exception):
+    """The name does not give that much access."""
+
+
+class TooManyClones(Exception):
+    """As many clones of the model as the server allows are there already."""
+
+
+@dataclass(eq=False)
+class Served:
+    """One served name.
+
+    Attributes:
+        name: What callers type.
+        estimator: What answers; several names may share one.
+        model: The name under which the estimator was loaded; its versions and its queue go by it.
+        access: What every caller of this name gets.
+        clone_of: For a clone, the name it was made from.
+        counter: The rows used under this name.
+    """
+
+    name: str
+    estimator: Estimator
+    model: str
+    access: AccessLevel
+    clone_of: str = ""
+    counter: Counter = field(default_factory=Counter)
+
+    @property
+    def operations(self) -> frozenset[Operation]:
+        """What a caller may do and the model can do."""
+        return GRANTED[self.access] & self.estimator.capabilities
+
+    @property
+    def labels_only(self) -> bool:
+        return self.access == "labels"
+
+    def allow(self, operation: Operation) -> None:
+        """Raises NotGranted if the name does not give the operation, Unsupported if the model does not have it."""
+        granted = GRANTED[self.access]
+        if operation not in granted:
+            raise NotGranted(
+                f"{self.name!r} is served with access {self.access!r}; {operation.value} needs {least_access(operation)!r}"
+            )
+        if operation not in self.estimator.capabilities:
+            can = ", ".join(sorted(o.value for o in self.operations))
+            kind = self.estimator.config.backend
+            raise Unsupported(f"{self.name!r}, a {kind} model, has no {operation.value}; it has: {can}")
+
+
+class Catalogue:
+    """The served names. They change only when clones come and go.
+
+    Args:
+        served: The names of the configuration.
+        max_clones: Of each model at the same time.
+    """
+
+    def __init__(self, served: list[Served], max_clones: int) -> None:
+        self._served = {entry.name: entry for entry in served}
+        self._max_clones = max_clones
+        self._numbers = itertools.count(1)
+
+    def __iter__(self) -> Iterator[Served]:
+        return iter(list(self._served.values()))
+
+    def get(self, name: str) -> Served:
+        """What is served under a name. Raises UnknownModel."""
+        try:
+            return self._served[name]
+        except KeyError:
+            raise UnknownModel(f"{name!r} is not served here; there are: {', '.join(self._served)}") from None
+
+    def reserve_clone(self, origin: Served) -> str:
+        """A name for a clone of ``origin``. Raises TooManyClones."""
+        clones = [entry for entry in self if entry.clone_of and entry.model.split("~")[0] == origin.model.split("~")[0]]
+        if len(clones) >= self._max_clones:
+            raise TooManyClones(
+                f"{origin.name!r} has {len(clones)} clones, as many as max_clones allows; close one that is not needed any more"
+            )
+        return f"{origin.name.split('~')[0]}~{next(self._numbers)}"
+
+    def add_clone(self, origin: Served, name: str, estimator: Estimator) -> Served:
+        """Serves a clone with its origin's access."""
+        clone = Served(name, estimator, name, origin.access, clone_of=origin.name)
+        self._served[name] = clone
+        return clone
+
+    def remove_clone(self, name: str) -> Served:
+        """Ends a clone. Raises UnknownModel if there is none, NotGranted if the name is not a clone's."""
+        served = self.get(name)
+        if not served.clone_of:
+            raise NotGranted(f"{name!r} is not a clone; models of the configuration are served as long as the server runs")
+        return self._served.pop(name)

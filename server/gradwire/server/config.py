@@ -1,0 +1,197 @@
+"""The server's configuration: one YAML file, checked whole before anything is loaded.
+
+Every error names the file, the key, what is there and what would be right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from gradwire.backends.config import ModelConfig
+from gradwire.backends.errors import ModelConfigError
+from gradwire.backends.registry import backend
+from gradwire.server.access import AccessLevel
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+"""Of models and versions."""
+
+
+class ConfigError(Exception):
+    """The configuration is wrong; the text says where and what would be right."""
+
+
+class Limits(BaseModel):
+    """What the server takes from callers at most. Sizes are in bytes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_calls: int = Field(default=1024, ge=1)
+    """Calls admitted at the same time, running and waiting."""
+    max_tensor_bytes: int = Field(default=16 << 30, ge=1)
+    """One tensor of a call, streamed or not."""
+    max_held_bytes: int = Field(default=256 << 20, ge=1)
+    """What a call holds in memory at once: labels and cotangents, and each row block."""
+    max_message_bytes: int = Field(default=5 << 20, ge=2 << 20)
+    """One gRPC message."""
+    fit_memory_bytes: int = Field(default=512 << 20, ge=0)
+    """Training data beyond this is kept in a memory-mapped file."""
+    stall_timeout_s: float = Field(default=60.0, gt=0)
+    """A client that sends or takes nothing for so long in the middle of a call has lost it."""
+    idle_timeout_s: float = Field(default=600.0, gt=0)
+    """A stream without calls is ended after this long; clients open a new one."""
+    max_clones: int = Field(default=4, ge=0)
+    """Clones of each model at the same time."""
+
+
+class Tls(BaseModel):
+    """The server's certificate and its private key, PEM files."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    certificate: Path
+    key: Path
+
+
+class ServedModel(BaseModel):
+    """One served name: a model of its own, or another model's under this name with other access."""
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+
+    name: str = Field(pattern=NAME)
+    access: AccessLevel = "gradients"
+    same_as: str | None = None
+    model: ModelConfig | None = None
+
+
+class ServerConfig(BaseModel):
+    """What ``gradwire serve`` reads."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    listen: str = "127.0.0.1:50051"
+    insecure: bool = False
+    """Allows a listener that is not loopback although calls are neither encrypted nor authenticated."""
+    tls: Tls | None = None
+    models: list[ServedModel] = Field(min_length=1)
+    limits: Limits = Limits()
+    state_dir: Path | None = None
+    """Where versions are kept; beside the configuration, in ``.gradwire``, if not said."""
+    spool_dir: Path | None = None
+    """Where training data beyond memory goes; the system's temporary folder if not said."""
+    drain_timeout_s: float = Field(default=30.0, ge=0)
+    """How long running calls may take to end after SIGTERM."""
+    log_format: Literal["text", "json"] = "text"
+
+    @field_validator("listen")
+    @classmethod
+    def _address(cls, listen: str) -> str:
+        host, _, port = listen.rpartition(":")
+        if listen.startswith("unix:"):
+            return listen
+        if not host or not port.isdigit() or int(port) > 65535:
+            raise ValueError(f"{listen!r} is not host:port; for example 127.0.0.1:50051, or port 0 for any free one")
+        return listen
+
+
+def read_config(path: Path) -> ServerConfig:
+    """Reads a YAML file. Relative paths in it are relative to its folder. Raises ConfigError."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: there is no such file") from None
+    except (OSError, UnicodeDecodeError) as e:
+        raise ConfigError(f"{path}: cannot be read: {e}") from e
+    except yaml.YAMLError as e:
+        raise ConfigError(f"{path}: is not YAML: {e}") from e
+    return parse_config(content, path.parent, str(path))
+
+
+def parse_config(content: Any, folder: Path, source: str) -> ServerConfig:
+    """Checks a configuration that has been read.
+
+    Args:
+        content: Nested dicts and lists, as YAML gives them.
+        folder: What relative paths in it are relative to.
+        source: What to call it in errors, a file's name.
+
+    Raises:
+        ConfigError: With every wrong key that was found.
+    """
+    if not isinstance(content, Mapping):
+        raise ConfigError(f"{source}: holds {type(content).__name__}; expected keys such as listen and models")
+    content = dict(content)
+    models = content.get("models")
+    if not isinstance(models, list) or not all(isinstance(model, Mapping) for model in models):
+        raise ConfigError(f"{source}: models: expected a list of models, each with name, backend and factory")
+    content["models"] = [_served(model, f"{source}: models[{index}]", folder) for index, model in enumerate(models)]
+    for key in ("state_dir", "spool_dir"):
+        if content.get(key):
+            content[key] = folder / content[key]
+    content.setdefault("state_dir", folder / ".gradwire")
+    if isinstance(content.get("tls"), Mapping):
+        content["tls"] = {key: folder / value if isinstance(value, str) else value for key, value in content["tls"].items()}
+    try:
+        config = ServerConfig.model_validate(content)
+    except ValidationError as e:
+        raise ConfigError(_explained(e, source, ServerConfig)) from e
+    _check_names(config, source)
+    return config
+
+
+def _served(content: Mapping[str, Any], where: str, folder: Path) -> ServedModel:
+    keys = dict(content)
+    own = {key: keys.pop(key) for key in ("name", "access", "same_as") if key in keys}
+    label = f"{where} ({own['name']})" if "name" in own else where
+    try:
+        if "same_as" in own:
+            if keys:
+                raise ConfigError(
+                    f"{label}: {next(iter(keys))}: not allowed beside same_as, which takes the model as it is there"
+                )
+            return ServedModel.model_validate(own)
+        if "backend" not in keys:
+            raise ConfigError(f"{label}: backend: missing; expected the name of a backend, for example torch (or same_as)")
+        if isinstance(keys.get("weights"), str):
+            keys["weights"] = folder / keys["weights"]
+        module = backend(str(keys["backend"]))
+        try:
+            model = module.Config.model_validate(keys)
+        except ValidationError as e:
+            raise ConfigError(_explained(e, label, module.Config)) from e
+        return ServedModel.model_validate({**own, "model": model})
+    except ValidationError as e:
+        raise ConfigError(_explained(e, label, ServedModel)) from e
+    except ModelConfigError as e:
+        raise ConfigError(f"{label}: {e}") from e
+
+
+def _check_names(config: ServerConfig, source: str) -> None:
+    names = [served.name for served in config.models]
+    own = {served.name for served in config.models if served.same_as is None}
+    for index, served in enumerate(config.models):
+        if served.name in names[:index]:
+            raise ConfigError(f"{source}: models[{index}]: name: {served.name!r} is there twice; every served name is unique")
+        if served.same_as is not None and served.same_as not in own:
+            raise ConfigError(
+                f"{source}: models[{index}] ({served.name}): same_as: {served.same_as!r} is not a model of its own here; "
+                f"expected one of: {', '.join(sorted(own))}"
+            )
+
+
+def _explained(error: ValidationError, source: str, schema: type[BaseModel]) -> str:
+    lines = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"]) or "the whole"
+        if problem["type"] == "extra_forbidden":
+            known = ", ".join(schema.model_fields) if len(problem["loc"]) == 1 else "those of the documentation"
+            lines.append(f"{source}: {key}: there is no such key; expected one of: {known}")
+        elif problem["type"] == "missing":
+            lines.append(f"{source}: {key}: missing")
+        else:
+            lines.append(f"{source}: {key}: {problem['msg']}; given: {problem['input']!r:.200}")
+    return "\n".join(lines)

@@ -1,0 +1,70 @@
+"""Every error that a call can end with, as a gRPC status and a reason. One table."""
+
+from __future__ import annotations
+
+import errno
+
+from grpc import StatusCode
+
+from gradwire.backends import errors as backend
+from gradwire.server import catalogue, versions
+from gradwire.server.scheduler import QueueFull
+from gradwire.v1 import errors_pb2 as reasons
+from gradwire.v1.errors_pb2 import ErrorReason
+from gradwire.wire.errors import WireError
+from gradwire.wire.status import Fault
+
+
+class Draining(Exception):
+    """The server is about to end and takes no new calls."""
+
+
+class TimedOut(Exception):
+    """The time that the caller gave the call is over."""
+
+
+class Stalled(Exception):
+    """The client stopped in the middle of a call."""
+
+
+_TABLE: dict[type[Exception], tuple[StatusCode, ErrorReason, str]] = {
+    # error: status, reason, the request's field it is about
+    backend.InvalidShape: (StatusCode.INVALID_ARGUMENT, reasons.ERROR_REASON_BAD_SHAPE, "tensors"),
+    backend.InvalidDtype: (StatusCode.INVALID_ARGUMENT, reasons.ERROR_REASON_BAD_DTYPE, "tensors"),
+    backend.InvalidLabel: (StatusCode.INVALID_ARGUMENT, reasons.ERROR_REASON_BAD_LABEL, "tensors"),
+    backend.InvalidLayer: (StatusCode.INVALID_ARGUMENT, reasons.ERROR_REASON_BAD_LAYER, "open.layer"),
+    backend.InvalidValue: (StatusCode.INVALID_ARGUMENT, reasons.ERROR_REASON_BAD_VALUE, "open"),
+    backend.EmptyBatch: (StatusCode.INVALID_ARGUMENT, reasons.ERROR_REASON_EMPTY_BATCH, "tensors"),
+    backend.Unsupported: (StatusCode.FAILED_PRECONDITION, reasons.ERROR_REASON_UNSUPPORTED, ""),
+    backend.OutOfMemory: (StatusCode.RESOURCE_EXHAUSTED, reasons.ERROR_REASON_OUT_OF_MEMORY, ""),
+    backend.ModelFailed: (StatusCode.INTERNAL, reasons.ERROR_REASON_MODEL_FAILED, ""),
+    catalogue.UnknownModel: (StatusCode.NOT_FOUND, reasons.ERROR_REASON_UNKNOWN_MODEL, ""),
+    catalogue.NotGranted: (StatusCode.PERMISSION_DENIED, reasons.ERROR_REASON_NOT_GRANTED, ""),
+    catalogue.TooManyClones: (StatusCode.RESOURCE_EXHAUSTED, reasons.ERROR_REASON_TOO_MANY_CLONES, ""),
+    versions.BadName: (StatusCode.INVALID_ARGUMENT, reasons.ERROR_REASON_BAD_VALUE, "version"),
+    versions.UnknownVersion: (StatusCode.NOT_FOUND, reasons.ERROR_REASON_UNKNOWN_VERSION, ""),
+    versions.VersionExists: (StatusCode.ALREADY_EXISTS, reasons.ERROR_REASON_VERSION_EXISTS, ""),
+    QueueFull: (StatusCode.RESOURCE_EXHAUSTED, reasons.ERROR_REASON_QUEUE_FULL, ""),
+    Draining: (StatusCode.UNAVAILABLE, reasons.ERROR_REASON_DRAINING, ""),
+    TimedOut: (StatusCode.DEADLINE_EXCEEDED, reasons.ERROR_REASON_TIMEOUT, ""),
+    Stalled: (StatusCode.DEADLINE_EXCEEDED, reasons.ERROR_REASON_STALLED, ""),
+}
+
+_RETRY_AFTER_S: dict[type[Exception], float] = {QueueFull: 0.05, Draining: 0.5}
+
+
+def fault(error: Exception) -> Fault:
+    """What a caller is told of an error. Of errors that are the server's own fault it is told no more than that."""
+    if isinstance(error, WireError):
+        return Fault(StatusCode.INVALID_ARGUMENT, error.reason, str(error), field="tensors")
+    kind = type(error)
+    if kind in _TABLE:
+        code, reason, field = _TABLE[kind]
+        return Fault(code, reason, str(error), field, _RETRY_AFTER_S.get(kind))
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Fault(
+            StatusCode.RESOURCE_EXHAUSTED,
+            reasons.ERROR_REASON_OUT_OF_DISK,
+            "the server's disk is full; its operator must make room",
+        )
+    return Fault(StatusCode.INTERNAL, reasons.ERROR_REASON_SERVER_FAILED, "the server failed; its log says why")

@@ -1,0 +1,184 @@
+"""Who computes next: a queue for each model and client, served in turn.
+
+The loop's side admits calls, a bounded number of them, and queues their row blocks; the runner's side takes what comes
+next. Each client of a model has a queue of its own and the queues take turns, so that a client that streams a million
+rows does not hold up one that asks for a single row. A call may hold a model for itself (a fit): then nobody else's
+work on that model is taken until the call ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+from gradwire.backends.backend import Array
+
+
+class QueueFull(Exception):
+    """As many calls as the server takes are waiting already."""
+
+
+@dataclass(eq=False)
+class Work:
+    """One row block of one call.
+
+    Attributes:
+        function: Computes the block; runs on the runner's thread.
+        rows: Arguments that hold one entry a row.
+        options: The other arguments. Blocks of equal function and options could be computed as one.
+        done: Where the result goes; belongs to the loop's thread.
+    """
+
+    function: Callable[..., Any]
+    rows: Mapping[str, Array]
+    options: Mapping[str, Any]
+    done: asyncio.Future[Any]
+    ticket: Ticket
+
+
+@dataclass(eq=False)
+class Ticket:
+    """One admitted call. A context manager: at its end, what the call still has in the queue leaves it."""
+
+    scheduler: Scheduler
+    model: Hashable
+    client: Hashable
+    waiting: set[Work] = field(default_factory=set)
+
+    async def run(self, function: Callable[..., Any], rows: Mapping[str, Array] | None = None, **options: Any) -> Any:
+        """Computes one row block on the runner's thread; raises what ``function`` raises.
+
+        Cancelling takes the block out of the queue, if it is still there.
+        """
+        return await self.submit(function, rows or {}, options)
+
+    def submit(
+        self, function: Callable[..., Any], rows: Mapping[str, Array], options: Mapping[str, Any]
+    ) -> asyncio.Future[Any]:
+        """Queues one row block and returns its future."""
+        done = asyncio.get_running_loop().create_future()
+        self.scheduler._put(Work(function, rows, options, done, self))
+        return done
+
+    def __enter__(self) -> Ticket:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.scheduler._leave(self)
+
+
+class Scheduler:
+    """Bounded, fair queues between the loop's thread and the runner's.
+
+    Args:
+        max_calls: Calls admitted at the same time, running and waiting.
+    """
+
+    def __init__(self, max_calls: int) -> None:
+        self._max_calls = max_calls
+        self._calls = 0
+        self._ready = threading.Condition(threading.Lock())
+        self._queues: OrderedDict[tuple[Hashable, Hashable], deque[Work]] = OrderedDict()
+        self._holders: dict[Hashable, Ticket] = {}
+        self._want_to_hold: dict[Hashable, deque[asyncio.Future[None]]] = {}
+        self._closed = False
+
+    @property
+    def calls(self) -> int:
+        """Calls admitted now."""
+        return self._calls
+
+    # The loop's side.
+
+    def admit(self, model: Hashable, client: Hashable) -> Ticket:
+        """Lets a call in. Raises QueueFull."""
+        if self._calls >= self._max_calls:
+            raise QueueFull(f"{self._calls} calls are running or waiting, as many as max_calls allows; try again")
+        self._calls += 1
+        return Ticket(self, model, client)
+
+    async def hold(self, ticket: Ticket) -> None:
+        """Waits until the ticket's call has its model for itself; it keeps it until it ends."""
+        while ticket.model in self._holders:
+            turn = asyncio.get_running_loop().create_future()
+            turns = self._want_to_hold.setdefault(ticket.model, deque())
+            turns.append(turn)
+            try:
+                await turn
+            finally:
+                if turn in turns:
+                    turns.remove(turn)
+        with self._ready:
+            self._holders[ticket.model] = ticket
+
+    def _put(self, work: Work) -> None:
+        key = (work.ticket.model, work.ticket.client)
+        with self._ready:
+            work.ticket.waiting.add(work)
+            queue = self._queues.get(key)
+            if queue is None:
+                queue = self._queues[key] = deque()
+            queue.append(work)
+            self._ready.notify()
+
+    def _leave(self, ticket: Ticket) -> None:
+        self._calls -= 1
+        with self._ready:
+            if ticket.waiting:
+                key = (ticket.model, ticket.client)
+                kept = deque(work for work in self._queues[key] if work.ticket is not ticket)
+                if kept:
+                    self._queues[key] = kept
+                else:
+                    del self._queues[key]
+                ticket.waiting.clear()
+            if self._holders.get(ticket.model) is not ticket:
+                return
+            del self._holders[ticket.model]
+            self._ready.notify()
+        turns = self._want_to_hold.get(ticket.model)
+        while turns:
+            turn = turns.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+
+    # The runner's side.
+
+    def take(self) -> list[Work] | None:
+        """Waits for work and takes what can be computed as one; None once the scheduler is closed and empty."""
+        with self._ready:
+            while (work := self._next()) is None:
+                if self._closed:
+                    return None
+                self._ready.wait()
+            work.ticket.waiting.discard(work)
+            return [work]
+
+    def close(self) -> None:
+        """Lets the runner end when nothing is left to do."""
+        with self._ready:
+            self._closed = True
+            self._ready.notify()
+
+    def _next(self) -> Work | None:
+        for key, queue in self._queues.items():
+            holder = self._holders.get(key[0])
+            if holder is not None and queue[0].ticket is not holder:
+                work = next((work for work in queue if work.ticket is holder), None)
+                if work is None:
+                    continue
+                queue.remove(work)
+            else:
+                work = queue.popleft()
+            if queue:
+                self._queues.move_to_end(key)
+            else:
+                del self._queues[key]
+            return work
+        return None

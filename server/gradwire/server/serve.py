@@ -1,0 +1,89 @@
+"""A server from Python: in a thread of this process, for notebooks and tests; or as this process, until a signal."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from gradwire.backends.config import ModelConfig
+from gradwire.server.config import ServerConfig, parse_config
+from gradwire.server.service import Service, load_models
+
+log = logging.getLogger("gradwire.server")
+
+
+@contextmanager
+def serving(models: Mapping[str, Mapping[str, Any] | ModelConfig], **settings: Any) -> Iterator[str]:
+    """Serves models from this process, on a free loopback port, as long as the context lasts.
+
+        with serving({"digits": {"backend": "torch", "factory": make_model, "input_shape": [64], "nb_classes": 10}}) as address:
+            connect(address).estimator("digits").predict(x)
+
+    Args:
+        models: By name, what a model's entry in the YAML file would say; ``factory`` may be a callable. ``access`` and
+            ``same_as`` are allowed too. Or a backend's ``Config``.
+        **settings: Other keys of the YAML file, for example ``limits={"max_calls": 4}``.
+
+    Yields:
+        The address to connect to.
+
+    Raises:
+        ConfigError: Something of the configuration is wrong.
+    """
+    entries = [{"name": name, **_keys(model)} for name, model in models.items()]
+    with tempfile.TemporaryDirectory(prefix="gradwire-") as folder:
+        content = {"listen": "127.0.0.1:0", **settings, "models": entries}
+        config = parse_config(content, Path(folder), "serving")
+        service = Service(config, load_models(config))
+        loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=loop.run_forever, name="gradwire-server", daemon=True)
+        thread.start()
+        try:
+            address = asyncio.run_coroutine_threadsafe(service.start(), loop).result()
+            try:
+                yield address
+            finally:
+                asyncio.run_coroutine_threadsafe(service.drain(), loop).result()
+        finally:
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+            loop.close()
+
+
+def serve_until_signal(config: ServerConfig, ready: Callable[[str], None]) -> None:
+    """Serves until SIGTERM or SIGINT, then drains.
+
+    Args:
+        config: What to serve and how.
+        ready: Called with the address once calls are taken.
+
+    Raises:
+        ConfigError: A model cannot be loaded, or the address cannot be listened on.
+    """
+    service = Service(config, load_models(config))
+
+    async def run() -> None:
+        end = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, end.set)
+        address = await service.start()
+        log.info("serving", extra={"address": address, "models": [served.name for served in config.models]})
+        ready(address)
+        await end.wait()
+        await service.drain()
+
+    asyncio.run(run())
+
+
+def _keys(model: Mapping[str, Any] | ModelConfig) -> dict[str, Any]:
+    if isinstance(model, ModelConfig):
+        return {name: getattr(model, name) for name in model.model_fields_set}
+    return dict(model)

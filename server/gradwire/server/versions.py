@@ -1,0 +1,91 @@
+"""Versions of a model's weights on disk: a folder a model, a file a version. A version is there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from gradwire.server.config import NAME
+
+
+class BadName(Exception):
+    """Not a name; paths never are."""
+
+
+class UnknownVersion(Exception):
+    """There is no version of that name."""
+
+
+class VersionExists(Exception):
+    """There is a version of that name already."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """A kept version: its name, when it was written (seconds since the epoch), and its size."""
+
+    name: str
+    created_s: float
+    nbytes: int
+
+
+class VersionStore:
+    """The versions of all models of a server.
+
+    Args:
+        folder: Made when the first version is written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def list(self, model: str) -> list[Version]:
+        """The versions of a model, oldest first."""
+        folder = self._folder / _name(model)
+        found = [(path, path.stat()) for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
+        return sorted((Version(path.name, stat.st_mtime, stat.st_size) for path, stat in found), key=lambda v: v.created_s)
+
+    def path(self, model: str, version: str) -> Path:
+        """The file of a version that is there. Raises BadName, UnknownVersion."""
+        path = self._folder / _name(model) / _name(version)
+        if not path.is_file():
+            there = ", ".join(v.name for v in self.list(model)) or "none"
+            raise UnknownVersion(f"{model!r} has no version {version!r}; there are: {there}")
+        return path
+
+    def write(self, model: str, version: str, save: Callable[[Path], None], overwrite: bool) -> Version:
+        """Keeps a version.
+
+        Args:
+            model: Whose.
+            version: Its name.
+            save: Writes the weights to the path it is given.
+            overwrite: Whether to replace a version of that name.
+
+        Raises:
+            BadName, VersionExists: Before anything is written.
+            OSError: The disk is full, say; nothing is left of the attempt.
+        """
+        path = self._folder / _name(model) / _name(version)
+        if path.exists() and not overwrite:
+            raise VersionExists(f"{model!r} has a version {version!r} already; choose another name or say overwrite")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            save(unfinished)
+            with unfinished.open("rb") as file:
+                os.fsync(file.fileno())
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+        stat = path.stat()
+        return Version(version, stat.st_mtime, stat.st_size)
+
+
+def _name(name: str) -> str:
+    if not re.fullmatch(NAME, name):
+        raise BadName(f"{name!r} is not a name; expected letters, digits, '.', '_' and '-', at most 64, and no path")
+    return name
