@@ -402,7 +402,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
     state["extra"] = state.pop("0.bias")
     safetensors.torch.save_file(state, path)
     with pytest.raises(
-        errors.ModelConfigError, match=r"missing: 0\.bias; unexpected: extra; of another shape: 2\.weight \(3, 8\)"
+        errors.ModelConfigError, match=r"missing: 0\.bias; unexpected: extra; of another shape: .*2\.weight \(3, 8\)"
     ) as e:
         model(weights=path)
     assert e.value.key == "weights"

@@ -35,10 +35,13 @@ class Model(Protocol):
     loss_reduction: Literal["mean", "sum"]
     """How the model's own loss treats rows, and so how its loss gradient is scaled."""
     device: str
-    fitted: bool
-    """Whether it can predict yet."""
     notes: list[str]
     """What a caller should know about the answers, for the card."""
+
+    @property
+    def fitted(self) -> bool:
+        """Whether it can predict yet."""
+        ...
 
     def predict(self, x: Array, *, training_mode: bool) -> Array:
         """Outputs ``(n, C)``, or ``(n, 1)`` for a model with one output, for model inputs ``x (n, *input_shape)``."""
@@ -72,7 +75,7 @@ class Differentiable(Protocol):
         ...
 
     def class_gradient(self, x: Array, label: Array | None, *, training_mode: bool) -> Array:
-        """Gradients of class outputs: ``(n, C, *input_shape)``, or ``(n, 1, *input_shape)`` with one label a row, int64 ``(n,)``."""
+        """Gradients of class outputs, ``(n, C, *input_shape)``; with one label a row, int64 ``(n,)``, ``(n, 1, *input_shape)``."""
         ...
 
     def activations(self, x: Array, layer: str | int, *, training_mode: bool) -> Array:

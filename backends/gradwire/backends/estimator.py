@@ -124,7 +124,7 @@ class Estimator:
         self._require(Operation.CLASS_GRADIENT)
         if label is None:
             return None
-        if isinstance(label, int):
+        if isinstance(label, (int, np.integer)):
             label = np.full(rows, label)
         return labels.one_per_row(label, rows, self.config.nb_classes)
 
@@ -291,7 +291,9 @@ class Estimator:
         """An estimator of the same architecture that has not been fitted."""
         self._require(Operation.CLONE)
         with _owners_code("clone"):
-            return Estimator(self._do.fresh(), self.config, self.preprocessing, self.postprocessing)
+            clone = Estimator(self._do.fresh(), self.config, self.preprocessing, self.postprocessing)
+        clone.output_shape, clone.output_dtype = self.output_shape, self.output_dtype
+        return clone
 
     # Inside.
 

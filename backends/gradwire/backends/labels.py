@@ -38,9 +38,7 @@ def canonical(y: Array, rows: int, nb_classes: int) -> Array:
         return _from_rows(y)
     if y.ndim == 1 or (y.ndim == 2 and y.shape[1] == 1):
         return _indices(y.reshape(rows), nb_classes)
-    raise InvalidLabel(
-        f"labels have shape {y.shape}; expected ({rows},) or ({rows}, 1) indices, or ({rows}, {nb_classes}) rows"
-    )
+    raise InvalidLabel(f"labels have shape {y.shape}; expected ({rows},) or ({rows}, 1) indices, or ({rows}, {nb_classes}) rows")
 
 
 def targets(y: Array, rows: int) -> Array:
@@ -84,17 +82,18 @@ def top_class(outputs: Array, nb_classes: int, threshold: float) -> Array:
 
 
 def _from_rows(y: Array) -> Array:
-    indices = y.argmax(axis=1)
+    indices: Array = y.argmax(axis=1)
     if np.count_nonzero(y) == len(y) and (y[np.arange(len(y)), indices] == 1).all():
         return indices.astype(np.int64)
     return y if y.dtype.kind == "f" else y.astype(np.float64)
 
 
 def _indices(y: Array, nb_classes: int) -> Array:
-    indices = y.astype(np.int64)
-    if y.dtype.kind == "f" and (indices != y).any():
-        raise InvalidLabel(f"label {y[indices != y][0]} is not a whole number; for soft labels send rows (n, {nb_classes})")
-    outside = (indices < 0) | (indices >= nb_classes)
+    if y.dtype.kind == "f" and (np.floor(y) != y).any():
+        raise InvalidLabel(f"label {y[np.floor(y) != y][0]} is not a whole number; for soft labels send rows (n, {nb_classes})")
+    # Before the cast, in which numbers beyond int64 would wrap around.
+    outside = (y < 0) | (y >= nb_classes)
     if outside.any():
-        raise InvalidLabel(f"label {indices[outside][0]} is out of range; expected 0 to {nb_classes - 1}")
+        raise InvalidLabel(f"label {y[outside][0]} is out of range; expected 0 to {nb_classes - 1}")
+    indices: Array = y.astype(np.int64)
     return indices

@@ -65,14 +65,12 @@ def _probe(estimator: Estimator) -> None:
     config = estimator.config
     if -1 in config.input_shape or not estimator.model.fitted:
         return
-    low = 0.0 if config.clip_values is None else config.clip_values[0]
+    low = 0.0 if config.clip_values is None else np.min(config.clip_values[0])
     row = np.broadcast_to(np.asarray(low, estimator.model.input_dtype), (1, *config.input_shape)).copy()
     try:
         outputs = estimator.predict(row)
     except BackendError as e:
-        raise ModelConfigError(
-            "input_shape", f"the model does not take one row of shape {list(config.input_shape)}: {e}"
-        ) from e
+        raise ModelConfigError("input_shape", f"the model does not take one row of shape {list(config.input_shape)}: {e}") from e
     binary = config.nb_classes == 2 and outputs.shape[1:] == (1,)
     if config.task == "classification" and outputs.shape != (1, config.nb_classes) and not binary:
         raise ModelConfigError(

@@ -153,12 +153,10 @@ def _along_axis(name: str, value: Array, row_shape: tuple[int, ...]) -> Array:
         return value
     if value.ndim == 1 and value.shape[0] == row_shape[0]:
         return value.reshape((-1,) + (1,) * (len(row_shape) - 1))
-    shape = tuple(1 if size == -1 else size for size in row_shape)
-    try:
-        if len(np.broadcast_shapes(value.shape, shape)) == len(shape):
-            return value
-    except ValueError:
-        pass
+    # Numpy's own broadcasting would also let the value enlarge the row.
+    sizes = zip(reversed(value.shape), reversed(row_shape), strict=False)
+    if value.ndim <= len(row_shape) and all(own == 1 or size in (-1, own) for own, size in sizes):
+        return value
     raise InvalidShape(f"{name} has shape {value.shape}; expected a number, or what broadcasts against a row {row_shape}")
 
 

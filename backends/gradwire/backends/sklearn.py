@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import joblib  # type: ignore[import-untyped]
+import joblib
 import numpy as np
 import skops.io
 from sklearn.base import BaseEstimator, clone, is_classifier, is_regressor
@@ -166,9 +166,7 @@ class SklearnModel:
         data = skops.io.dumps(self._state.estimator)
         strange = set(skops.io.get_untrusted_types(data=data)) - self._saved_types()
         if strange:
-            raise Unsupported(
-                f"the estimator holds {', '.join(sorted(strange))}; name them in trust_types so that it can be saved"
-            )
+            raise Unsupported(f"the estimator holds {', '.join(sorted(strange))}; name them in trust_types so that it can be saved")
         path.write_bytes(data)
 
     def restore(self, path: Path) -> None:

@@ -153,9 +153,7 @@ class TorchModel:
                     self._outputs(leaf)
                 differentiated, what = captured.output(len(x)), f"layer {layer!r}"
             if cotangent.shape != tuple(differentiated.shape):
-                raise InvalidShape(
-                    f"cotangent has shape {cotangent.shape}; expected {tuple(differentiated.shape)}, as the {what}"
-                )
+                raise InvalidShape(f"cotangent has shape {cotangent.shape}; expected {tuple(differentiated.shape)}, as the {what}")
             weighting = tensor(cotangent, self._dtype, self._device).to(differentiated.dtype)
             return array(_gradient(differentiated, leaf, weighting), self._dtype)
 
@@ -239,9 +237,7 @@ class TorchModel:
     def _gradient_of_labels(self, leaf: torch.Tensor, label: Array) -> torch.Tensor:
         outputs = _columns(self._outputs(leaf))
         if label.max() >= outputs.shape[1]:
-            raise InvalidLabel(
-                f"label {label.max()} is out of range; the model has {outputs.shape[1]} output(s), counted from 0"
-            )
+            raise InvalidLabel(f"label {label.max()} is out of range; the model has {outputs.shape[1]} output(s), counted from 0")
         chosen = outputs.gather(1, tensor(label[:, None], np.dtype(np.int64), self._device))
         return _gradient(chosen, leaf, torch.ones_like(chosen))
 
@@ -274,13 +270,9 @@ class TorchModel:
         optimizer = self._config.optimizer.build("optimizer", list(self._module.parameters()))
         path = self._config.optimizer.path
         if not isinstance(optimizer, torch.optim.Optimizer):
-            raise ModelConfigError(
-                "optimizer", f"{path!r} returned {type(optimizer).__name__}; expected a torch.optim.Optimizer"
-            )
+            raise ModelConfigError("optimizer", f"{path!r} returned {type(optimizer).__name__}; expected a torch.optim.Optimizer")
         if isinstance(optimizer, torch.optim.LBFGS):
-            raise ModelConfigError(
-                "optimizer", f"{path!r} evaluates a batch several times a step; expected one that does it once"
-            )
+            raise ModelConfigError("optimizer", f"{path!r} evaluates a batch several times a step; expected one that does it once")
         return optimizer
 
     def _not_there(self) -> list[str]:
@@ -343,9 +335,7 @@ def _gradient(of: torch.Tensor, leaf: torch.Tensor, cotangent: torch.Tensor, ret
         (gradient,) = torch.autograd.grad(of, leaf, cotangent, retain_graph=retain_graph, allow_unused=True)
     if gradient is None:
         # Zeros would pass for a robust model.
-        raise Unsupported(
-            "autograd finds no way from there to the inputs: something in between is detached, or not differentiable"
-        )
+        raise Unsupported("autograd finds no way from there to the inputs: something in between is detached, or not differentiable")
     return gradient
 
 

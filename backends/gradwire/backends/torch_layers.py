@@ -29,9 +29,7 @@ def find(module: nn.Module, layer: str | int) -> tuple[str, nn.Module]:
     if isinstance(layer, str):
         found = dict(module.named_modules(remove_duplicate=False))
         if not layer or layer not in found:
-            raise InvalidLayer(
-                f"there is no layer {layer!r}; there are {', '.join(top) or 'none'}, and the modules inside these"
-            )
+            raise InvalidLayer(f"there is no layer {layer!r}; there are {', '.join(top) or 'none'}, and the modules inside these")
         return layer, found[layer]
     if not -len(top) <= layer < len(top):
         raise InvalidLayer(f"layer index {layer} is out of range; there are {len(top)} layers: {', '.join(top) or 'none'}")
@@ -60,9 +58,7 @@ class Captured:
                 f"layer {self._name!r} is not called by the model: choose one of the modules inside it, or around it"
             )
         if self._output.shape[:1] != (rows,):
-            raise InvalidLayer(
-                f"layer {self._name!r} puts out {tuple(self._output.shape)} for {rows} rows; expected rows first"
-            )
+            raise InvalidLayer(f"layer {self._name!r} puts out {tuple(self._output.shape)} for {rows} rows; expected rows first")
         return self._output
 
 

@@ -38,9 +38,7 @@ def build(spec: Object) -> Callable[..., Any]:
         raise ModelConfigError("loss", f"args of {spec.path!r}: {e}; a list must hold numbers") from e
     loss = spec.model_copy(update={"args": args}).build("loss")
     if not callable(loss):
-        raise ModelConfigError(
-            "loss", f"{spec.path!r} returned {type(loss).__name__}; expected a callable of outputs and targets"
-        )
+        raise ModelConfigError("loss", f"{spec.path!r} returned {type(loss).__name__}; expected a callable of outputs and targets")
     made: Callable[..., Any] = loss
     return made
 

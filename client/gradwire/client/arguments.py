@@ -23,24 +23,22 @@ def rows(x: Any, card: ModelCard) -> Array:
     Raises:
         ShapeError, DtypeError, TooLarge
     """
-    x = _numbers(x, "x")
+    array = _numbers(x, "x")
     expected = card.input_shape
-    if len(x.shape) != len(expected) + 1 or any(e not in (-1, s) for s, e in zip(x.shape[1:], expected, strict=True)):
+    if len(array.shape) != len(expected) + 1 or any(e not in (-1, s) for s, e in zip(array.shape[1:], expected, strict=True)):
         sizes = ", ".join("any" if size == -1 else str(size) for size in expected)
-        raise ShapeError(f"x has shape {x.shape}; {card.name!r} takes (n, {sizes})")
-    if len(x) == 0:
-        raise ShapeError(f"x has no rows (shape {x.shape}); expected at least one")
-    if card.input_dtype.kind in "iu" and x.dtype.kind == "f":
-        raise DtypeError(f"x has dtype {x.dtype}; {card.name!r} takes {card.input_dtype}")
-    if not (
-        x.dtype.itemsize <= card.input_dtype.itemsize and np.can_cast(x.dtype, card.input_dtype, "safe") and x.dtype in _SENT
-    ):
-        x = x.astype(card.input_dtype)
-    if card.limits.max_tensor_bytes and x.nbytes > card.limits.max_tensor_bytes:
-        raise TooLarge(
-            f"x has {x.nbytes} bytes; the server's limit max_tensor_bytes is {card.limits.max_tensor_bytes}; send parts"
-        )
-    return x
+        raise ShapeError(f"x has shape {array.shape}; {card.name!r} takes (n, {sizes})")
+    if len(array) == 0:
+        raise ShapeError(f"x has no rows (shape {array.shape}); expected at least one")
+    if card.input_dtype.kind in "iu" and array.dtype.kind == "f":
+        raise DtypeError(f"x has dtype {array.dtype}; {card.name!r} takes {card.input_dtype}")
+    exact = array.dtype in _SENT and np.can_cast(array.dtype, card.input_dtype, "safe")
+    if not exact or array.dtype.itemsize > card.input_dtype.itemsize:
+        array = array.astype(card.input_dtype)
+    if card.limits.max_tensor_bytes and array.nbytes > card.limits.max_tensor_bytes:
+        limit = card.limits.max_tensor_bytes
+        raise TooLarge(f"x has {array.nbytes} bytes; the server's limit max_tensor_bytes is {limit}; send parts")
+    return array
 
 
 _SENT = frozenset(map(np.dtype, ("bool", "i1", "i2", "i4", "i8", "u1", "f2", "f4", "f8")))
@@ -50,18 +48,18 @@ def labels(y: Any, n: int, card: ModelCard) -> Array:
     """Labels ``(n,)`` or ``(n, 1)`` indices or ``(n, C)`` rows; of regressions, targets. Raises LabelError, DtypeError."""
     if y is None:
         raise LabelError("y is None; expected labels, one a row (remote models do not label their own inputs)")
-    y = _numbers(y, "y")
-    if y.shape[:1] != (n,):
-        raise LabelError(f"y has shape {y.shape} for {n} rows; expected one label a row")
-    if y.dtype.kind == "f" and not np.isfinite(y).all():
+    array = _numbers(y, "y")
+    if array.shape[:1] != (n,):
+        raise LabelError(f"y has shape {array.shape} for {n} rows; expected one label a row")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise LabelError("y holds NaN or infinity; expected class indices, or rows of class weights")
-    y = _sendable(y)
-    if card.task == "regression" or (y.ndim == 2 and y.shape[1] == card.nb_classes and card.nb_classes > 1):
-        return y
-    if y.ndim > 2 or (y.ndim == 2 and y.shape[1] != 1):
-        raise LabelError(f"y has shape {y.shape}; expected ({n},) indices or ({n}, {card.nb_classes}) rows")
-    in_range(y.reshape(n), card)
-    return y
+    array = _sendable(array)
+    if card.task == "regression" or (array.ndim == 2 and array.shape[1] == card.nb_classes and card.nb_classes > 1):
+        return array
+    if array.ndim > 2 or (array.ndim == 2 and array.shape[1] != 1):
+        raise LabelError(f"y has shape {array.shape}; expected ({n},) indices or ({n}, {card.nb_classes}) rows")
+    in_range(array.reshape(n), card)
+    return array
 
 
 def label(value: Any, n: int, card: ModelCard) -> int | Array | None:
@@ -110,4 +108,5 @@ def _sendable(array: Array) -> Array:
     """Casts what numpy has and the contract does not: unsigned integers over 8 bits, long doubles."""
     if array.dtype in _SENT or array.dtype.name == "bfloat16":
         return array
-    return array.astype(np.float64 if array.dtype.kind == "f" else np.int64)
+    wide: Array = array.astype(np.float64 if array.dtype.kind == "f" else np.int64)
+    return wide

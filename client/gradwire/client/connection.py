@@ -87,6 +87,8 @@ class Server:
         self._tls = tls
         self._renewal = renewal
         self._lock = threading.Lock()
+        self._channel: grpc.Channel | None
+        self._idle: defaultdict[str, deque[Stream]]
         self._forget()
         _connections.add(self)
 
@@ -279,8 +281,8 @@ class Server:
         return () if self._token is None else (("authorization", f"Bearer {self._token}"),)
 
     def _forget(self) -> None:
-        self._channel: grpc.Channel | None = None
-        self._idle: defaultdict[str, deque[Stream]] = defaultdict(deque)
+        self._channel = None
+        self._idle = defaultdict(deque)
         self._deadlines = Deadlines()
         self._id = uuid.uuid4().hex
         self._numbers = itertools.count()

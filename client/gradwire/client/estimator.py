@@ -402,9 +402,7 @@ class RemoteEstimator:
         return self.server.call(method, open_field(opened.SerializeToString()), arrays)
 
     def _header(self) -> pb.CallHeader:
-        return pb.CallHeader(
-            model=self.card.name, request_id=self.server.new_request_id(), timeout_s=self.server.timeout_s or 0.0
-        )
+        return pb.CallHeader(model=self.card.name, request_id=self.server.new_request_id(), timeout_s=self.server.timeout_s or 0.0)
 
     def _options(self, batch_size: int, training_mode: bool | None) -> pb.RowOptions:
         if batch_size < 0:
@@ -434,9 +432,7 @@ class RemoteEstimator:
             return pb.Layer(name=layer)
         if isinstance(layer, (int, np.integer)) and not isinstance(layer, bool):
             return pb.Layer(index=int(layer))
-        raise LayerError(
-            f"layer is {layer!r}; expected a name or an index, for example one of: {', '.join(self.layer_names[:20])}"
-        )
+        raise LayerError(f"layer is {layer!r}; expected a name or an index, for example one of: {', '.join(self.layer_names[:20])}")
 
 
 def _refuse(unknown: dict[str, Any], method: str) -> None:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -34,10 +35,8 @@ class Outbox:
     def put(self, messages: Iterator[bytes] | None) -> None:
         """Queues a call's messages; None ends the iteration."""
         self._calls.append(messages)
-        try:
+        with suppress(RuntimeError):  # filled already
             self._filled.release()
-        except RuntimeError:  # filled already
-            pass
 
     def __iter__(self) -> Outbox:
         return self
@@ -97,14 +96,12 @@ class Stream:
             return inline(header, spec)
         into = np.empty(spec.shape, spec.dtype)
         assembler = Assembler(spec, into=into)
-        result = into
-        while not assembler.complete:
+        while True:
             chunk = chunk_of(self.receive())
             if chunk is None:
                 raise WireError(ERROR_REASON_BAD_FRAME, "expected a chunk of the result; got another message")
             for result in assembler.feed(*chunk):
-                pass
-        return result
+                return result
 
     def close(self) -> None:
         """Ends the stream after what has been sent."""

@@ -69,9 +69,7 @@ def spec_of(header: Tensor, max_nbytes: int) -> TensorSpec:
     """
     if len(header.name) > MAX_NAME:
         # Error texts quote names, and travel in metadata, which has little room.
-        raise WireError(
-            ERROR_REASON_BAD_TENSOR, f"a tensor's name has {len(header.name)} characters; expected at most {MAX_NAME}"
-        )
+        raise WireError(ERROR_REASON_BAD_TENSOR, f"a tensor's name has {len(header.name)} characters; expected at most {MAX_NAME}")
     dtype = to_numpy(header.dtype)
     shape = tuple(header.shape)
     if header.codec != CODEC_UNSPECIFIED:
@@ -99,8 +97,7 @@ def spec_of(header: Tensor, max_nbytes: int) -> TensorSpec:
     if max_nbytes and nbytes > max_nbytes:
         raise WireError(
             ERROR_REASON_TOO_LARGE,
-            f"tensor {header.name!r} with shape {shape} of {dtype} has {nbytes} bytes;"
-            f" the limit max_tensor_bytes is {max_nbytes}",
+            f"tensor {header.name!r} with shape {shape} of {dtype} has {nbytes} bytes; the limit max_tensor_bytes is {max_nbytes}",
         )
     return TensorSpec(header.name, dtype, header.dtype, shape, nbytes)
 
@@ -133,8 +130,7 @@ def inline(header: Tensor, spec: TensorSpec) -> Array:
     if len(header.data) != spec.nbytes:
         raise WireError(
             ERROR_REASON_BAD_TENSOR,
-            f"tensor {spec.name!r} carries {len(header.data)} bytes;"
-            f" expected all {spec.nbytes}, or none if they follow in chunks",
+            f"tensor {spec.name!r} carries {len(header.data)} bytes; expected all {spec.nbytes}, or none if they follow in chunks",
         )
     array = np.frombuffer(bytearray(header.data), spec.dtype).reshape(spec.shape)
     return widened(array, spec.value)

@@ -17,9 +17,7 @@ from gradwire.server.serve import serve_until_signal
 
 def serve(
     config: Annotated[Path, typer.Argument(help="The YAML file that says what to serve.", show_default=False)],
-    listen: Annotated[
-        str | None, typer.Option(help="host:port or unix:PATH in place of the file's; port 0: any free one.")
-    ] = None,
+    listen: Annotated[str | None, typer.Option(help="host:port or unix:PATH in place of the file's; port 0: any free one.")] = None,
     insecure: Annotated[bool, typer.Option(help="Allow a listener that is not loopback although anybody may call.")] = False,
     log_format: Annotated[str | None, typer.Option(help="text or json, in place of the file's.")] = None,
 ) -> None:

@@ -150,9 +150,7 @@ def _served(content: Mapping[str, Any], where: str, folder: Path) -> ServedModel
     try:
         if "same_as" in own:
             if keys:
-                raise ConfigError(
-                    f"{label}: {next(iter(keys))}: not allowed beside same_as, which takes the model as it is there"
-                )
+                raise ConfigError(f"{label}: {next(iter(keys))}: not allowed beside same_as, which takes the model as it is there")
             return ServedModel.model_validate(own)
         if "backend" not in keys:
             raise ConfigError(f"{label}: backend: missing; expected the name of a backend, for example torch (or same_as)")

@@ -13,7 +13,7 @@ import numpy as np
 
 from gradwire.backends.backend import Array
 from gradwire.backends.capabilities import Operation
-from gradwire.backends.errors import InvalidLabel, InvalidLayer, InvalidShape, InvalidValue, ModelFailed
+from gradwire.backends.errors import InvalidLabel, InvalidLayer, InvalidShape, InvalidValue
 from gradwire.backends.estimator import Estimator
 from gradwire.server.catalogue import Served
 from gradwire.server.usage import Rows
@@ -21,6 +21,8 @@ from gradwire.v1 import estimator_pb2 as pb
 from gradwire.v1.errors_pb2 import ERROR_REASON_BAD_FRAME
 from gradwire.wire.errors import WireError
 from gradwire.wire.tensors import TensorSpec, inline, spec_of
+
+_FORWARD = Rows(1, 0)
 
 
 @dataclass
@@ -42,7 +44,7 @@ class Plan:
     rows_argument: str = "x"
     options: dict[str, Any] = field(default_factory=dict)
     per_row: dict[str, Array] = field(default_factory=dict)
-    cost: Rows = Rows(1, 0)
+    cost: Rows = _FORWARD
     outputs_per_row: int = 1
     mean_over: Array | None = None
     reduce: Callable[[list[Array], float], Array] | None = None
@@ -87,13 +89,7 @@ class RowOperation:
         """Checks which tensors a call declares. Raises WireError."""
         held, streamed = names[:-1], names[-1:]
         missing = set(self.held) - self.optional - set(held)
-        if (
-            not streamed
-            or streamed[0] not in self.streamed
-            or missing
-            or set(held) - set(self.held)
-            or len(set(held)) < len(held)
-        ):
+        if not streamed or streamed[0] not in self.streamed or missing or set(held) - set(self.held) or len(set(held)) < len(held):
             expected = [*(f"[{name}]" if name in self.optional else name for name in self.held), " or ".join(self.streamed)]
             raise WireError(
                 ERROR_REASON_BAD_FRAME,
@@ -154,9 +150,7 @@ def _class_gradient(served: Served, opened: Any, rows: int, held: Mapping[str, A
     options = row_options(estimator, opened.options)
     if label is None:
         classes = estimator.output_shape[0]
-        return Plan(
-            estimator.class_gradient, options={"label": None, **options}, cost=Rows(1, classes), outputs_per_row=classes
-        )
+        return Plan(estimator.class_gradient, options={"label": None, **options}, cost=Rows(1, classes), outputs_per_row=classes)
     return Plan(estimator.class_gradient, options=options, per_row={"label": label}, cost=Rows(1, 1))
 
 
@@ -211,12 +205,3 @@ OPERATIONS: tuple[RowOperation, ...] = (
     RowOperation("GetActivations", Operation.GET_ACTIVATIONS, pb.GetActivationsRequest, (), _get_activations),
     RowOperation("VectorJacobianProduct", Operation.VJP, pb.VectorJacobianProductRequest, ("cotangent",), _vjp),
 )
-
-
-def joined(blocks: list[Array]) -> Array:
-    """Results of all blocks as one array. Raises ModelFailed if a model answers blocks in different shapes."""
-    if len({block.shape[1:] for block in blocks}) > 1:
-        raise ModelFailed(
-            f"the model answered row blocks in shapes {sorted({b.shape[1:] for b in blocks})}; expected one shape"
-        )
-    return np.concatenate(blocks)

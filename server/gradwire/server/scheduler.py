@@ -57,9 +57,7 @@ class Ticket:
         """
         return await self.submit(function, rows or {}, options)
 
-    def submit(
-        self, function: Callable[..., Any], rows: Mapping[str, Array], options: Mapping[str, Any]
-    ) -> asyncio.Future[Any]:
+    def submit(self, function: Callable[..., Any], rows: Mapping[str, Array], options: Mapping[str, Any]) -> asyncio.Future[Any]:
         """Queues one row block and returns its future."""
         done = asyncio.get_running_loop().create_future()
         self.scheduler._put(Work(function, rows, options, done, self))

@@ -106,9 +106,9 @@ class Service:
         config = self._config
         try:
             if config.tls is None:
-                return self._server.add_insecure_port(config.listen)
+                return int(self._server.add_insecure_port(config.listen))
             pair = (config.tls.key.read_bytes(), config.tls.certificate.read_bytes())
-            return self._server.add_secure_port(config.listen, grpc.ssl_server_credentials([pair]))
+            return int(self._server.add_secure_port(config.listen, grpc.ssl_server_credentials([pair])))
         except OSError as e:
             raise ConfigError(f"tls: {e}") from e
         except RuntimeError as e:

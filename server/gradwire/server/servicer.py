@@ -62,9 +62,7 @@ class RowServicer:
     async def _call(self, operation: RowOperation, stream: OpenStream, message: bytes) -> None:
         request = parse(message, operation.request)
         if not request.HasField("open"):
-            raise WireError(
-                ERROR_REASON_BAD_FRAME, f"a {operation.method} call begins with a message that holds open; got another"
-            )
+            raise WireError(ERROR_REASON_BAD_FRAME, f"a {operation.method} call begins with a message that holds open; got another")
         opened = request.open
         served = self._catalogue.get(opened.call.model)
         served.allow(operation.operation)

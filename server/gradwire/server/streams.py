@@ -60,9 +60,7 @@ class OpenStream:
 
     def end_after(self, timeout_s: float) -> asyncio.TimerHandle:
         """Ends the stream with TimedOut unless the handle is cancelled in time."""
-        return self._loop.call_later(
-            timeout_s, self.end, TimedOut(f"the call took longer than the {timeout_s:g} s it was given")
-        )
+        return self._loop.call_later(timeout_s, self.end, TimedOut(f"the call took longer than the {timeout_s:g} s it was given"))
 
     async def abort(self, error: Exception) -> None:
         """Ends the stream with an error, from inside its task."""
