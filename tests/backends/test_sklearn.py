@@ -423,7 +423,8 @@ def test_the_loss_of_logistic_regression_is_cross_entropy(estimator: Any, output
         predictions = model.predict(x, training_mode=False)
         np.testing.assert_allclose(model.loss_from_predictions(predictions, labels), loss, rtol=1e-9)
     assert model.loss_reduction == "sum"
-    assert model.loss_divisor(y) == 1
+    assert model.loss_divisor(y) == len(y)
+    assert model.loss_reduction == "sum"
 
 
 def test_the_loss_stays_finite_where_a_probability_underflows() -> None:

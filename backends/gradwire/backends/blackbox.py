@@ -42,6 +42,8 @@ class BlackBoxModel:
         function: What its factory made.
     """
 
+    fitted = True
+
     def __init__(self, config: Config, function: Callable[[Array], Any]) -> None:
         self._config = config
         self._function = function

@@ -280,8 +280,8 @@ class GradientClassifier(Classifier):
         return form.loss(form.loss_terms(rows), self._targets(state, y))
 
     def loss_divisor(self, y: Array) -> float:
-        """1: the loss is summed, so that each row's gradient is its own, as in ART."""
-        return 1.0
+        """The number of rows. The model's own loss is summed, so that each row's gradient is its own, as in ART."""
+        return float(len(y))
 
     def loss_gradient(self, x: Array, y: Array, *, training_mode: bool) -> Array:
         """In the shape of ``x``, float64. Raises as `loss`."""

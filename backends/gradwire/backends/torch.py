@@ -72,6 +72,9 @@ class TorchModel:
         module: What its factory made, on any device; it belongs to the model from here on.
     """
 
+    fitted = True
+    """Weights are there from the start, trained or not."""
+
     def __init__(self, config: Config, module: nn.Module) -> None:
         device = _device(config.device)
         self._config = config
