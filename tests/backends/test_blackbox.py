@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from gradwire.backends import errors
 from gradwire.backends.blackbox import Config, load
 from gradwire.backends.capabilities import Operation, capabilities

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gradwire.backends import labels
-from gradwire.backends.errors import InvalidDtype, InvalidLabel
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
+from gradwire.backends import labels
+from gradwire.backends.errors import InvalidDtype, InvalidLabel
 
 INDICES = np.array([2, 0, 1, 2])
 

@@ -7,6 +7,7 @@ from typing import Any
 import differences
 import numpy as np
 import pytest
+
 from gradwire.backends.errors import InvalidShape, InvalidValue, ModelFailed
 from gradwire.backends.preprocessing import Preprocessing, Standardisation, postprocess
 

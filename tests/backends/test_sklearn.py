@@ -424,7 +424,6 @@ def test_the_loss_of_logistic_regression_is_cross_entropy(estimator: Any, output
         np.testing.assert_allclose(model.loss_from_predictions(predictions, labels), loss, rtol=1e-9)
     assert model.loss_reduction == "sum"
     assert model.loss_divisor(y) == len(y)
-    assert model.loss_reduction == "sum"
 
 
 def test_the_loss_stays_finite_where_a_probability_underflows() -> None:

@@ -620,11 +620,7 @@ def test_predictions_losses_and_activations_are_arts(art_class: Any) -> None:
 @pytest.mark.parametrize("soft", [False, True])
 def test_loss_gradients_are_arts(art_class: Any, soft: bool) -> None:
     ours, theirs = both(art_class)
-    y = (
-        np.random.default_rng(9).dirichlet(np.ones(5), size=6).astype(np.float32)
-        if soft
-        else np.eye(5, dtype=np.float32)[CLASSES]
-    )
+    y = np.random.default_rng(9).dirichlet(np.ones(5), size=6).astype(np.float32) if soft else np.eye(5, dtype=np.float32)[CLASSES]
     gradient = ours.loss_gradient(IMAGES, y if soft else CLASSES, training_mode=False) / 6
     np.testing.assert_allclose(gradient, theirs.loss_gradient(IMAGES, y), **FLOAT32)
 

@@ -53,6 +53,7 @@ class BlackBoxModel:
         self.loss_name = ""
         self.loss_reduction: Literal["mean", "sum"] = "mean"
         self.device = config.device
+        self.fitted = True
         self.notes = ["a black box: training mode changes nothing"]
 
     def predict(self, x: Array, *, training_mode: bool) -> Array:

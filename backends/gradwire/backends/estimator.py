@@ -224,6 +224,9 @@ class Estimator:
     ) -> Array:
         """The cotangent times the Jacobian of the outputs before postprocessing (or of a layer's), in the shape of ``x``."""
         self._require(Operation.VJP)
+        if layer is None and cotangent.shape[1:] != self.output_shape:
+            expected = ", ".join(map(str, self.output_shape))
+            raise InvalidShape(f"cotangent has shape {cotangent.shape}; expected that of the outputs, (n, {expected})")
         with _owners_code("vector-Jacobian product"):
             gradient = self._do.vjp(self.preprocessing(x, standardisation), cotangent, layer, training_mode=training_mode)
             return self.preprocessing.gradient(x, gradient, standardisation)
@@ -330,6 +333,7 @@ class Estimator:
         return labels.one_hot(y, self.config.nb_classes, np.dtype(np.float32))
 
     def _fit_whole(self, x: Array, y: Array) -> Iterator[FitProgress]:
+        yield FitProgress(1, 1, 0, 1, None)
         self._do.fit(*self._for_fit(x, y))
         yield FitProgress(1, 1, 1, 1, None)
 

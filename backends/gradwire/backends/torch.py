@@ -102,6 +102,7 @@ class TorchModel:
         self.loss_reduction: Literal["mean", "sum"] = "mean" if self._loss is None else self._loss.reduction
         self.output_kind: OutputKind = config.output or _output_kind(config, module, self._loss)
         self.device = str(device)
+        self.fitted = True
         self.notes = self._notes()
         for operation in self._not_there():
             setattr(self, operation, None)
@@ -195,7 +196,7 @@ class TorchModel:
 
     def restore(self, path: Path) -> None:
         """As in `backend.Trainable`. The optimizer starts anew: its state belongs to other weights."""
-        weights.put(self._module, weights.read(path, trust_pickle=False), path)
+        weights.put(self._module, weights.read_saved(path), path)
         self._optimizer = self._new_optimizer()
 
     def fresh(self) -> TorchModel:

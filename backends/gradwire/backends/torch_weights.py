@@ -24,11 +24,7 @@ def read(path: Path, trust_pickle: bool) -> Mapping[str, torch.Tensor]:
     if not path.is_file():
         raise ModelConfigError("weights", f"{path} is not there; expected a .safetensors file")
     if path.suffix == ".safetensors":
-        try:
-            tensors: Mapping[str, torch.Tensor] = safetensors.torch.load_file(path)
-        except safetensors.SafetensorError as e:
-            raise ModelConfigError("weights", f"{path} is not a readable safetensors file: {e}") from e
-        return tensors
+        return read_saved(path)
     if path.suffix not in (".pt", ".pth"):
         raise ModelConfigError(
             "weights", f"{path} ends in {path.suffix!r}; expected .safetensors, or .pt and .pth with trust_pickle: true"
@@ -48,6 +44,15 @@ def read(path: Path, trust_pickle: bool) -> Mapping[str, torch.Tensor]:
     if not isinstance(found, Mapping) or not all(isinstance(t, torch.Tensor) for t in found.values()):
         raise ModelConfigError("weights", f"{path} holds {type(found).__name__}; expected a state_dict, or a whole module")
     return found
+
+
+def read_saved(path: Path) -> Mapping[str, torch.Tensor]:
+    """What `save` wrote, whatever the file is called. Raises ModelConfigError."""
+    try:
+        tensors: Mapping[str, torch.Tensor] = safetensors.torch.load_file(path)
+    except safetensors.SafetensorError as e:
+        raise ModelConfigError("weights", f"{path} is not a readable safetensors file: {e}") from e
+    return tensors
 
 
 def put(module: nn.Module, tensors: Mapping[str, torch.Tensor], source: Path) -> None:
@@ -71,7 +76,7 @@ def put(module: nn.Module, tensors: Mapping[str, torch.Tensor], source: Path) ->
 
 
 def save(module: nn.Module, path: Path) -> None:
-    """Writes what `read` reads."""
+    """Writes a safetensors file."""
     safetensors.torch.save_model(module, str(path))
 
 

@@ -1,0 +1,73 @@
+"""What is measured: operations, how many rows each gets, and how often it is called."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+ROW_OPERATIONS = {
+    "predict": "predict",
+    "loss": "loss",
+    "loss_gradient": "loss gradient",
+    "class_gradient_rows": "class gradient, one class a row",
+    "class_gradient_one": "class gradient, one class",
+    "class_gradient_all": "class gradient, all classes",
+    "activations_dense": "activations, linear layer",
+    "activations_conv": "activations, first convolution",
+    "vjp": "vector-Jacobian product",
+}
+"""Operations on rows, and how they are called in reports."""
+
+FIT = "fit"
+FIT_ROWS = 1024
+TITLES = {**ROW_OPERATIONS, FIT: "fit, one epoch"}
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """How often a case is measured.
+
+    Attributes:
+        rounds: How often everybody gets a turn.
+        calls: Measured calls in a turn.
+        settling: Calls before these, which bring caches and sleeping processes back from the turns of the others.
+    """
+
+    rounds: int
+    calls: int
+    settling: int
+
+
+@dataclass(frozen=True)
+class Case:
+    """One operation on so many rows."""
+
+    operation: str
+    rows: int
+    repeats: Repeats
+
+    @property
+    def title(self) -> str:
+        return TITLES[self.operation]
+
+
+_REPEATS = {1: Repeats(60, 5, 3), 32: Repeats(30, 3, 1), 128: Repeats(20, 2, 1), FIT_ROWS: Repeats(8, 1, 0)}
+_QUICK = {1: Repeats(8, 4, 3), 32: Repeats(5, 2, 1), 128: Repeats(4, 1, 1), FIT_ROWS: Repeats(2, 1, 0)}
+
+
+def cases(quick: bool, only: list[str]) -> list[Case]:
+    """The cases of a run.
+
+    Args:
+        quick: A tenth of the calls; for trying things out.
+        only: Operations whose name contains one of these, for example ``gradient``; empty: all.
+    """
+    repeats = _QUICK if quick else _REPEATS
+
+    def all_cases() -> Iterator[Case]:
+        for operation in ROW_OPERATIONS:
+            for rows in (1, 32, 128):
+                yield Case(operation, rows, repeats[rows])
+        yield Case(FIT, FIT_ROWS, repeats[FIT_ROWS])
+
+    return [case for case in all_cases() if not only or any(part in case.operation for part in only)]

@@ -1,0 +1,1 @@
+"""Those who are measured: one file each, with a context manager that yields a `Contender`."""

@@ -1,0 +1,83 @@
+"""Measures contenders in turns, so that whatever slows the machine for a while slows all of them alike."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks.cases import FIT, Case
+from benchmarks.contenders.contender import Contender
+from benchmarks.model import Array, inputs
+
+TOLERANCE = 1e-4
+"""Between contenders, relative to the largest number: float32 sums in another order differ by some 1e-6."""
+
+
+class Disagreement(Exception):
+    """A contender computes something else than plain torch; its times would mean nothing."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The calls of one contender in one case, in milliseconds."""
+
+    contender: str
+    calls: int
+    median_ms: float
+    p10_ms: float
+    p90_ms: float
+
+
+def check(case: Case, contenders: Sequence[Contender]) -> None:
+    """Compares every contender's numbers with those of the first. Raises Disagreement."""
+    reference, *others = [contender for contender in contenders if case.operation in contender.operations]
+    expected = _answer(case, reference)
+    for contender in others:
+        answer = _answer(case, contender)
+        if answer.shape != expected.shape:
+            raise Disagreement(f"{case.title}, {case.rows} rows: {contender.name} answers {answer.shape}, not {expected.shape}")
+        error = float(np.abs(answer - expected).max() / np.abs(expected).max())
+        if not error <= TOLERANCE:
+            raise Disagreement(f"{case.title}, {case.rows} rows: {contender.name} is off by {error:.1e}; at most {TOLERANCE:.0e}")
+
+
+def measure(case: Case, contenders: Sequence[Contender], advance: Callable[[], None]) -> list[Measurement]:
+    """Measures a case.
+
+    Args:
+        case: What to call and how often.
+        contenders: Those who cannot do it are left out.
+        advance: Called after each round.
+    """
+    able = [contender for contender in contenders if case.operation in contender.operations]
+    given = inputs(case.rows)
+    times_s: dict[str, list[float]] = {contender.name: [] for contender in able}
+    order = random.Random(0)
+    for _ in range(case.repeats.rounds):
+        # Shuffled, so that nobody always comes after the same one.
+        for contender in order.sample(able, len(able)):
+            contender.times_s(case.operation, given, case.repeats.settling)
+            times_s[contender.name] += contender.times_s(case.operation, given, case.repeats.calls)
+        advance()
+    return [_measurement(name, times) for name, times in times_s.items()]
+
+
+def _answer(case: Case, contender: Contender) -> Array:
+    if case.operation != FIT:
+        return contender.answer(case.operation, inputs(case.rows))
+    # One step on all rows, because the order in which batches are visited is everybody's own.
+    whole = inputs(case.rows, batch_size=case.rows)
+    contender.answer("reset", whole)
+    before = contender.answer("predict", whole)
+    contender.answer(FIT, whole)
+    change: Array = contender.answer("predict", whole) - before
+    contender.answer("reset", whole)
+    return change
+
+
+def _measurement(name: str, times_s: list[float]) -> Measurement:
+    p10, median, p90 = (float(value) for value in np.percentile(np.array(times_s) * 1e3, (10, 50, 90)))
+    return Measurement(name, len(times_s), median, p10, p90)

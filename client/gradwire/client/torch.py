@@ -1,0 +1,80 @@
+"""A remote model as a torch module, for code that differentiates with autograd: Foolbox, torchattacks, plain loops.
+
+Forward is Predict, backward is VectorJacobianProduct: a step with a gradient costs two calls, one without it a single one.
+Backward goes to what the outputs were before postprocessing, which forward includes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
+
+from gradwire.client.estimator import RemoteEstimator
+from gradwire.wire.tensors import Array
+
+
+def remote_module(remote: RemoteEstimator) -> nn.Module:
+    """A module whose forward and backward are computed by the server.
+
+    It takes tensors ``(n, *input_shape)`` and gives ``(n, *output_shape)``, on the device of its inputs and, where those are
+    floating, in their dtype. It starts in evaluation mode; ``train()`` asks the server for layers as in training, call by
+    call. It can be pickled and copied. Gradients of gradients, and the
+    transforms of ``torch.func``, raise RuntimeError.
+
+    Raises:
+        GradwireError: In forward or backward, whatever `RemoteEstimator.predict` and `RemoteEstimator.vjp` raise.
+    """
+    return RemoteModule(remote).eval()
+
+
+class RemoteModule(nn.Module):
+    """See `remote_module`.
+
+    Args:
+        remote: The model.
+    """
+
+    def __init__(self, remote: RemoteEstimator) -> None:
+        super().__init__()
+        self.remote = remote
+        dtype = remote.card.input_dtype if remote.card.input_dtype.kind == "f" else np.float32
+        # Nothing to train, but callers ask next(parameters()) for a device and a dtype.
+        self.anchor = nn.Parameter(torch.from_numpy(np.empty(0, dtype)), requires_grad=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        outputs: torch.Tensor = _Remote.apply(x, self.remote, self.training)  # type: ignore[no-untyped-call]
+        return outputs
+
+    def extra_repr(self) -> str:
+        return repr(self.remote)
+
+
+class _Remote(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, remote: RemoteEstimator, training_mode: bool) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        ctx.remote, ctx.training_mode = remote, training_mode
+        return _tensor(remote.predict(_array(x), training_mode=training_mode), x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, cotangent: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (x,) = ctx.saved_tensors
+        gradient = ctx.remote.vjp(_array(x), _array(cotangent), training_mode=ctx.training_mode)
+        return _tensor(gradient, x), None, None
+
+
+def _array(tensor: torch.Tensor) -> Array:
+    # numpy has no bfloat16.
+    array: Array = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy(force=True)
+    return array
+
+
+def _tensor(array: Array, like: torch.Tensor) -> torch.Tensor:
+    # A small answer is a view of the message that it came in.
+    tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
+    return tensor.to(like.device, like.dtype if like.is_floating_point() else tensor.dtype)
