@@ -43,7 +43,7 @@ def plot(run: Run, path: Path) -> None:
 
 
 def _panel(axis: Axes, results: list[Result], operations: list[str], drawn: list[str]) -> None:
-    highest = 2.0
+    lowest, highest = 0.9, 2.0
     for index, name in enumerate(drawn):
         color, marker = _STYLES[name]
         at, medians, lower, upper = [], [], [], []
@@ -56,14 +56,16 @@ def _panel(axis: Axes, results: list[Result], operations: list[str], drawn: list
             medians.append(middle)
             lower.append(middle - low)
             upper.append(high - middle)
-            highest = max(highest, high)
+            lowest, highest = min(lowest, middle), max(highest, high)
         axis.errorbar(
             medians, at, xerr=(lower, upper), fmt=marker, color=color, markersize=6, elinewidth=1.4, capsize=0, label=name
         )
     axis.axvline(1, color="black", linewidth=1)
     axis.set_xscale("log")
-    axis.set_xlim(0.8, highest * 1.15)
-    axis.xaxis.set_major_locator(FixedLocator([tick for tick in (1, 2, 3, 5, 8, 12, 20, 40) if tick < highest * 1.1]))
+    axis.set_xlim(lowest * 0.92, highest * 1.15)
+    axis.xaxis.set_major_locator(
+        FixedLocator([tick for tick in (0.5, 1, 2, 3, 5, 8, 12, 20, 40) if lowest * 0.92 < tick < highest * 1.1])
+    )
     axis.xaxis.set_minor_locator(NullLocator())
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.grid(axis="x", color="#DDDDDD", linewidth=0.8)

@@ -15,6 +15,9 @@ from benchmarks.cases import FIT, Case
 from benchmarks.contenders import art, gradwire, mlserver, plain
 from benchmarks.measure import Measurement
 
+_WIDTH = 160
+"""Characters in a line of the table, with percentiles."""
+
 
 @dataclass(frozen=True)
 class Result:
@@ -88,8 +91,12 @@ class Run:
 
 def show(run: Run, console: Console) -> None:
     """Prints the table and the findings."""
+    spread = console.width >= _WIDTH
     table = Table(
-        title="median ms (10th to 90th percentile)", title_justify="left", caption=run.conditions(), caption_justify="left"
+        title="median ms (10th to 90th percentile)" if spread else "median ms",
+        title_justify="left",
+        caption=run.conditions(),
+        caption_justify="left",
     )
     table.add_column("operation")
     table.add_column("rows", justify="right")
@@ -99,7 +106,7 @@ def show(run: Run, console: Console) -> None:
     for result in run.results:
         if before and result.case.operation != before:
             table.add_section()
-        table.add_row(result.case.title if result.case.operation != before else "", *_cells(run, result))
+        table.add_row(result.case.title if result.case.operation != before else "", *_cells(run, result, spread))
         before = result.case.operation
     console.print(table)
     for line in run.findings():
@@ -139,18 +146,20 @@ def write_markdown(run: Run, path: Path) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
-def _cells(run: Run, result: Result) -> list[str]:
+def _cells(run: Run, result: Result, spread: bool = True) -> list[str]:
     overhead, ratio = result.overhead_ms(gradwire.NAME), result.ratio(gradwire.NAME, art.NAME)
     return [
         str(result.case.rows),
-        *(_times(result.of(name)) for name in run.contenders),
+        *(_times(result.of(name), spread) for name in run.contenders),
         "" if overhead is None else f"{overhead:+.2f}",
         "" if ratio is None else f"{ratio:.2f}",
     ]
 
 
-def _times(m: Measurement | None) -> str:
-    return "" if m is None else f"{_ms(m.median_ms)} ({_ms(m.p10_ms)}-{_ms(m.p90_ms)})"
+def _times(m: Measurement | None, spread: bool) -> str:
+    if m is None:
+        return ""
+    return _ms(m.median_ms) + (f" ({_ms(m.p10_ms)}-{_ms(m.p90_ms)})" if spread else "")
 
 
 def _ms(value: float) -> str:

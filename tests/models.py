@@ -117,6 +117,22 @@ class Vector(nn.Module):
         return x.sum(1)
 
 
+class Turn(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.transpose(1, 2)
+
+
+class Turned(nn.Module):
+    """A layer that puts out a view with its axes swapped, and a gradient that is one number in many places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turn = Turn()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.turn(x).sum(2)
+
+
 class Detached(nn.Module):
     """Without a way back to the inputs."""
 

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks.contenders.contender import Contender, InThisProcess
+from benchmarks.contenders.contender import Contender, Function, InThisProcess
 from benchmarks.model import CONV_LAYER, DENSE_LAYER, INPUT_SHAPE, LEARNING_RATE, MOMENTUM, NB_CLASSES
+from gradwire.client import RemoteEstimator, connect
 
 NAME = "gradwire"
 
@@ -32,27 +33,26 @@ MODEL = f"""
 @contextmanager
 def gradwire() -> Iterator[Contender]:
     """A server with its defaults, and a client's estimator."""
-    from gradwire.client import connect
-
     with serve() as address, connect(address) as server:
-        estimator = server.estimator("cnn")
-        yield InThisProcess(
-            NAME,
-            {
-                "predict": lambda i: estimator.predict(i.x),
-                "loss": lambda i: estimator.compute_loss(i.x, i.y),
-                "loss_gradient": lambda i: estimator.loss_gradient(i.x, i.y),
-                "class_gradient_rows": lambda i: estimator.class_gradient(i.x, label=i.y),
-                "class_gradient_one": lambda i: estimator.class_gradient(i.x, label=3),
-                "class_gradient_all": lambda i: estimator.class_gradient(i.x),
-                "activations_dense": lambda i: estimator.get_activations(i.x, DENSE_LAYER),
-                "activations_conv": lambda i: estimator.get_activations(i.x, CONV_LAYER),
-                "vjp": lambda i: estimator.vjp(i.x, i.cotangent),
-                "fit": lambda i: estimator.fit(i.x, i.y, batch_size=i.batch_size, nb_epochs=1),
-                "reset": lambda _: estimator.reset(),
-            },
-            {name: version(name) for name in ("gradwire", "grpcio", "protobuf")},
-        )
+        versions = {name: version(name) for name in ("gradwire", "grpcio", "protobuf")}
+        yield InThisProcess(NAME, functions(server.estimator("cnn")), versions)
+
+
+def functions(estimator: RemoteEstimator) -> dict[str, Function]:
+    """The operations, by the estimator's methods."""
+    return {
+        "predict": lambda i: estimator.predict(i.x),
+        "loss": lambda i: estimator.compute_loss(i.x, i.y),
+        "loss_gradient": lambda i: estimator.loss_gradient(i.x, i.y),
+        "class_gradient_rows": lambda i: estimator.class_gradient(i.x, label=i.y),
+        "class_gradient_one": lambda i: estimator.class_gradient(i.x, label=3),
+        "class_gradient_all": lambda i: estimator.class_gradient(i.x),
+        "activations_dense": lambda i: estimator.get_activations(i.x, DENSE_LAYER),
+        "activations_conv": lambda i: estimator.get_activations(i.x, CONV_LAYER),
+        "vjp": lambda i: estimator.vjp(i.x, i.cotangent),
+        "fit": lambda i: estimator.fit(i.x, i.y, batch_size=i.batch_size, nb_epochs=1),
+        "reset": lambda _: estimator.reset(),
+    }
 
 
 @contextmanager

@@ -37,6 +37,19 @@ class Sine(Square):
         return np.cos(x) * grad
 
 
+class Mixed(Square):
+    """Does not act on each element for itself, so that it does not commute with the others."""
+
+    matrix = np.random.default_rng(7).normal(size=(4, 4))
+
+    def __call__(self, x: np.ndarray, y: Any = None) -> tuple[np.ndarray, Any]:
+        return x @ self.matrix, y
+
+    def estimate_gradient(self, x: np.ndarray, grad: np.ndarray) -> np.ndarray:
+        assert grad.shape == x.shape
+        return grad @ self.matrix.T
+
+
 class Twice:
     """Augments: rows and labels twice, in a fit."""
 
@@ -102,7 +115,7 @@ def test_model_inputs_have_the_models_dtype() -> None:
     assert Preprocessing([], None, np.dtype(np.int64))(np.ones((2, 3), np.uint8)).dtype == np.int64
 
 
-@pytest.mark.parametrize("defences", [[], [Square()], [Square(), Sine()], [Sine(), Square(), Sine()]])
+@pytest.mark.parametrize("defences", [[], [Square()], [Square(), Sine()], [Sine(), Mixed(), Square()]])
 @pytest.mark.parametrize("std", [2.0, [1.0, 2.0, 4.0]])
 def test_gradient_of_the_chain_agrees_with_differences(defences: list[Any], std: Any) -> None:
     chain = Preprocessing(defences, Standardisation.of(0.5, std, (3, 4, 4), F64), F64)

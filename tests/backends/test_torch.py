@@ -101,11 +101,16 @@ def test_bce_row_losses_take_label_1_as_the_positive_class() -> None:
     m = model(factory_args={"end": "Sigmoid", "nb_outputs": 1}, loss="torch.nn.BCELoss", nb_classes=2)
     p = predict(m, X)[:, 0]
     np.testing.assert_allclose(m.loss(X, BINARY, training_mode=False), -np.log(np.where(BINARY == 1, p, 1 - p)), rtol=1e-10)
+    soft = -(BINARY_SOFT[:, 0] * np.log(1 - p) + BINARY_SOFT[:, 1] * np.log(p))
+    np.testing.assert_allclose(m.loss(X, BINARY_SOFT, training_mode=False), soft, rtol=1e-10)
 
 
-def test_nll_of_soft_rows_is_their_weighted_sum() -> None:
-    m = model(factory_args={"end": "LogSoftmax"}, loss="torch.nn.NLLLoss")
-    np.testing.assert_allclose(m.loss(X, SOFT, training_mode=False), -(SOFT * predict(m, X)).sum(1), rtol=1e-10)
+@pytest.mark.parametrize("weight", [None, WEIGHT])
+def test_nll_of_soft_rows_is_cross_entropy_of_the_logits(weight: list[float] | None) -> None:
+    nll = model(factory_args={"end": "LogSoftmax"}, loss=loss_spec("NLLLoss", weight=weight))
+    entropy = model(loss=loss_spec("CrossEntropyLoss", weight=weight))
+    np.testing.assert_allclose(nll.loss(X, SOFT, training_mode=False), entropy.loss(X, SOFT, training_mode=False), rtol=1e-10)
+    assert nll.loss_divisor(SOFT) == entropy.loss_divisor(SOFT)
 
 
 def test_one_hot_targets_go_to_losses_of_whole_rows() -> None:
@@ -338,6 +343,16 @@ def test_model_that_writes_into_its_inputs_leaves_the_callers_rows_alone() -> No
     gradient = m.loss_gradient(x, Y, training_mode=False)
     np.testing.assert_array_equal(x, X)
     np.testing.assert_allclose(gradient, differences.gradient(lambda x: m.loss(x, Y, training_mode=False), X), **CLOSE)
+
+
+def test_answers_are_in_c_order_whatever_the_model_does_with_axes() -> None:
+    m = model("Turned", input_shape=(3, 4), loss=None)
+    x = np.random.default_rng(7).random((2, 3, 4)).astype(np.float32)
+    activations, gradient = m.activations(x, "turn", training_mode=False), m.vjp(x, x[:, 0], None, training_mode=False)
+    np.testing.assert_array_equal(activations, x.transpose(0, 2, 1))
+    np.testing.assert_array_equal(gradient, np.repeat(x[:, :1], 3, axis=1))
+    assert activations.flags.c_contiguous
+    assert gradient.flags.c_contiguous
 
 
 def test_expanded_gradients_are_arrays_of_their_own() -> None:

@@ -69,7 +69,14 @@ def float32_cnn() -> nn.Module:
     """3x6x6 to 5 logits, float32, with batch normalisation and dropout."""
     torch.manual_seed(2)
     return nn.Sequential(
-        nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Softplus(), nn.Flatten(), nn.Dropout(0.5), nn.Linear(96, 12), nn.Tanh(), nn.Linear(12, 5)
+        nn.Conv2d(3, 6, 3),
+        nn.BatchNorm2d(6),
+        nn.Softplus(),
+        nn.Flatten(),
+        nn.Dropout(0.5),
+        nn.Linear(96, 12),
+        nn.Tanh(),
+        nn.Linear(12, 5),
     )
 
 

@@ -55,7 +55,9 @@ def test_rows_of_a_wrong_shape_are_refused_on_both_sides(remote: RemoteEstimator
     np.testing.assert_array_equal(remote.predict(case.rows(2, 0)), before)
 
 
-@pytest.mark.parametrize("x", [np.array([[object()]]), [["a", "b"]], [[1.0], [1.0, 2.0]], np.array([[1 + 2j]]), np.array([["2026-01-01"]], "M8")])
+@pytest.mark.parametrize(
+    "x", [np.array([[object()]]), [["a", "b"]], [[1.0], [1.0, 2.0]], np.array([[1 + 2j]]), np.array([["2026-01-01"]], "M8")]
+)
 def test_what_is_not_a_number_is_refused(server: Server, x: Any) -> None:
     with pytest.raises((DtypeError, ValueError)):
         server.estimator("torch-cnn").predict(x)
@@ -85,7 +87,9 @@ def test_labels_that_make_no_sense_are_refused_on_both_sides(remote: RemoteEstim
     opened = pb.LossGradientOpen(call=pb.CallHeader(model=remote.card.name))
     for name in ("out of range", "negative", "not whole", "NaN", "too few", "rows of another width", "three axes"):
         with pytest.raises(LabelError):
-            remote.server.call("LossGradient", open_field(opened.SerializeToString()), [("y", np.asarray(wrong[name][0])), ("x", x)])
+            remote.server.call(
+                "LossGradient", open_field(opened.SerializeToString()), [("y", np.asarray(wrong[name][0])), ("x", x)]
+            )
     with pytest.raises(LabelError, match="out of range"):
         trusting.class_gradient(x, label=classes)
     with pytest.raises(LabelError, match="out of range"):
@@ -165,7 +169,9 @@ RAW = {
 
 
 @pytest.mark.parametrize("first", RAW.values(), ids=RAW.keys())
-@pytest.mark.parametrize("method", ["Predict", "Loss", "LossGradient", "ClassGradient", "GetActivations", "VectorJacobianProduct", "Fit"])
+@pytest.mark.parametrize(
+    "method", ["Predict", "Loss", "LossGradient", "ClassGradient", "GetActivations", "VectorJacobianProduct", "Fit"]
+)
 def test_messages_that_make_no_call_are_refused(server: Server, method: str, first: bytes) -> None:
     import grpc
 

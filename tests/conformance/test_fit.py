@@ -12,7 +12,16 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from gradwire.client import Progress, RemoteEstimator, Server, connect
-from gradwire.client.errors import GradwireError, InvalidCall, ModelFailed, TooManyClones, UnknownModel, UnknownVersion, Unsupported, VersionExists
+from gradwire.client.errors import (
+    GradwireError,
+    InvalidCall,
+    ModelFailed,
+    TooManyClones,
+    UnknownModel,
+    UnknownVersion,
+    Unsupported,
+    VersionExists,
+)
 from gradwire.server import serving
 
 TRAINED = [name for name, case in CASES.items() if "fit" in case.operations]

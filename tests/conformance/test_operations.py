@@ -120,7 +120,16 @@ def test_all_forms_of_a_label_mean_the_same(remote: RemoteEstimator, case: Case)
     x, y = case.rows(N, 8), case.labels(N)
     expected_loss, expected_gradient = remote.compute_loss(x, y), remote.loss_gradient(x, y)
     one_hot = np.eye(case.nb_classes)[y]
-    for form in (y.tolist(), y.astype("int32"), y.astype("uint8"), y[:, None], y.astype(float), one_hot, one_hot.astype("f4"), one_hot.astype(int)):
+    for form in (
+        y.tolist(),
+        y.astype("int32"),
+        y.astype("uint8"),
+        y[:, None],
+        y.astype(float),
+        one_hot,
+        one_hot.astype("f4"),
+        one_hot.astype(int),
+    ):
         np.testing.assert_array_equal(remote.compute_loss(x, form), expected_loss)
         np.testing.assert_array_equal(remote.loss_gradient(x, form), expected_gradient)
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from gradwire.client.card import OPERATION_NAMES, ModelCard
-from gradwire.client.differences import PRECISIONS, Agreement, Differences, agreement, differences, directions
+from gradwire.client.differences import COARSE, PRECISIONS, Agreement, Differences, Precision, agreement, differences, directions
 from gradwire.client.errors import AccessError, InvalidCall, LayerError, ModelFailed, ServerError, ShapeError, Unsupported
 from gradwire.client.estimator import RemoteEstimator
 from gradwire.wire.tensors import Array
@@ -62,14 +62,24 @@ def check_model(remote: RemoteEstimator, x: Array | None = None, y: Array | None
     """
     rng = np.random.default_rng(seed)
     card = remote.card
-    given = random_rows(card, rng) if x is None else _first_rows(x, card)
-    labels = random_labels(card, len(given), rng) if y is None else np.asarray(y)[:ROWS]
-    trial = _Trial(remote, given, labels, rng)
+
+    def trial(begin: int, precisions: dict[int, Precision] = PRECISIONS) -> _Trial:
+        rows = random_rows(card, rng) if x is None else _rows(x, begin, card)
+        labels = random_labels(card, len(rows), rng) if y is None else np.asarray(y)[begin : begin + ROWS]
+        return _Trial(remote, rows, labels, rng, precisions)
+
+    first = trial(0)
     for operation in OPERATION_NAMES.values():
         if operation in card.operations:
-            yield _finding(operation, lambda operation=operation: _TRIALS[operation](trial))
+            finding = _finding(operation, first)
+            if operation in _COMPARED and finding.verdict == "unclear":
+                finding = _finding(operation, trial(0, COARSE))
+            if operation in _COMPARED and finding.verdict == "wrong":
+                # Now and then a row stands among so many kinks that no difference is right; wrong gradients are wrong elsewhere.
+                finding = _finding(operation, trial(ROWS if x is not None and len(x) >= 2 * ROWS else 0))
+            yield finding
         elif operation in _ASKED:
-            yield _refused(operation, trial)
+            yield _refused(operation, first)
         else:
             yield Finding(operation, "not granted", "not on the card")
 
@@ -100,11 +110,11 @@ def random_labels(card: ModelCard, n: int, rng: np.random.Generator) -> Array:
     return rng.integers(0, card.nb_classes, n)
 
 
-def _first_rows(x: Array, card: ModelCard) -> Array:
+def _rows(x: Array, begin: int, card: ModelCard) -> Array:
     x = np.asarray(x)
     if x.ndim != len(card.input_shape) + 1 or not len(x):
         raise ShapeError(f"x has shape {x.shape}; {card.name!r} takes (n, {', '.join(map(str, card.input_shape))})")
-    return x[:ROWS].astype(card.input_dtype)
+    return x[begin : begin + ROWS].astype(card.input_dtype)
 
 
 @dataclass
@@ -115,6 +125,7 @@ class _Trial:
     x: Array
     y: Array
     rng: np.random.Generator
+    precisions: dict[int, Precision]
     _along_outputs: Differences | None = field(default=None, init=False)
 
     @property
@@ -160,7 +171,7 @@ class _Trial:
         nbytes = min(self.card.output_dtype.itemsize, self.card.input_dtype.itemsize)
         spread = float(np.mean(np.subtract(*self.card.clip_values[::-1]))) if self.card.clip_values else float(self.x.std()) or 1.0
         along = directions(gradient.astype(np.float64), self.rng)
-        precision = PRECISIONS.get(nbytes, PRECISIONS[4])
+        precision = self.precisions.get(nbytes, self.precisions[4])
         return differences(values, self.x, along, spread, precision, _EPS.get(nbytes, _EPS[4]))
 
 
@@ -193,12 +204,20 @@ def _loss(trial: _Trial) -> str:
     if not 0 < divisor < np.inf:
         raise _Wrong(f'"mean" is {float(mean):g} and "sum" {float(total):g} of {n} rows')
     weighted = abs(divisor - n) > trial.close * n
-    predictions = remote.predict(trial.x)
-    known = _apart(remote.compute_loss_from_predictions(predictions, trial.y), rows)
-    if known > trial.close and not trial.card.postprocessing_defences:
-        raise _Wrong(f"the loss of known predictions is {known:.0%} off the loss of their rows")
     of = f"the rows' weights, {divisor:.3g}" if weighted else f"{n} rows"
-    return f'{trial.card.loss or "loss"}: "sum" adds up, "mean" divides by {of}; of known predictions: {known:.1e} apart'
+    return f'{trial.card.loss or "loss"}: "sum" adds up, "mean" divides by {of}{_loss_of_predictions(trial, rows)}'
+
+
+def _loss_of_predictions(trial: _Trial, losses: Array) -> str:
+    if trial.card.postprocessing_defences:
+        return ""
+    try:
+        apart = _apart(trial.remote.compute_loss_from_predictions(trial.remote.predict(trial.x), trial.y), losses)
+    except Unsupported:
+        return ""
+    if apart > trial.close:
+        raise _Wrong(f"the loss of known predictions is {apart:.0%} off the loss of their rows")
+    return f"; of known predictions: {apart:.1e} apart"
 
 
 def _loss_gradient(trial: _Trial) -> str:
@@ -313,6 +332,9 @@ _TRIALS: dict[str, Callable[[_Trial], str]] = {
 }
 assert set(_TRIALS) == set(OPERATION_NAMES.values())
 
+_COMPARED = frozenset({"loss_gradient", "class_gradient", "vjp"})
+"""Held against differences."""
+
 _ASKED: dict[str, Callable[[_Trial], object]] = {
     "predict": lambda trial: trial.remote.predict(trial.x[:1]),
     "loss": lambda trial: trial.remote.compute_loss(trial.x[:1], trial.y[:1]),
@@ -324,9 +346,9 @@ _ASKED: dict[str, Callable[[_Trial], object]] = {
 """Asked for although the card does not list them: a server must refuse what it has not granted. Nothing that changes a model."""
 
 
-def _finding(operation: str, tried: Callable[[], str]) -> Finding:
+def _finding(operation: str, trial: _Trial) -> Finding:
     try:
-        return Finding(operation, "ok", tried())
+        return Finding(operation, "ok", _TRIALS[operation](trial))
     except _Unclear as e:
         return Finding(operation, "unclear", str(e))
     except (_Wrong, InvalidCall, Unsupported, ServerError, AccessError) as e:
@@ -347,10 +369,10 @@ def _judged(found: Agreement) -> str:
     """Raises _Wrong or _Unclear, or says how well a gradient agrees."""
     if found.wrong:
         times = "" if found.factor is None else f": it is {found.factor:.3g} times the right one"
-        raise _Wrong(f"off central differences by {found.error:.1%}{times} (allowed {max(found.tolerance, 4 * found.resolution):.2g})")
+        raise _Wrong(f"off central differences by {found.error:.1%}{times} (allowed {found.allowed:.2g})")
     if found.unclear:
         raise _Unclear("shapes are right; too flat or too noisy around these rows for differences to tell more; try other rows")
-    return f"{found.error:.1e} off central differences (allowed {found.tolerance:g})"
+    return f"{found.error:.1e} off central differences (allowed {found.allowed:.2g})"
 
 
 def _expect(array: Array, shape: tuple[int, ...], dtype: np.dtype[Any] | None) -> None:

@@ -53,9 +53,7 @@ def models(address: Address, token: Token = None, tls: Tls = None, timeout_s: Ti
 def check(
     address: Address,
     model: Annotated[str, typer.Argument(help="A name that `gradwire models` lists.", show_default=False)],
-    data: Annotated[
-        Path | None, typer.Option(help="A .npz file with rows x, and labels y if you like; random ones if not said.", show_default=False)
-    ] = None,
+    data: Annotated[Path | None, typer.Option(help="A .npz file of rows x, maybe labels y.", show_default="random rows")] = None,
     seed: Annotated[int, typer.Option(help="Of what is random.")] = 0,
     token: Token = None,
     tls: Tls = None,
@@ -106,7 +104,7 @@ def _read(path: Path) -> tuple[Any, Any]:
     """``x``, and ``y`` or None, of a .npz file. Arrays of objects are not read: they would be unpickled."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            return file["x"], file["y"] if "y" in file else None
+            return file["x"], file.get("y")
     except KeyError:
         raise InvalidCall(f"{path} holds no array x; make it with numpy.savez(path, x=rows, y=labels)") from None
     except (ValueError, AttributeError, TypeError, EOFError) as e:
@@ -159,7 +157,7 @@ def _summary(findings: list[Finding], before: Usage, after: Usage) -> str:
     count = {verdict: sum(finding.verdict == verdict for finding in findings) for verdict in _STYLES}
     tried = len(findings) - count["not granted"]
     wrong = [finding.operation for finding in findings if finding.verdict == "wrong"]
-    style, text = ("bold red", f"wrong: {', '.join(wrong)}") if wrong else ("green", f"{count['ok']} of {tried} operations are right")
+    text = f"[bold red]wrong: {', '.join(wrong)}[/]" if wrong else f"[green]{count['ok']} of {tried} operations are right[/]"
     unclear = f", {count['unclear']} unclear" if count["unclear"] else ""
     rows = f"{after.forward - before.forward} rows forward and {after.backward - before.backward} backward"
-    return f"[{style}]{text}[/]{unclear} [dim]({rows} were used)[/]"
+    return f"{text}{unclear} [dim]({rows} were used)[/]"

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import grpc
 
 from gradwire.client.card import ModelCard, card_of
-from gradwire.client.errors import CallTimeout, Exhausted, GradwireError, Unavailable, error_of, error_of_wire
+from gradwire.client.errors import CallTimeout, Exhausted, GradwireError, InvalidCall, Unavailable, error_of, error_of_wire
 from gradwire.client.settings import Renewal, Retry
 from gradwire.client.streams import Deadlines, Stream
 from gradwire.client.usage import Usage, usage_of
@@ -61,7 +61,12 @@ def connect(
 
     Returns:
         A `Server`; a context manager, to close it.
+
+    Raises:
+        InvalidCall: A token would be sent to another host without TLS.
     """
+    if token is not None and not tls and not _local(address):
+        raise InvalidCall(f"a token would travel to {address} in the clear; pass tls=, a file with the certificates to trust, or True")
     return Server(address, token, tls, timeout_s, retry or Retry(), renewal or Renewal())
 
 
@@ -264,7 +269,7 @@ class Server:
             # A server that is started again is found again within a call's retries.
             ("grpc.initial_reconnect_backoff_ms", 50),
             ("grpc.min_reconnect_backoff_ms", 50),
-            ("grpc.max_reconnect_backoff_ms", 2_000),
+            ("grpc.max_reconnect_backoff_ms", 100),
             # A server whose machine is gone is noticed in the middle of a call.
             ("grpc.keepalive_time_ms", 20_000),
             ("grpc.keepalive_timeout_ms", 10_000),
@@ -286,6 +291,11 @@ class Server:
         self._deadlines = Deadlines()
         self._id = uuid.uuid4().hex
         self._numbers = itertools.count()
+
+
+def _local(address: str) -> bool:
+    host = address.removeprefix("ipv4:").removeprefix("ipv6:").rpartition(":")[0].strip("[]")
+    return address.startswith("unix:") or host in ("localhost", "::1") or host.startswith("127.")
 
 
 _connections: weakref.WeakSet[Server] = weakref.WeakSet()

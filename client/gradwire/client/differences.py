@@ -35,12 +35,17 @@ class Precision:
 # A central difference with step h is off by h**2 (curvature) and by eps / h (rounding): best near eps ** (1/3), which is 5e-3 in
 # float32 and 6e-6 in float64, where it is good to 2e-5 and 4e-11. Real networks bend and break (ReLU, max-pooling) within less
 # than that, and amplify the rounding, by thousands with TF32 or bfloat16; so several steps are tried, and for each direction
-# the one is kept that agrees best with the next.
+# the one is kept that agrees best with the next. What right gradients are off by then, at most, in 60 runs: float32 CNN of
+# 144 ReLUs 5e-3 (with steps 1e-1 to 1e-3: 1.1e-1), float32 CNN of 170,000 ReLUs 2.6e-2, float64 without kinks 3e-9. Wrong ones
+# (a forgotten std, a mean over other rows, a detached branch) are off by 1e-1 and more.
 PRECISIONS = {
-    4: Precision(steps=(0.1, 0.03, 0.01), tolerance=0.03),
+    4: Precision(steps=(1e-2, 1e-3, 1e-4), tolerance=0.03),
     8: Precision(steps=(1e-3, 1e-4, 1e-5), tolerance=1e-4),
 }
 """By the bytes of an element."""
+
+COARSE = {4: Precision(steps=(0.3, 0.1, 0.03), tolerance=0.1), 8: PRECISIONS[8]}
+"""For float32 that is not computed as such: with bfloat16 inside, nothing can be seen through the rounding of shorter steps."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,7 @@ class Agreement:
         error: By how much they differ.
         resolution: How much of that the differences themselves may be off by.
         factor: The gradient, as a multiple of the right one, where it is a multiple.
-        tolerance: What ``error`` may be.
+        tolerance: What it may be off by where the differences are exact.
     """
 
     error: float
@@ -78,20 +83,25 @@ class Agreement:
     tolerance: float
 
     @property
+    def allowed(self) -> float:
+        """What ``error`` may be."""
+        return max(self.tolerance, 4 * self.resolution)
+
+    @property
     def wrong(self) -> bool:
-        return self.error > max(self.tolerance, 4 * self.resolution)
+        return self.error > self.allowed
 
     @property
     def unclear(self) -> bool:
         """Whether the differences are too noisy to tell anything."""
-        return not self.wrong and self.resolution > 0.25
+        return not self.wrong and self.resolution > 0.1
 
 
 def directions(gradient: Array, rng: np.random.Generator) -> Array:
     """Unit vectors ``(DIRECTIONS, *gradient.shape)``.
 
     Among many inputs random directions are nearly orthogonal to any gradient: they notice a change where there should be none, but
-    what is right drowns in rounding. A gradient's own direction, at a random half of the inputs, sees the gradient at its full size.
+    what is right drowns in rounding. A gradient's own direction, at a random half of the inputs, sees it at its full size.
     """
     result = rng.standard_normal((DIRECTIONS, *gradient.shape))
     result[1::2] = gradient * rng.integers(0, 2, result[1::2].shape) + 1e-3 * np.abs(gradient).mean() * result[1::2]

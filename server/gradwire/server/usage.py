@@ -31,43 +31,66 @@ class Rows:
         return Rows(max(self.forward, other.forward), max(self.backward, other.backward))
 
 
-@dataclass
+_NONE = Rows()
+
+
+@dataclass(eq=False)
 class Charge:
-    """What one attempt at a call has been charged and has had computed."""
+    """What one attempt at a call is charged, and has had computed."""
 
     counter: Counter
-    request_id: str
-    paid_before: Rows
-    paid: Rows
-    computed: Rows = Rows()
+    call: Call
+    rows: Rows
+    computed: Rows = _NONE
 
     def add_computed(self, rows: Rows) -> None:
         """Settles rows: they have been computed."""
         self.computed += rows
 
     def refund(self) -> None:
-        """Gives back what has not been computed. After the whole call has been computed, nothing."""
-        due = self.computed.at_least(self.paid_before)
-        self.counter.used -= self.paid - due
-        self.paid = due
-        if self.request_id:
-            self.counter.paid[self.request_id] = due
+        """Ends the attempt and gives back what has not been computed. After the whole call has been computed, nothing."""
+        before = self.call.due()
+        self.call.attempts.remove(self)
+        self.call.done = self.call.done.at_least(self.computed)
+        self.counter.used += self.call.due() - before
+
+
+@dataclass(eq=False)
+class Call:
+    """All attempts under one request id.
+
+    Attributes:
+        done: What the furthest of the attempts that have ended had computed.
+        attempts: Those under way.
+    """
+
+    done: Rows = _NONE
+    attempts: list[Charge] = field(default_factory=list)
+
+    def due(self) -> Rows:
+        """What the call costs now."""
+        rows = self.done
+        for attempt in self.attempts:
+            rows = rows.at_least(attempt.rows)
+        return rows
 
 
 @dataclass
 class Counter:
     """The rows that have been computed, or are being computed, under one served name."""
 
-    used: Rows = Rows()
-    paid: OrderedDict[str, Rows] = field(default_factory=OrderedDict)
+    used: Rows = _NONE
+    _calls: OrderedDict[str, Call] = field(default_factory=OrderedDict)
 
     def charge(self, request_id: str, rows: Rows) -> Charge:
-        """Counts a call's rows, less what an earlier attempt under its request id has paid."""
-        before = self.paid.get(request_id, Rows()) if request_id else Rows()
-        paid = rows.at_least(before)
-        self.used += paid - before
+        """Counts a call's rows, less what other attempts under its request id are charged; an empty id is nobody else's."""
+        call = self._calls.get(request_id) or Call()
         if request_id:
-            self.paid[request_id] = paid
-            if len(self.paid) > _REMEMBERED:
-                self.paid.popitem(last=False)
-        return Charge(self, request_id, before, paid)
+            self._calls[request_id] = call
+            if len(self._calls) > _REMEMBERED:
+                self._calls.popitem(last=False)
+        before = call.due()
+        charge = Charge(self, call, rows)
+        call.attempts.append(charge)
+        self.used += call.due() - before
+        return charge

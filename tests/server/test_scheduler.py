@@ -1,0 +1,164 @@
+"""The queue: fair, bounded, and left at once by what is cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from gradwire.server.runner import Runner
+from gradwire.server.scheduler import QueueFull, Scheduler
+
+
+def note(order: list[str], name: str) -> Callable[[], str]:
+    def work() -> str:
+        order.append(name)
+        return name
+
+    return work
+
+
+@contextmanager
+def running(scheduler: Scheduler) -> Iterator[None]:
+    runner = Runner(scheduler, asyncio.get_running_loop())
+    runner.start()
+    try:
+        yield
+    finally:
+        runner.stop()
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(asyncio.wait_for(test(), 20))  # type: ignore[arg-type]
+
+
+def test_clients_take_turns_however_much_one_of_them_asks() -> None:
+    async def test() -> None:
+        scheduler, order = Scheduler(10), []
+        with scheduler.admit("m", "greedy") as greedy, scheduler.admit("m", "modest") as modest:
+            many = [greedy.submit(note(order, f"greedy {i}"), {}, {}) for i in range(100)]
+            one = modest.submit(note(order, "modest"), {}, {})
+            with running(scheduler):
+                await asyncio.gather(one, *many)
+        assert order.index("modest") <= 1
+        assert [name for name in order if name != "modest"] == [f"greedy {i}" for i in range(100)]
+
+    run(test)
+
+
+def test_models_take_turns_too() -> None:
+    async def test() -> None:
+        scheduler, order = Scheduler(10), []
+        with scheduler.admit("a", "c") as a, scheduler.admit("b", "c") as b:
+            futures = [t.submit(note(order, t.model), {}, {}) for t in (a, b) for _ in range(3)]  # type: ignore[arg-type]
+            with running(scheduler):
+                await asyncio.gather(*futures)
+        assert order == ["a", "b"] * 3
+
+    run(test)
+
+
+def test_more_calls_than_allowed_are_refused_and_places_come_back() -> None:
+    async def test() -> None:
+        scheduler = Scheduler(2)
+        with scheduler.admit("m", "a"), scheduler.admit("m", "b"):
+            with pytest.raises(QueueFull, match="max_calls"):
+                scheduler.admit("m", "c")
+        with scheduler.admit("m", "c"):
+            assert scheduler.calls == 1
+        assert scheduler.calls == 0
+
+    run(test)
+
+
+def test_what_is_cancelled_is_never_computed() -> None:
+    async def test() -> None:
+        scheduler, order = Scheduler(10), []
+        with scheduler.admit("m", "b") as kept:
+            with scheduler.admit("m", "a") as left:
+                for i in range(5):
+                    left.submit(note(order, f"left {i}"), {}, {})
+            cancelled = kept.submit(note(order, "cancelled"), {}, {})
+            cancelled.cancel()
+            future = kept.submit(note(order, "kept"), {}, {})
+            with running(scheduler):
+                assert await future == "kept"
+        assert order == ["kept"]
+
+    run(test)
+
+
+def test_a_call_that_holds_a_model_has_it_alone_and_other_models_go_on() -> None:
+    async def test() -> None:
+        scheduler, order = Scheduler(10), []
+        with running(scheduler), scheduler.admit("m", "other") as waits, scheduler.admit("n", "other") as goes_on:
+            with scheduler.admit("m", "fit") as fit:
+                await scheduler.hold(fit)
+                later = waits.submit(note(order, "waits"), {}, {})
+                for step in range(3):
+                    await fit.run(note(order, f"step {step}"))
+                    await goes_on.run(note(order, "goes on"))
+                assert not later.done()
+            await later
+        assert order == ["step 0", "goes on", "step 1", "goes on", "step 2", "goes on", "waits"]
+
+    run(test)
+
+
+def test_a_call_that_holds_a_model_passes_others_of_its_own_client() -> None:
+    async def test() -> None:
+        scheduler, order = Scheduler(10), []
+        with scheduler.admit("m", "same") as waits, scheduler.admit("m", "same") as fit:
+            later = waits.submit(note(order, "waits"), {}, {})
+            await scheduler.hold(fit)
+            with running(scheduler):
+                await fit.run(note(order, "step"))
+                fit.__exit__(None, None, None)
+                scheduler.admit("m", "same")  # the place that the exit gave back
+                await later
+        assert order == ["step", "waits"]
+
+    run(test)
+
+
+def test_fits_of_one_model_come_one_after_the_other_even_if_one_gives_up_waiting() -> None:
+    async def test() -> None:
+        scheduler, held = Scheduler(10), []
+
+        async def fit(name: str) -> None:
+            with scheduler.admit("m", name) as ticket:
+                await scheduler.hold(ticket)
+                held.append(f"{name} begins")
+                await asyncio.sleep(0.01)
+                held.append(f"{name} ends")
+
+        tasks = [asyncio.create_task(fit(name)) for name in ("first", "second", "third")]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        tasks[1].cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert held == ["first begins", "first ends", "third begins", "third ends"]
+
+    run(test)
+
+
+def test_what_work_raises_reaches_its_caller_and_the_runner_goes_on() -> None:
+    def fails() -> Any:
+        raise ValueError("wrong")
+
+    def exits() -> Any:
+        raise SystemExit(1)
+
+    async def test() -> None:
+        scheduler = Scheduler(10)
+        with running(scheduler), scheduler.admit("m", "c") as ticket:
+            with pytest.raises(ValueError, match="wrong"):
+                await ticket.run(fails)
+            with pytest.raises(Exception, match="SystemExit"):
+                await ticket.run(exits)
+            assert await ticket.run(lambda: 1) == 1
+
+    run(test)
