@@ -15,7 +15,8 @@ from torch import nn
 import models
 from gradwire.backends import errors
 from gradwire.backends.capabilities import Operation
-from gradwire.backends.estimator import Estimator, FitOptions, FitProgress
+from gradwire.backends.estimator import Estimator
+from gradwire.backends.training import FitOptions, FitProgress
 from gradwire.backends.load import load
 from gradwire.backends.torch import Config
 

@@ -7,15 +7,14 @@ normalisation sees the block. What belongs to the whole call, the divisor of a m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
-from gradwire.backends import labels
+from gradwire.backends import labels, training
 from gradwire.backends.backend import Array, Model
 from gradwire.backends.capabilities import Operation, capabilities
 from gradwire.backends.config import ModelConfig
@@ -30,28 +29,7 @@ from gradwire.backends.errors import (
     Unsupported,
 )
 from gradwire.backends.preprocessing import PostprocessingDefence, Preprocessing, Standardisation, postprocess
-
-
-@dataclass(frozen=True)
-class FitProgress:
-    """Where a fit is: ``batch`` of ``nb_batches`` are done in ``epoch`` of ``nb_epochs``; 0 where a number is not known."""
-
-    epoch: int
-    nb_epochs: int
-    batch: int
-    nb_batches: int
-    loss: float | None
-
-
-@dataclass(frozen=True)
-class FitOptions:
-    """How to visit the rows; the optimizer belongs to the model."""
-
-    batch_size: int = 128
-    nb_epochs: int = 10
-    drop_last: bool = False
-    training_mode: bool = True
-    seed: int | None = None
+from gradwire.backends.training import FitOptions, FitProgress
 
 
 class Estimator:
@@ -245,30 +223,23 @@ class Estimator:
         if options.batch_size < 1 or options.nb_epochs < 1:
             raise InvalidValue(f"batch_size {options.batch_size}, nb_epochs {options.nb_epochs}; expected at least 1 each")
         if Operation.FIT_BATCHES not in self.capabilities:
-            return self._transaction(self._fit_whole(x, y))
+            return self._transaction(training.whole(self.model, x, y, self._for_fit))
         if self.preprocessing.has_fit_defences and not isinstance(x, np.memmap):
             # ART's way: defences see all of the data at once. Of data beyond memory they see batches.
             with _owners_code("fit"):
                 inputs, y = self._for_fit(x, y)
-            return self._transaction(self._fit_steps(inputs, y, options, lambda x, y: (x, y)))
-        return self._transaction(self._fit_steps(x, y, options, self._for_fit))
+            return self._transaction(training.steps(self.model, inputs, y, options, lambda x, y: (x, y)))
+        return self._transaction(training.steps(self.model, x, y, options, self._for_fit))
 
     def fit_batches(self, batches: Iterator[tuple[Array, Array]], training_mode: bool) -> Iterator[FitProgress]:
         """Trains on each batch as it comes, one step of the iterator each. Otherwise as `fit`."""
         self._require(Operation.FIT_BATCHES)
-
-        def steps() -> Iterator[FitProgress]:
-            for done, (x, y) in enumerate(batches, start=1):
-                loss = self._do.train_step(*self._for_fit(x, y), training_mode=training_mode)
-                yield FitProgress(1, 0, done, 0, loss)
-
-        return self._transaction(steps())
+        return self._transaction(training.batches(self.model, batches, training_mode, self._for_fit))
 
     def save(self, path: Path) -> None:
-        """Writes the weights to a file."""
+        """Writes the weights to a file. Raises OSError if there is no room for them."""
         self._require(Operation.VERSIONS)
-        with _owners_code("save"):
-            self._do.save(path)
+        self._do.save(path)
 
     def restore(self, path: Path, version: str) -> None:
         """Takes the weights from a file that `save` wrote, all or nothing."""
@@ -331,25 +302,6 @@ class Estimator:
         if self.config.task == "regression" or y.ndim == 2:
             return y
         return labels.one_hot(y, self.config.nb_classes, np.dtype(np.float32))
-
-    def _fit_whole(self, x: Array, y: Array) -> Iterator[FitProgress]:
-        yield FitProgress(1, 1, 0, 1, None)
-        self._do.fit(*self._for_fit(x, y))
-        yield FitProgress(1, 1, 1, 1, None)
-
-    def _fit_steps(
-        self, x: Array, y: Array, options: FitOptions, prepare: Callable[[Array, Array], tuple[Array, Array]]
-    ) -> Iterator[FitProgress]:
-        order = np.random.default_rng(options.seed)
-        nb_batches = len(x) // options.batch_size if options.drop_last else -(-len(x) // options.batch_size)
-        if nb_batches == 0:
-            raise InvalidValue(f"{len(x)} rows are less than one batch of {options.batch_size}, and drop_last leaves it out")
-        for epoch in range(1, options.nb_epochs + 1):
-            visited = order.permutation(len(x))
-            for batch in range(nb_batches):
-                rows = visited[batch * options.batch_size : (batch + 1) * options.batch_size]
-                loss = self._do.train_step(*prepare(x[rows], y[rows]), training_mode=options.training_mode)
-                yield FitProgress(epoch, options.nb_epochs, batch + 1, nb_batches, loss)
 
     def _transaction(self, steps: Iterator[FitProgress]) -> Iterator[FitProgress]:
         self._keep_initial()

@@ -20,42 +20,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import joblib
 import numpy as np
-import skops.io
 from sklearn.base import BaseEstimator, clone, is_classifier, is_regressor
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 from sklearn.svm import SVC, LinearSVC, NuSVC
 from sklearn.utils.validation import check_is_fitted
 
+from gradwire.backends import sklearn_weights as weights
 from gradwire.backends.backend import Array, Model, OutputKind
 from gradwire.backends.config import ModelConfig
 from gradwire.backends.errors import InvalidLabel, InvalidLayer, InvalidShape, InvalidValue, ModelConfigError, Unsupported
 from gradwire.backends.labels import one_hot
 from gradwire.backends.sklearn_gradients import ClosedForm, kernel_svm, linear_svm, logistic
-
-# scikit-learn's own types that skops does not list, and that only hold numbers.
-_PLAIN_TYPES = {
-    "sklearn._loss.loss.HalfTweedieLossIdentity",
-    "sklearn.calibration._CalibratedClassifier",
-    "sklearn.calibration._SigmoidCalibration",
-    "sklearn.calibration._TemperatureScaling",
-    "sklearn.gaussian_process._gpc._BinaryGaussianProcessClassifierLaplace",
-    "sklearn.gaussian_process.kernels.ConstantKernel",
-    "sklearn.gaussian_process.kernels.Product",
-    "sklearn.gaussian_process.kernels.RBF",
-    "sklearn.gaussian_process.kernels.Sum",
-    "sklearn.gaussian_process.kernels.WhiteKernel",
-    "sklearn.metrics._scorer._PassthroughScorer",
-    "sklearn.model_selection._split.KFold",
-    "sklearn.model_selection._split.StratifiedKFold",
-    "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
-    "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
-    "sklearn.utils._bunch.Bunch",
-}
-# scikit-learn follows their node indices without looking: a forged file can crash the process, or read its memory.
-_TREE_TYPES = {"sklearn.tree._tree.Tree", "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor"}
 
 # By exact type: a subclass of the owner's may predict otherwise than the closed form.
 _CLOSED_FORMS: dict[type, Callable[[Any, bool], ClosedForm]] = {
@@ -89,7 +66,7 @@ def load(config: Config) -> Model:
             "factory", f"gave {type(estimator).__name__}; task {config.task} needs a scikit-learn estimator of it"
         )
     if config.weights is not None:
-        estimator = _same_type(estimator, _read(config.weights, config))
+        estimator = _same_type(estimator, weights.read(config.weights, config.trust_pickle, config.trust_types))
     if config.task == "regression":
         return Regressor(estimator, config)
     if _closed_form(estimator, config) is None:
@@ -158,21 +135,13 @@ class SklearnModel:
         self._state = snapshot
 
     def save(self, path: Path) -> None:
-        """Writes the estimator to a .skops file.
-
-        Raises:
-            Unsupported: It holds types that `restore` would not trust.
-        """
-        data = skops.io.dumps(self._state.estimator)
-        strange = set(skops.io.get_untrusted_types(data=data)) - self._saved_types()
-        if strange:
-            raise Unsupported(f"the estimator holds {', '.join(sorted(strange))}; name them in trust_types so that it can be saved")
-        path.write_bytes(data)
+        """Writes the estimator to a .skops file. Raises Unsupported if it holds types that `restore` would not trust."""
+        weights.save(self._state.estimator, path, self._config.trust_types)
 
     def restore(self, path: Path) -> None:
         """Takes the estimator from a .skops file. Raises ModelConfigError if it is not one of the same type and sizes."""
         before = self._state.estimator
-        estimator = _same_type(before, _read_skops(path, self._saved_types()))
+        estimator = _same_type(before, weights.read_saved(path, self._config.trust_types))
         alike = _closed_form(estimator, self._config) == _closed_form(before, self._config)
         if not alike or self.output_kind not in ("labels", _output_kind(estimator, self._config)):
             raise ModelConfigError("weights", f"{path} holds a {type(before).__name__} that cannot give what this one does")
@@ -181,10 +150,6 @@ class SklearnModel:
     def fresh(self) -> SklearnModel:
         """A model with the same hyperparameters, not fitted."""
         return type(self)(clone(self._state.estimator), self._config)
-
-    def _saved_types(self) -> set[str]:
-        # A version comes from this server's own folder, so that its trees need no word of the operator.
-        return _PLAIN_TYPES | _TREE_TYPES | set(self._config.trust_types)
 
     @property
     def fitted(self) -> bool:
@@ -410,32 +375,3 @@ def _same_type(expected: Any, found: Any) -> Any:
     if type(found) is not type(expected):
         raise ModelConfigError("weights", f"hold a {type(found).__name__}; the factory returns a {type(expected).__name__}")
     return found
-
-
-def _read(path: Path, config: Config) -> Any:
-    """The estimator in a file that the operator configured."""
-    if path.suffix == ".skops":
-        return _read_skops(path, _PLAIN_TYPES | set(config.trust_types))
-    if path.suffix not in (".pkl", ".pickle", ".joblib"):
-        raise ModelConfigError(
-            "weights", f"{path} is of no known format; expected .skops, or .pkl or .joblib with trust_pickle: true"
-        )
-    if not config.trust_pickle:
-        raise ModelConfigError(
-            "weights", f"{path} is a pickle, which runs code when it is read; save it as .skops, or set trust_pickle: true"
-        )
-    try:
-        return joblib.load(path)
-    except Exception as e:
-        raise ModelConfigError("weights", f"{path} cannot be read: {type(e).__name__}: {e}") from e
-
-
-def _read_skops(path: Path, trusted: set[str]) -> Any:
-    try:
-        found = set(skops.io.get_untrusted_types(file=path))
-        if not found - trusted:
-            return skops.io.load(path, trusted=sorted(found))
-    except Exception as e:
-        raise ModelConfigError("weights", f"{path} cannot be read: {type(e).__name__}: {e}") from e
-    strange = ", ".join(sorted(found - trusted))
-    raise ModelConfigError("weights", f"{path} holds {strange}; list them in trust_types if you trust where the file is from")

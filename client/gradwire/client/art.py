@@ -35,8 +35,8 @@ _CHANNELS_FIRST = {
 def art_estimator(remote: RemoteEstimator) -> Any:
     """An ART estimator of a remote model.
 
-    Its class has `ClassifierMixin` or `RegressorMixin`; `LossGradientsMixin` and `ClassGradientsMixin` if the card has those
-    operations; and `NeuralNetworkMixin` if the backend is one of neural networks, or if the card has activations or says
+    Its class has `ClassifierMixin` or `RegressorMixin`; `LossGradientsMixin` and, of classifiers, `ClassGradientsMixin` if
+    the card has those operations; and `NeuralNetworkMixin` if the backend is one of neural networks, or if the card has activations or says
     where the channels of images are. It shares ``remote`` (as its ``model``): what either is told, both know. It can be
     pickled and copied.
 
@@ -234,9 +234,13 @@ _OPTIONAL: dict[str, type] = {
 @cache
 def _kind(task: str, neural: bool, operations: frozenset[str]) -> Any:
     """The class for models of one kind; ``operations`` are keys of `_OPTIONAL`."""
-    parts = [part for operation, part in _OPTIONAL.items() if operation in operations]
-    mixin = ClassifierMixin if task == "classification" else RegressorMixin
-    name = "Remote" + ("NeuralNetwork" if neural else "") + ("Classifier" if task == "classification" else "Regressor")
+    classifier = task == "classification"
+    mixin = ClassifierMixin if classifier else RegressorMixin
+    # Regressions have gradients of each output too, but to ART's attacks the mixin says that outputs are classes.
+    parts = [
+        part for operation, part in _OPTIONAL.items() if operation in operations and (classifier or part is not _ClassGradients)
+    ]
+    name = "Remote" + ("NeuralNetwork" if neural else "") + ("Classifier" if classifier else "Regressor")
     # Last, because the constructors of ART's mixins call on to it.
     bases = (_Estimator, *parts, mixin, *([_Neural] if neural else []), BaseEstimator)
     return types.new_class(name, bases, exec_body=lambda namespace: namespace.update(__module__=__name__))

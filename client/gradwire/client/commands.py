@@ -92,7 +92,7 @@ def _server(address: str, token: str | None, tls: str | None, timeout_s: float) 
         asked_wrongly = isinstance(e, (InvalidCall, NotFound, AccessError))
         raise _end(str(e), 2 if asked_wrongly else 3) from None
     except OSError as e:
-        raise _end(str(e), 2) from None
+        raise _end(f"{e.filename}: {e.strerror}" if e.filename else str(e), 2) from None
 
 
 def _end(text: str, code: int) -> typer.Exit:
@@ -107,8 +107,8 @@ def _read(path: Path) -> tuple[Any, Any]:
             return file["x"], file.get("y")
     except KeyError:
         raise InvalidCall(f"{path} holds no array x; make it with numpy.savez(path, x=rows, y=labels)") from None
-    except (ValueError, AttributeError, TypeError, EOFError) as e:
-        raise InvalidCall(f"{path} is not a .npz file of plain arrays: {e}") from None
+    except (ValueError, AttributeError, TypeError, EOFError):
+        raise InvalidCall(f"{path} is not a .npz file of plain arrays; make it with numpy.savez(path, x=rows, y=labels)") from None
 
 
 def _cells(card: ModelCard) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from gradwire.server.config import ConfigError, read_config
 from gradwire.server.logs import log_to_stderr
@@ -26,21 +27,25 @@ def serve(
     The file in its shortest form:
 
         models:
-          - {name: digits, backend: torch, factory: my_models:digits_cnn, weights: digits.safetensors,
-             loss: torch.nn.CrossEntropyLoss, input_shape: [1, 8, 8], nb_classes: 10}
+          - name: digits
+            backend: torch
+            factory: my_models:digits_cnn
+            weights: digits.safetensors
+            loss: torch.nn.CrossEntropyLoss
+            input_shape: [1, 8, 8]
+            nb_classes: 10
 
     The factory is looked up in the file's folder first. Exit code 2: the file is wrong, and stderr says where.
     """
     # The owner's code lies beside the file that names it.
     sys.path.insert(0, str(config.resolve().parent))
     try:
-        parsed = read_config(config)
         changes = {"listen": listen, "insecure": insecure or None, "log_format": log_format}
-        parsed = type(parsed).model_validate({**dict(parsed), **{k: v for k, v in changes.items() if v is not None}})
+        parsed = read_config(config, **{key: value for key, value in changes.items() if value is not None})
         log_to_stderr(parsed.log_format)
         serve_until_signal(parsed, ready=_announce)
     except ConfigError as e:
-        Console(stderr=True, soft_wrap=True).print(f"[red]error[/red] {e}", highlight=False, markup=True)
+        Console(stderr=True, soft_wrap=True).print(f"[red]error[/] {escape(str(e))}", highlight=False)
         raise typer.Exit(2) from None
 
 

@@ -98,8 +98,8 @@ class ServerConfig(BaseModel):
         return listen
 
 
-def read_config(path: Path) -> ServerConfig:
-    """Reads a YAML file. Relative paths in it are relative to its folder. Raises ConfigError."""
+def read_config(path: Path, **changes: Any) -> ServerConfig:
+    """Reads a YAML file. Relative paths in it are relative to its folder; ``changes`` replace its keys. Raises ConfigError."""
     try:
         content = yaml.safe_load(path.read_text())
     except FileNotFoundError:
@@ -108,6 +108,8 @@ def read_config(path: Path) -> ServerConfig:
         raise ConfigError(f"{path}: cannot be read: {e}") from e
     except yaml.YAMLError as e:
         raise ConfigError(f"{path}: is not YAML: {e}") from e
+    if isinstance(content, Mapping):
+        content = {**content, **changes}
     return parse_config(content, path.parent, str(path))
 
 

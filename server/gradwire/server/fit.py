@@ -18,7 +18,8 @@ import grpc
 from gradwire.backends.backend import Array
 from gradwire.backends.capabilities import Operation
 from gradwire.backends.errors import InvalidValue
-from gradwire.backends.estimator import Estimator, FitOptions, FitProgress
+from gradwire.backends.estimator import Estimator
+from gradwire.backends.training import FitOptions, FitProgress
 from gradwire.server.calls import IncomingTensors, parse
 from gradwire.server.catalogue import Catalogue, Served
 from gradwire.server.config import Limits

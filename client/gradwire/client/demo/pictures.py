@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -19,7 +20,7 @@ from matplotlib.ticker import PercentFormatter
 # Okabe and Ito's colours, which colour-blind people tell apart.
 _RIGHT, _WRONG, _INK, _FAINT = "#007a5a", "#c4420e", "#222222", "#777777"
 _CURVES = {"random noise": ("#777777", "s"), "FGSM": ("#e69f00", "o"), "PGD": ("#0072b2", "D")}
-_FONT = {"font.family": "sans-serif", "font.size": 11, "text.color": _INK, "axes.labelcolor": _INK}
+_FONT: dict[Any, Any] = {"font.family": "sans-serif", "font.size": 11, "text.color": _INK, "axes.labelcolor": _INK}
 _EACH = 3
 """Digits an attack."""
 
@@ -34,7 +35,7 @@ def draw_attacks(outcomes: list[Outcome], path: Path) -> None:
         columns = figure.add_gridspec(1, groups, left=0.085, right=0.925, top=0.775, bottom=0.06, wspace=0.1)
         for group, outcome in enumerate(outcomes):
             cells = columns[group].subgridspec(3, _EACH, hspace=0.28, wspace=0.08)
-            axes = cells.subplots()
+            axes: Any = cells.subplots()
             for column, index in enumerate(shown):
                 _digit(axes[0, column], outcome.x[index], int(outcome.predicted_clean[index]), int(outcome.y[index]))
                 _digit(axes[1, column], outcome.adversarial[index], int(outcome.predicted[index]), int(outcome.y[index]))
@@ -47,9 +48,9 @@ def draw_attacks(outcomes: list[Outcome], path: Path) -> None:
                     box = axes[row, 0].get_position()
                     figure.text(box.x0 - 0.012, (box.y0 + box.y1) / 2, name, ha="right", va="center", fontsize=12)
         _scale(figure, axes[2, -1], most)
-        figure.text(0.012, 0.955, "Predicted digits before and after each attack:", fontsize=12)
-        figure.text(0.012 + 4.3 / figure.get_figwidth(), 0.955, "right", fontsize=12, color=_RIGHT, fontweight="bold")
-        figure.text(0.012 + 4.8 / figure.get_figwidth(), 0.955, "wrong", fontsize=12, color=_WRONG, fontweight="bold")
+        for inches, text, colour in ((0.0, "digits as predicted:", _INK), (1.85, "right", _RIGHT), (2.35, "wrong", _WRONG)):
+            left = 0.012 + inches / figure.get_figwidth()
+            figure.text(left, 0.955, text, fontsize=12, color=colour, fontweight="normal" if colour == _INK else "bold")
         figure.savefig(path)
         plt.close(figure)
 
@@ -74,7 +75,7 @@ def draw_robustness(curves: Curves, path: Path) -> None:
         axes.grid(axis="y", color="#e5e5e5")
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, loc="upper right", bbox_to_anchor=(1, 0.93))
+        axes.legend(frameon=False, loc="upper right", bbox_to_anchor=(1, 0.75))
         figure.savefig(path)
         plt.close(figure)
 
@@ -115,5 +116,5 @@ def _scale(figure: matplotlib.figure.Figure, beside: Axes, most: float) -> None:
     box = beside.get_position()
     axes = figure.add_axes((box.x1 + 0.012, box.y0, 0.008, box.height))
     bar = figure.colorbar(beside.images[0], cax=axes, ticks=[-most, 0, most])
-    bar.ax.set_yticklabels([f"−{most:.2f}", "0", f"+{most:.2f}"], fontsize=9)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.ax.set_yticklabels([f"-{most:.2f}", "0", f"+{most:.2f}"], fontsize=9)
+    bar.outline.set_visible(False)

@@ -1,0 +1,76 @@
+"""How a model that is being fitted visits its rows, one step at a time. What a fit must undo is not known here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from gradwire.backends.backend import Array
+from gradwire.backends.errors import InvalidValue
+
+Prepare: TypeAlias = Callable[[Array, Array], tuple[Array, Array]]
+"""Rows and labels as callers send them to model inputs and labels to train on."""
+
+
+@dataclass(frozen=True)
+class FitProgress:
+    """Where a fit is: ``batch`` of ``nb_batches`` are done in ``epoch`` of ``nb_epochs``; 0 where a number is not known."""
+
+    epoch: int
+    nb_epochs: int
+    batch: int
+    nb_batches: int
+    loss: float | None
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How to visit the rows; the optimizer belongs to the model."""
+
+    batch_size: int = 128
+    nb_epochs: int = 10
+    drop_last: bool = False
+    training_mode: bool = True
+    seed: int | None = None
+
+
+def whole(model: Any, x: Array, y: Array, prepare: Prepare) -> Iterator[FitProgress]:
+    """A fit of a framework that takes all rows at once: a step before it begins, and one when it is done."""
+    yield FitProgress(1, 1, 0, 1, None)
+    model.fit(*prepare(x, y))
+    yield FitProgress(1, 1, 1, 1, None)
+
+
+def steps(model: Any, x: Array, y: Array, options: FitOptions, prepare: Prepare) -> Iterator[FitProgress]:
+    """A fit of one step of the optimizer a batch, in a new order every epoch.
+
+    Raises:
+        InvalidValue: There is less than one batch, and ``drop_last`` leaves it out.
+    """
+    order = np.random.default_rng(options.seed)
+    nb_batches = len(x) // options.batch_size if options.drop_last else -(-len(x) // options.batch_size)
+    if nb_batches == 0:
+        raise InvalidValue(f"{len(x)} rows are less than one batch of {options.batch_size}, and drop_last leaves it out")
+    for epoch in range(1, options.nb_epochs + 1):
+        visited = order.permutation(len(x))
+        for batch in range(nb_batches):
+            rows = visited[batch * options.batch_size : (batch + 1) * options.batch_size]
+            loss = model.train_step(*prepare(x[rows], y[rows]), training_mode=options.training_mode)
+            yield FitProgress(epoch, options.nb_epochs, batch + 1, nb_batches, loss)
+
+
+def batches(model: Any, given: Iterator[tuple[Array, Array]], training_mode: bool, prepare: Prepare) -> Iterator[FitProgress]:
+    """A fit of one step of the optimizer for each batch that is given.
+
+    Raises:
+        InvalidValue: None is.
+    """
+    done = 0
+    for done, (x, y) in enumerate(given, start=1):
+        loss = model.train_step(*prepare(x, y), training_mode=training_mode)
+        yield FitProgress(1, 0, done, 0, loss)
+    if not done:
+        raise InvalidValue("no batches were given; expected at least one")
