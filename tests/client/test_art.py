@@ -58,7 +58,7 @@ def server() -> Iterator[Server]:
         "logistic": {**vectors, "factory": lambda: logistic, "nb_classes": 3, "output": "logits"},
         "logistic-labels": {"same_as": "logistic", "access": "labels"},
         "bayes": {**vectors, "factory": lambda: GaussianNB().fit(ROWS, CLASSES), "nb_classes": 3},
-        "probabilities": {**mlp, "nb_classes": 4, "factory": lambda: models.mlp(end="Softmax")},
+        "probabilities": {"backend": "torch", "factory": lambda: models.cnn().append(torch.nn.Softmax(dim=1)), **images},
         "torch-regression": {
             **mlp,
             "factory": lambda: models.mlp(nb_outputs=1),
@@ -344,4 +344,4 @@ def test_arts_own_classifier_needs_vector_jacobian_products_and_logits(server: S
     with pytest.raises(InvalidCall, match="outputs of 'probabilities' are probabilities"):
         art_pytorch_classifier(server.estimator("probabilities"))
     wrapped = art_pytorch_classifier(server.estimator("probabilities"), torch.nn.NLLLoss())
-    assert wrapped.class_gradient(np.zeros((2, 6)), 3).shape == (2, 1, 6)
+    assert wrapped.class_gradient(X, 3).shape == (6, 1, 1, 8, 8)

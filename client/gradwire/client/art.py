@@ -36,9 +36,9 @@ def art_estimator(remote: RemoteEstimator) -> Any:
     """An ART estimator of a remote model.
 
     Its class has `ClassifierMixin` or `RegressorMixin`; `LossGradientsMixin` and, of classifiers, `ClassGradientsMixin` if
-    the card has those operations; and `NeuralNetworkMixin` if the backend is one of neural networks, or if the card has activations or says
-    where the channels of images are. It shares ``remote`` (as its ``model``): what either is told, both know. It can be
-    pickled and copied.
+    the card has those operations; and `NeuralNetworkMixin` if the backend is one of neural networks, or if the card has
+    activations or says where the channels of images are. It shares ``remote`` (as its ``model``): what either is told, both
+    know. It can be pickled and copied.
 
     Args:
         remote: The model. Where its owner does not say `channels_first`, the habit of its framework holds: true for torch

@@ -39,14 +39,21 @@ def serve(
     """
     # The owner's code lies beside the file that names it.
     sys.path.insert(0, str(config.resolve().parent))
+    changes = {"listen": listen, "insecure": insecure or None, "log_format": log_format}
     try:
-        changes = {"listen": listen, "insecure": insecure or None, "log_format": log_format}
         parsed = read_config(config, **{key: value for key, value in changes.items() if value is not None})
-        log_to_stderr(parsed.log_format)
+    except ConfigError as e:
+        raise _wrong(str(e)) from None
+    log_to_stderr(parsed.log_format)
+    try:
         serve_until_signal(parsed, ready=_announce)
     except ConfigError as e:
-        Console(stderr=True, soft_wrap=True).print(f"[red]error[/] {escape(str(e))}", highlight=False)
-        raise typer.Exit(2) from None
+        raise _wrong(f"{config}: {e}") from None
+
+
+def _wrong(text: str) -> typer.Exit:
+    Console(stderr=True, soft_wrap=True).print(f"[red]error[/] {escape(text)}", highlight=False)
+    return typer.Exit(2)
 
 
 def _announce(address: str) -> None:

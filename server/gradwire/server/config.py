@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -188,10 +188,18 @@ def _explained(error: ValidationError, source: str, schema: type[BaseModel]) -> 
     for problem in error.errors():
         key = ".".join(str(part) for part in problem["loc"]) or "the whole"
         if problem["type"] == "extra_forbidden":
-            known = ", ".join(schema.model_fields) if len(problem["loc"]) == 1 else "those of the documentation"
-            lines.append(f"{source}: {key}: there is no such key; expected one of: {known}")
+            lines.append(f"{source}: {key}: there is no such key; expected one of: {', '.join(_known(schema, problem['loc']))}")
         elif problem["type"] == "missing":
-            lines.append(f"{source}: {key}: missing")
+            lines.append(f"{source}: {key}: missing; it has no default")
         else:
-            lines.append(f"{source}: {key}: {problem['msg']}; given: {problem['input']!r:.200}")
+            lines.append(f"{source}: {key}: {problem['msg'].removeprefix('Value error, ')}; given: {problem['input']!r:.200}")
     return "\n".join(lines)
+
+
+def _known(schema: type[BaseModel], where: tuple[int | str, ...]) -> list[str]:
+    """The keys that there are beside the one at ``where``."""
+    for part in where[:-1]:
+        field = schema.model_fields.get(str(part))
+        kinds = () if field is None else (field.annotation, *get_args(field.annotation))
+        schema = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), schema)
+    return list(schema.model_fields)
