@@ -1,4 +1,4 @@
-# What a developer types. `make` alone lists it. Every target but `help`, `env` and `clean` makes .venv first, once.
+# What a developer types. `make` alone lists it. Every target but `help` and `clean` makes .venv first, once.
 
 PYTHON ?= python3
 ENV := .venv
@@ -26,7 +26,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "error: $(PYTHON) cannot make environments." \
 	  "On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	@echo "making $(ENV) with $$($(PYTHON) --version): torch, ART and tools, some 2 GB; two to five minutes ..."
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(ENV)
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(ENV)
 	@# torch first and exactly: resolved among the others, it may bring gigabytes of CUDA libraries.
 	@$(BIN)/python -m pip install --quiet -c constraints.txt torch==2.13.0
 	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
@@ -64,6 +64,6 @@ proto-check: $(STAMP) ## is the generated code what the contract gives?
 bench: $(STAMP) ## gradwire beside plain frameworks and local ART
 	$(BIN)/python -m benchmarks.run
 
-clean: ## remove what was made, the environment included
-	rm -rf $(ENV) gradwire-demo dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .gradwire
-	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+clean: ## remove what was made, but for the environment
+	rm -rf gradwire-demo dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .gradwire
+	find proto client server backends tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

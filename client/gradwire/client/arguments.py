@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 
 from gradwire.client.card import ModelCard
-from gradwire.client.errors import DtypeError, LabelError, ShapeError, TooLarge
+from gradwire.client.errors import DtypeError, InvalidCall, LabelError, LayerError, ShapeError, TooLarge, Unsupported
+from gradwire.v1 import estimator_pb2 as pb
 from gradwire.wire.tensors import Array
 
 _NUMBERS = "biuf"
+
+_REDUCTIONS = {"none": pb.REDUCTION_UNSPECIFIED, "mean": pb.REDUCTION_MEAN, "sum": pb.REDUCTION_SUM}
 
 
 def rows(x: Any, card: ModelCard) -> Array:
@@ -95,6 +98,56 @@ def cotangent(value: Any, n: int) -> Array:
     if array.shape[:1] != (n,):
         raise ShapeError(f"cotangent has shape {array.shape} for {n} rows; expected one entry a row, in the output's shape")
     return array
+
+
+def reduction(value: str) -> pb.Reduction:
+    """How a loss is reduced: "none", "mean" or "sum". Raises InvalidCall."""
+    try:
+        return _REDUCTIONS[value]
+    except (KeyError, TypeError):
+        raise InvalidCall(f"reduction is {value!r}; expected one of: {', '.join(_REDUCTIONS)}") from None
+
+
+def layer(value: str | int, card: ModelCard) -> pb.Layer:
+    """A layer's name or index. Raises LayerError."""
+    if isinstance(value, str):
+        return pb.Layer(name=value)
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+        return pb.Layer(index=int(value))
+    raise LayerError(f"layer is {value!r}; expected a name or an index, for example one of: {', '.join(card.layer_names[:20])}")
+
+
+def clip_values(value: Any) -> tuple[Array, Array] | None:
+    """Least and greatest input values, float32. Raises InvalidCall."""
+    if value is None:
+        return None
+    if len(value) != 2:
+        raise InvalidCall(f"clip_values has {len(value)} entries; expected (min, max)")
+    low, high = (np.asarray(bound, np.float32) for bound in value)
+    if not (low < high).all():
+        raise InvalidCall("clip_values: min must be less than max everywhere")
+    return low, high
+
+
+def preprocessing(value: Any) -> tuple[Array, Array] | None:
+    """A standardisation ``(mean, std)``, float64. Raises InvalidCall."""
+    if value is None:
+        return None
+    try:
+        mean, std = (np.asarray(part, np.float64) for part in value)
+    except (TypeError, ValueError):
+        raise InvalidCall(f"preprocessing is {value!r:.100}; expected (mean, std), numbers or arrays") from None
+    if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std != 0).all()):
+        raise InvalidCall("preprocessing: mean and std must be finite, and std nowhere 0")
+    return mean, std
+
+
+def refuse(unknown: dict[str, Any], method: str) -> None:
+    """Refuses options that a remote fit does not have, by name. Raises Unsupported."""
+    if unknown:
+        raise Unsupported(
+            f"{method} does not take {', '.join(sorted(unknown))} remotely; the server's model is set up by its owner"
+        )
 
 
 def _numbers(value: Any, name: str) -> Array:

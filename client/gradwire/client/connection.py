@@ -66,7 +66,7 @@ def connect(
         InvalidCall: A token would be sent to another host without TLS.
     """
     if token is not None and not tls and not _local(address):
-        raise InvalidCall(f"a token would travel to {address} in the clear; pass tls=, a file with the certificates to trust, or True")
+        raise InvalidCall(f"a token would travel to {address} in the clear; pass tls=, a file with certificates to trust, or True")
     return Server(address, token, tls, timeout_s, retry or Retry(), renewal or Renewal())
 
 

@@ -14,15 +14,13 @@ import numpy as np
 from gradwire.client import arguments
 from gradwire.client.card import ModelCard
 from gradwire.client.connection import Server
-from gradwire.client.errors import InvalidCall, LayerError, ShapeError, Unsupported
-from gradwire.client.fit import Progress, fit_batches, fit_rows
+from gradwire.client.errors import InvalidCall, ShapeError, Unsupported
+from gradwire.client.fit import Progress, batches_of, fit_batches, fit_rows
 from gradwire.client.usage import Usage
 from gradwire.client.versions import Version, Versions
 from gradwire.v1 import estimator_pb2 as pb
 from gradwire.wire.frames import open_field
 from gradwire.wire.tensors import Array, elements, raw
-
-_REDUCTIONS = {"none": pb.REDUCTION_UNSPECIFIED, "mean": pb.REDUCTION_MEAN, "sum": pb.REDUCTION_SUM}
 
 
 class RemoteEstimator:
@@ -79,7 +77,7 @@ class RemoteEstimator:
         """
         x = arguments.rows(x, self.card)
         opened = pb.LossOpen(
-            call=self._header(), options=self._options(batch_size, training_mode), reduction=self._reduction(reduction)
+            call=self._header(), options=self._options(batch_size, training_mode), reduction=arguments.reduction(reduction)
         )
         return self._call("Loss", opened, ("y", arguments.labels(y, len(x), self.card)), ("x", x))
 
@@ -90,7 +88,7 @@ class RemoteEstimator:
         predictions = np.asarray(pred, self.card.output_dtype)
         if predictions.shape[1:] != self.card.output_shape:
             raise ShapeError(f"pred has shape {predictions.shape}; expected (n, {', '.join(map(str, self.card.output_shape))})")
-        opened = pb.LossOpen(call=self._header(), reduction=self._reduction(reduction))
+        opened = pb.LossOpen(call=self._header(), reduction=arguments.reduction(reduction))
         y = arguments.labels(y, len(predictions), self.card)
         return self._call("Loss", opened, ("y", y), ("predictions", predictions))
 
@@ -144,7 +142,7 @@ class RemoteEstimator:
             )
         x = arguments.rows(x, self.card)
         opened = pb.GetActivationsOpen(
-            call=self._header(), options=self._options(batch_size, training_mode), layer=self._layer(layer)
+            call=self._header(), options=self._options(batch_size, training_mode), layer=arguments.layer(layer, self.card)
         )
         return self._call("GetActivations", opened, ("x", x))
 
@@ -163,7 +161,7 @@ class RemoteEstimator:
         x = arguments.rows(x, self.card)
         opened = pb.VectorJacobianProductOpen(call=self._header(), options=self._options(batch_size, training_mode))
         if layer is not None:
-            opened.layer.CopyFrom(self._layer(layer))
+            opened.layer.CopyFrom(arguments.layer(layer, self.card))
         return self._call("VectorJacobianProduct", opened, ("cotangent", arguments.cotangent(cotangent, len(x))), ("x", x))
 
     def custom_loss_gradient(
@@ -222,7 +220,7 @@ class RemoteEstimator:
             verbose: Print an epoch a line to stderr.
             **unknown: Refused by name: what else a framework's fit takes stays with the server.
         """
-        _refuse(unknown, "fit")
+        arguments.refuse(unknown, "fit")
         x = arguments.rows(x, self.card)
         y = arguments.labels(y, len(x), self.card)
         if batch_size < 1 or nb_epochs < 1:
@@ -258,11 +256,11 @@ class RemoteEstimator:
             verbose: As for `fit`.
             **unknown: Refused by name.
         """
-        _refuse(unknown, "fit_generator")
+        arguments.refuse(unknown, "fit_generator")
         opened = pb.FitOpen(call=self._header(), batches=True, inference_mode=not training_mode)
 
         def checked() -> Iterable[tuple[Array, Array]]:
-            for x, y in _batches(generator, nb_epochs):
+            for x, y in batches_of(generator, nb_epochs):
                 rows = arguments.rows(x, self.card)
                 yield rows, arguments.labels(y, len(rows), self.card)
 
@@ -388,9 +386,9 @@ class RemoteEstimator:
             )
         clip_values, preprocessing = self._clip_values, self._preprocessing
         if "clip_values" in params:
-            clip_values = _clip_values(params["clip_values"])
+            clip_values = arguments.clip_values(params["clip_values"])
         if "preprocessing" in params:
-            preprocessing = _preprocessing(params["preprocessing"])
+            preprocessing = arguments.preprocessing(params["preprocessing"])
         self._clip_values, self._preprocessing = clip_values, preprocessing
 
     def __repr__(self) -> str:
@@ -420,57 +418,3 @@ class RemoteEstimator:
     @property
     def _float_dtype(self) -> np.dtype[Any]:
         return self.card.input_dtype if self.card.input_dtype.kind == "f" else np.dtype(np.float32)
-
-    def _reduction(self, reduction: str) -> pb.Reduction:
-        try:
-            return _REDUCTIONS[reduction]
-        except (KeyError, TypeError):
-            raise InvalidCall(f"reduction is {reduction!r}; expected one of: {', '.join(_REDUCTIONS)}") from None
-
-    def _layer(self, layer: str | int) -> pb.Layer:
-        if isinstance(layer, str):
-            return pb.Layer(name=layer)
-        if isinstance(layer, (int, np.integer)) and not isinstance(layer, bool):
-            return pb.Layer(index=int(layer))
-        raise LayerError(f"layer is {layer!r}; expected a name or an index, for example one of: {', '.join(self.layer_names[:20])}")
-
-
-def _refuse(unknown: dict[str, Any], method: str) -> None:
-    if unknown:
-        raise Unsupported(
-            f"{method} does not take {', '.join(sorted(unknown))} remotely; the server's model is set up by its owner"
-        )
-
-
-def _batches(generator: Any, nb_epochs: int) -> Iterable[tuple[Any, Any]]:
-    if callable(getattr(generator, "get_batch", None)):
-        for _ in range(nb_epochs * int(generator.size / generator.batch_size)):
-            yield generator.get_batch()
-        return
-    if nb_epochs > 1 and iter(generator) is generator:
-        raise InvalidCall("an iterator can be gone through once; pass something to iterate over again, or nb_epochs=1")
-    for _ in range(nb_epochs):
-        yield from generator
-
-
-def _clip_values(value: Any) -> tuple[Array, Array] | None:
-    if value is None:
-        return None
-    if len(value) != 2:
-        raise InvalidCall(f"clip_values has {len(value)} entries; expected (min, max)")
-    low, high = (np.asarray(bound, np.float32) for bound in value)
-    if not (low < high).all():
-        raise InvalidCall("clip_values: min must be less than max everywhere")
-    return low, high
-
-
-def _preprocessing(value: Any) -> tuple[Array, Array] | None:
-    if value is None:
-        return None
-    try:
-        mean, std = (np.asarray(part, np.float64) for part in value)
-    except (TypeError, ValueError):
-        raise InvalidCall(f"preprocessing is {value!r:.100}; expected (mean, std), numbers or arrays") from None
-    if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std != 0).all()):
-        raise InvalidCall("preprocessing: mean and std must be finite, and std nowhere 0")
-    return mean, std

@@ -6,12 +6,12 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import grpc
 
 from gradwire.client.connection import Server
-from gradwire.client.errors import error_of_wire
+from gradwire.client.errors import InvalidCall, error_of_wire
 from gradwire.v1 import estimator_pb2 as pb
 from gradwire.wire.errors import WireError
 from gradwire.wire.frames import messages, open_field
@@ -57,6 +57,18 @@ def fit_batches(
         yield opening + pb.FitRequest(end=True).SerializeToString()
 
     _fit(server, _Outgoing(outgoing()), on_progress, verbose)
+
+
+def batches_of(generator: Any, nb_epochs: int) -> Iterator[tuple[Any, Any]]:
+    """The batches of an ART ``DataGenerator``, or of something to iterate over once an epoch. Raises InvalidCall."""
+    if callable(getattr(generator, "get_batch", None)):
+        for _ in range(nb_epochs * int(generator.size / generator.batch_size)):
+            yield generator.get_batch()
+        return
+    if nb_epochs > 1 and iter(generator) is generator:
+        raise InvalidCall("an iterator can be gone through once; pass something to iterate over again, or nb_epochs=1")
+    for _ in range(nb_epochs):
+        yield from generator
 
 
 class _Outgoing(Iterator[bytes]):
