@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from processes import gradwire
+from torch import nn
+
 from gradwire.client import RemoteEstimator, connect
 from gradwire.client.check import Finding, check_model, random_rows
 from gradwire.client.differences import PRECISIONS, agreement, differences, directions
 from gradwire.client.errors import InvalidCall, ShapeError
 from gradwire.server import serving
-from processes import gradwire
-from torch import nn
-
 from models import cnn, mlp
 
 CROSS_ENTROPY = "torch.nn.CrossEntropyLoss"

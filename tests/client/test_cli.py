@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from importlib.metadata import EntryPoint, entry_points, version
 
 import pytest
-from gradwire.client.cli import GROUP, build
-from gradwire.server import serving
 from processes import environment, gradwire
 from typer.testing import CliRunner
 
+from gradwire.client.cli import GROUP, build
+from gradwire.server import serving
 from models import cnn
 
 

@@ -11,9 +11,10 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from gradwire.client import arguments
 from gradwire.client.card import OPERATION_NAMES, ModelCard
 from gradwire.client.differences import COARSE, PRECISIONS, Agreement, Differences, Precision, agreement, differences, directions
-from gradwire.client.errors import AccessError, InvalidCall, LayerError, ModelFailed, ServerError, ShapeError, Unsupported
+from gradwire.client.errors import AccessError, InvalidCall, LayerError, ModelFailed, ServerError, Unsupported
 from gradwire.client.estimator import RemoteEstimator
 from gradwire.wire.tensors import Array
 
@@ -64,7 +65,7 @@ def check_model(remote: RemoteEstimator, x: Array | None = None, y: Array | None
     card = remote.card
 
     def trial(begin: int, precisions: dict[int, Precision] = PRECISIONS) -> _Trial:
-        rows = random_rows(card, rng) if x is None else _rows(x, begin, card)
+        rows = random_rows(card, rng) if x is None else arguments.rows(x[begin : begin + ROWS], card).astype(card.input_dtype)
         labels = random_labels(card, len(rows), rng) if y is None else np.asarray(y)[begin : begin + ROWS]
         return _Trial(remote, rows, labels, rng, precisions)
 
@@ -108,13 +109,6 @@ def random_labels(card: ModelCard, n: int, rng: np.random.Generator) -> Array:
     if card.task == "regression":
         return rng.standard_normal((n, *card.output_shape))
     return rng.integers(0, card.nb_classes, n)
-
-
-def _rows(x: Array, begin: int, card: ModelCard) -> Array:
-    x = np.asarray(x)
-    if x.ndim != len(card.input_shape) + 1 or not len(x):
-        raise ShapeError(f"x has shape {x.shape}; {card.name!r} takes (n, {', '.join(map(str, card.input_shape))})")
-    return x[begin : begin + ROWS].astype(card.input_dtype)
 
 
 @dataclass
