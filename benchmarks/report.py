@@ -98,10 +98,10 @@ def show(run: Run, console: Console) -> None:
         caption=run.conditions(),
         caption_justify="left",
     )
-    table.add_column("operation")
-    table.add_column("rows", justify="right")
+    table.add_column("operation", no_wrap=True)
+    table.add_column("rows", justify="right", no_wrap=True)
     for column in (*run.contenders, "over plain, ms", "of ART's time"):
-        table.add_column(column, justify="right", no_wrap=True)
+        table.add_column(column, justify="right", no_wrap=spread)
     before = ""
     for result in run.results:
         if before and result.case.operation != before:

@@ -1,49 +1,67 @@
-"""Real ``gradwire`` processes for tests. Each is ended by its own process id."""
+"""Real server processes, ended by their own pid."""
 
 from __future__ import annotations
 
 import os
-import selectors
+import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 TESTS = Path(__file__).parent
-START_TIMEOUT_S = 60
 
 
-def environment(**changes: str) -> dict[str, str]:
-    """Of processes under test: the tests' models can be imported, tables are wide, threads few."""
-    own = {"PYTHONPATH": str(TESTS), "COLUMNS": "200", "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
-    return {**os.environ, **own, **changes}
+class ServerProcess:
+    """A server process that has said where it serves.
 
+    Attributes:
+        process: The process.
+        address: What to connect to.
+    """
 
-def gradwire(*arguments: str, timeout_s: float = 60, **changes: str) -> subprocess.CompletedProcess[str]:
-    """Runs a command to its end."""
-    command = [sys.executable, "-m", "gradwire.client.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, env=environment(**changes), check=False)
+    def __init__(self, process: subprocess.Popen[str], address: str) -> None:
+        self.process = process
+        self.address = address
+
+    def signal(self, number: int) -> None:
+        os.kill(self.process.pid, number)
+
+    def rss_bytes(self) -> int:
+        """Memory that the process holds now."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) * 1024  # type: ignore[index]
+
+    def peak_bytes(self) -> int:
+        """Most memory that the process has held."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024  # type: ignore[index]
 
 
 @contextmanager
-def gradwire_serve(config: Path, *arguments: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """Runs ``gradwire serve``; yields its address and the process."""
-    command = [sys.executable, "-m", "gradwire.client.cli", "serve", str(config), *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+def server_process(folder: Path, models: list[dict[str, Any]], **settings: Any) -> Iterator[ServerProcess]:
+    """``gradwire serve`` on a free loopback port, as long as the context lasts. Factories may name modules of tests/."""
+    config = folder / "server.yaml"
+    config.write_text(yaml.safe_dump({"listen": "127.0.0.1:0", **settings, "models": models}))
+    command = [sys.executable, "-m", "gradwire.client.cli", "serve", str(config)]
+    environment = {**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"}
+    with (folder / "stderr.log").open("w") as log:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
     try:
-        yield _address(process), process
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        found = re.match(r"serving on (\S+)", line)
+        assert found, (line, (folder / "stderr.log").read_text())
+        yield ServerProcess(process, found[1])
     finally:
         if process.poll() is None:
+            process.send_signal(signal.SIGCONT)
             process.kill()
-        process.communicate()
-
-
-def _address(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    assert process.stderr is not None
-    with selectors.DefaultSelector() as selector:
-        selector.register(process.stdout, selectors.EVENT_READ)
-        line = process.stdout.readline() if selector.select(START_TIMEOUT_S) else ""
-    assert line.startswith("serving on "), f"expected the line 'serving on ...'; got {line!r}"
-    return line.removeprefix("serving on ").split(" ")[0]
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()

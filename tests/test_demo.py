@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from processes import environment, gradwire
+from commands import environment, gradwire
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from processes import gradwire
+from commands import gradwire
 from torch import nn
 
 from gradwire.client import RemoteEstimator, connect

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from importlib.metadata import EntryPoint, entry_points, version
 
 import pytest
-from processes import environment, gradwire
+from commands import environment, gradwire
 from typer.testing import CliRunner
 
 from gradwire.client.cli import GROUP, build

@@ -148,8 +148,10 @@ class _Trial:
             gradients: What to hold against them.
             columns: ``(n, k, C)``: the combinations of outputs that they are gradients of; None: of each output by itself.
         """
-        if self.card.preprocessing_defences or self.card.postprocessing_defences:
-            raise _Unclear("shapes are right; not compared with differences, because defences stand around the model")
+        if self.card.postprocessing_defences:
+            raise _Unclear(
+                "shapes are right; not compared with differences, because predict answers what defences made of the outputs"
+            )
         if self.card.output_kind == "labels":
             raise _Unclear("shapes are right; not compared with differences, because predict answers labels")
         if self._along_outputs is None:
@@ -226,7 +228,7 @@ def _loss_gradient(trial: _Trial) -> str:
         total, mean = (float(remote.compute_loss(trial.x, trial.y, reduction)) for reduction in ("sum", "mean"))
         divisor = total / mean if mean else n
     found = trial.against_loss(gradient * divisor)
-    return f"{_judged(found)}; {trial.card.loss_reduction} over {n} rows, batch_size=1: {one_by_one:.1e} apart"
+    return f"{_judged(found, trial.card)}; {trial.card.loss_reduction} over {n} rows, batch_size=1: {one_by_one:.1e} apart"
 
 
 def _class_gradient(trial: _Trial) -> str:
@@ -239,13 +241,13 @@ def _class_gradient(trial: _Trial) -> str:
     _same(single, labelled[:1], trial, "one class for all rows and one class a row")
     if classes * labelled.nbytes > _ALL_CLASSES_NBYTES:
         found = trial.against_outputs(labelled[:, 0], labelled, np.eye(classes)[label][:, None])
-        return f"{_judged(found)}; one class a row, all {classes} would be {classes * labelled.nbytes >> 20} MiB"
+        return f"{_judged(found, card)}; one class a row, all {classes} would be {classes * labelled.nbytes >> 20} MiB"
     every = remote.class_gradient(trial.x)
     _expect(every, (n, classes, *trial.x.shape[1:]), None)
     _same(labelled[:, 0], every[np.arange(n), label], trial, "one class a row and every class")
     weights = trial.rng.standard_normal(classes)
     found = trial.against_outputs(np.tensordot(every, weights, (1, 0)), every)
-    return f"{_judged(found)}; {classes} classes, single ones agree"
+    return f"{_judged(found, card)}; {classes} classes, single ones agree"
 
 
 def _get_activations(trial: _Trial) -> str:
@@ -270,7 +272,7 @@ def _vjp(trial: _Trial) -> str:
     product = remote.vjp(trial.x, cotangent)
     _expect(product, trial.x.shape, None)
     found = trial.against_outputs(product, product[:, None], cotangent.reshape(n, 1, -1))
-    return _judged(found)
+    return _judged(found, card)
 
 
 def _fit(trial: _Trial) -> str:
@@ -359,8 +361,11 @@ def _refused(operation: str, trial: _Trial) -> Finding:
     return Finding(operation, "wrong", "answers although it is not on the card")
 
 
-def _judged(found: Agreement) -> str:
+def _judged(found: Agreement, card: ModelCard) -> str:
     """Raises _Wrong or _Unclear, or says how well a gradient agrees."""
+    if found.wrong and card.preprocessing_defences:
+        # Rounding to fewer bits, JPEG: their gradient is taken to be the identity's, as in ART.
+        raise _Unclear(f"shapes are right; {found.error:.1%} off differences, which gradients through defences may be")
     if found.wrong:
         times = "" if found.factor is None else f": it is {found.factor:.3g} times the right one"
         raise _Wrong(f"off central differences by {found.error:.1%}{times} (allowed {found.allowed:.2g})")
