@@ -288,7 +288,6 @@ class _Contrary(LogisticRegression):
         (LinearSVC(), {"output": "logits"}, GRADIENTS | {Operation.VJP}),
         (LinearRegression(), {"task": "regression"}, BASE | {Operation.LOSS}),
     ],
-    ids=str,
 )
 def test_a_model_has_just_the_operations_that_it_defines(
     estimator: Any, keys: dict[str, Any], expected: set[Operation]

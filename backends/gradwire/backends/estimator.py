@@ -8,8 +8,8 @@ normalisation sees the block. What belongs to the whole call, the divisor of a m
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import Any, cast
 
 import numpy as np
@@ -320,14 +320,25 @@ class Estimator:
             self._initial = self._do.snapshot()
 
 
-@contextmanager
-def _owners_code(operation: str) -> Iterator[None]:
-    """Names what raises inside the owner's model, loss or defences; our own errors pass."""
-    try:
-        yield
-    except BackendError:
-        raise
-    except MemoryError as e:
-        raise OutOfMemory(f"no memory left for this many rows in {operation}; send fewer, or set a smaller batch_size") from e
-    except Exception as e:
-        raise ModelFailed(f"the model raised {type(e).__name__} in {operation}: {e}") from e
+class _owners_code:  # noqa: N801, used as a function
+    """Names what raises inside the owner's model, loss or defences; our own errors pass.
+
+    A class and not a generator: it is entered in every call of one row, where a generator's 3 microseconds show.
+    """
+
+    __slots__ = ("_operation",)
+
+    def __init__(self, operation: str) -> None:
+        self._operation = operation
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is None or isinstance(error, BackendError) or not isinstance(error, Exception):
+            return
+        if isinstance(error, MemoryError):
+            raise OutOfMemory(
+                f"no memory left for this many rows in {self._operation}; send fewer, or set a smaller batch_size"
+            ) from error
+        raise ModelFailed(f"the model raised {type(error).__name__} in {self._operation}: {error}") from error

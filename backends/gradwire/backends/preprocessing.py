@@ -66,7 +66,9 @@ class Standardisation:
         return cls(*arrays)
 
     def __call__(self, x: Array) -> Array:
-        return (x - self.mean) / self.std
+        result: Array = x - self.mean
+        result /= self.std
+        return result
 
     def gradient(self, grad: Array) -> Array:
         """The gradient with respect to ``x`` of something whose gradient with respect to the model inputs is ``grad``."""

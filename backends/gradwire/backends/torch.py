@@ -10,6 +10,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -23,7 +24,7 @@ from gradwire.backends import torch_weights as weights
 from gradwire.backends.backend import Array, OutputKind
 from gradwire.backends.config import ModelConfig, ObjectRef
 from gradwire.backends.errors import InvalidLabel, InvalidShape, ModelConfigError, OutOfMemory, Unsupported
-from gradwire.backends.torch_arrays import array, tensor
+from gradwire.backends.torch_arrays import array, tensor, view
 
 # Gradients of all classes: repeating the rows costs one big backward but C forwards, looping over the classes one forward
 # but C small backwards. CNN of two convolutions, 1x28x28, 10 classes, one thread, fastest of many, repeat / loop in ms:
@@ -143,8 +144,9 @@ class TorchModel:
             return self._gradients_by_looping(leaf)
 
     def activations(self, x: Array, layer: str | int, *, training_mode: bool) -> Array:
-        with self._running(training_mode), torch.no_grad(), layers.capturing(self._module, layer) as captured:
-            self._outputs(self._tensor(x))
+        with self._running(training_mode), torch.no_grad():
+            with layers.capturing(self._module, layer) as captured:
+                self._outputs(self._tensor(x))
             return array(captured.output(len(x)), self._dtype)
 
     def vjp(self, x: Array, cotangent: Array, layer: str | int | None, *, training_mode: bool) -> Array:
@@ -168,7 +170,7 @@ class TorchModel:
             parameter.requires_grad_(True)
         self._module.train(training_mode)
         try:
-            with _out_of_memory(), layers.differentiable(self._recurrent):
+            with OutOfMemoryNamed(), layers.differentiable(self._recurrent):
                 loss = self._row_loss.reduced(self._outputs(self._tensor(x)), y)
                 torch.autograd.backward(self._scaler.scale(loss))
                 self._scaler.step(optimizer)
@@ -216,26 +218,36 @@ class TorchModel:
         return self._loss
 
     def _tensor(self, x: Array) -> torch.Tensor:
-        return tensor(x, self.input_dtype, self._device)
+        # Floating inputs are copied on their way into the module.
+        put = view if self.input_dtype.kind == "f" else tensor
+        return put(x, self.input_dtype, self._device)
 
     def _outputs(self, inputs: torch.Tensor) -> torch.Tensor:
         """Outputs ``(n, C)``, in the module's own dtype, of inputs in `input_dtype`."""
-        with self._autocast():
-            # A copy also where the dtype is right: autograd refuses a module whose first step works in place on a leaf.
-            result = self._module(inputs.to(self._module_dtype, copy=True) if inputs.is_floating_point() else inputs)
+        if inputs.is_floating_point():
+            # A copy also where the dtype is right: the module's first step may work in place, which autograd refuses on a
+            # leaf, and which would write into the caller's rows.
+            inputs = inputs.to(self._module_dtype, copy=True)
+        if self._config.amp:
+            with self._autocast():
+                result = self._module(inputs)
+        else:
+            result = self._module(inputs)
         outputs = layers.outputs(result, len(inputs))
         self._nb_outputs = outputs.shape[1]
         return outputs
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        if not self._config.amp:
-            return nullcontext()
         return torch.autocast(self._device.type, torch.float16 if self._device.type == "cuda" else torch.bfloat16)
 
+    def _running(self, training_mode: bool) -> AbstractContextManager[None]:
+        """What every operation runs in; next to nothing in the usual case, of which an attack makes thousands."""
+        return self._in_mode(training_mode) if training_mode or self._recurrent else OutOfMemoryNamed()
+
     @contextmanager
-    def _running(self, training_mode: bool) -> Iterator[None]:
+    def _in_mode(self, training_mode: bool) -> Iterator[None]:
         mode = layers.training(self._module) if training_mode else nullcontext()
-        with _out_of_memory(), mode, layers.differentiable(self._recurrent):
+        with OutOfMemoryNamed(), mode, layers.differentiable(self._recurrent):
             yield
 
     def _gradient_of_labels(self, leaf: torch.Tensor, label: Array) -> torch.Tensor:
@@ -343,10 +355,10 @@ def _gradient(of: torch.Tensor, leaf: torch.Tensor, cotangent: torch.Tensor, ret
     return gradient
 
 
-@contextmanager
-def _out_of_memory() -> Iterator[None]:
-    try:
-        yield
-    except torch.OutOfMemoryError as e:
-        torch.cuda.empty_cache()
-        raise OutOfMemory("the GPU has no memory left for this many rows; send fewer, or set a smaller max_batch_rows") from e
+class OutOfMemoryNamed(AbstractContextManager[None]):
+    """Turns the framework's error for a full device into ours, and gives the device its memory back."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if isinstance(error, torch.OutOfMemoryError):
+            torch.cuda.empty_cache()
+            raise OutOfMemory("the GPU has no memory left for this many rows; send fewer, or set a smaller max_batch_rows") from error

@@ -1,4 +1,7 @@
-"""numpy arrays to torch tensors and back; neither side ever shares memory with the other."""
+"""numpy arrays to torch tensors and back.
+
+Nothing is done that changes nothing: a no-op ``to`` or ``cpu`` costs a call of one row more than it looks.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,27 @@ import torch
 
 from gradwire.backends.backend import Array
 
+TORCH_DTYPES: dict[np.dtype[Any], torch.dtype] = {
+    np.dtype(np.float32): torch.float32,
+    np.dtype(np.float64): torch.float64,
+}
+"""What `array` can be asked for."""
+
+_CPU = torch.device("cpu")
+
 
 def tensor(x: Array, dtype: np.dtype[Any], device: torch.device) -> torch.Tensor:
-    """The array on the device, as ``dtype``.
+    """A copy of the array on the device, as ``dtype``."""
+    copied = torch.from_numpy(np.array(x, dtype=dtype, order="C", copy=True))
+    return copied if device == _CPU else copied.to(device)
 
-    Always a copy: arrays from the wire are read-only views, and a model whose first step works in place would write into
-    its caller's rows. Beside any forward pass the copy is nothing.
-    """
-    return torch.from_numpy(np.array(x, dtype=dtype, order="C", copy=True)).to(device)
+
+def view(x: Array, dtype: np.dtype[Any], device: torch.device) -> torch.Tensor:
+    """As `tensor`, but in the array's own memory where that can be. Only for what nobody writes to."""
+    if x.dtype != dtype or not x.flags.carray:  # torch warns of arrays that are read-only
+        return tensor(x, dtype, device)
+    shared = torch.from_numpy(x)
+    return shared if device == _CPU else shared.to(device)
 
 
 def array(t: torch.Tensor, dtype: np.dtype[Any]) -> Array:
@@ -25,8 +41,11 @@ def array(t: torch.Tensor, dtype: np.dtype[Any]) -> Array:
     Always contiguous: a gradient may be an expanded view, which in-place arithmetic in numpy would garble. The memory is
     the tensor's own where it can be; pass a clone of what belongs to the model.
     """
-    t = t.detach()
-    if t.is_floating_point():
-        t = t.to("cpu", getattr(torch, dtype.name))
-    result: Array = t.cpu().contiguous().numpy()
+    if t.requires_grad:
+        t = t.detach()
+    if t.is_floating_point() and t.dtype is not TORCH_DTYPES[dtype]:
+        t = t.to(TORCH_DTYPES[dtype])
+    if t.device != _CPU:
+        t = t.cpu()
+    result: Array = t.contiguous().numpy()
     return result

@@ -36,11 +36,32 @@ def find(module: nn.Module, layer: str | int) -> tuple[str, nn.Module]:
     return top[layer], module.get_submodule(top[layer])
 
 
-class Captured:
-    """What a layer put out last; of a tuple (a recurrent layer's) the first element."""
+def runs_once(module: nn.Module, name: str) -> bool:
+    """Whether a layer is called once in every forward, whatever the inputs: all around it are plain chains of layers.
 
-    def __init__(self, name: str) -> None:
+    Anything else has a ``forward`` of its own, which may call a layer several times, and which may depend on the inputs.
+    """
+    around = [module.get_submodule(".".join(name.split(".")[:depth])) for depth in range(name.count(".") + 1)]
+    target = module.get_submodule(name)
+    same = [found for _, found in module.named_modules(remove_duplicate=False) if found is target]
+    return len(same) == 1 and all(type(outer).forward is nn.Sequential.forward for outer in around)
+
+
+class _Enough(Exception):
+    """Ends a forward whose later layers nobody needs."""
+
+
+class Captured:
+    """What a layer put out last; of a tuple (a recurrent layer's) the first element.
+
+    Args:
+        name: Of the layer, for errors.
+        stop: Whether to end the forward as soon as the layer has been called.
+    """
+
+    def __init__(self, name: str, stop: bool) -> None:
         self._name = name
+        self._stop = stop
         self._output: torch.Tensor | None = None
 
     def hook(self, _module: nn.Module, _args: Any, output: Any) -> None:
@@ -50,6 +71,8 @@ class Captured:
             raise InvalidLayer(f"layer {self._name!r} puts out {type(output).__name__}; expected a tensor")
         # A clone, because a later layer may work in place; gradients flow through it.
         self._output = output.clone()
+        if self._stop:
+            raise _Enough
 
     def output(self, rows: int) -> torch.Tensor:
         """``(rows, ...)``. Raises InvalidLayer if the layer was not run, or has no axis of rows in front."""
@@ -64,12 +87,14 @@ class Captured:
 
 @contextmanager
 def capturing(module: nn.Module, layer: str | int) -> Iterator[Captured]:
-    """Keeps what the layer puts out while the block runs the module."""
+    """Keeps what the layer puts out while the block runs the module, no further than it has to."""
     name, target = find(module, layer)
-    captured = Captured(name)
+    captured = Captured(name, stop=runs_once(module, name))
     handle = target.register_forward_hook(captured.hook)
     try:
         yield captured
+    except _Enough:
+        pass
     finally:
         handle.remove()
 

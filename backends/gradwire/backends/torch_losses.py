@@ -18,7 +18,7 @@ from gradwire.backends import labels
 from gradwire.backends.backend import Array
 from gradwire.backends.config import Object
 from gradwire.backends.errors import InvalidLabel, ModelConfigError, ModelFailed
-from gradwire.backends.torch_arrays import tensor
+from gradwire.backends.torch_arrays import TORCH_DTYPES, tensor
 
 _WITH_INDICES = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)
 _WITH_LOGITS = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss, nn.BCEWithLogitsLoss)
@@ -66,7 +66,7 @@ class RowLoss:
         # A copy, because others may hold the loss: `reduction` is state of the object.
         self._loss: Any = copy.deepcopy(loss)
         if isinstance(self._loss, nn.Module):
-            self._loss = self._loss.to(device, getattr(torch, dtype.name)).eval().requires_grad_(False)
+            self._loss = self._loss.to(device, TORCH_DTYPES[dtype]).eval().requires_grad_(False)
         if hasattr(self._loss, "reduction"):
             self._loss.reduction = "none"
         self._mean_over_outputs = reduction == "mean"
@@ -76,7 +76,7 @@ class RowLoss:
 
     def rows(self, outputs: torch.Tensor, y: Array) -> torch.Tensor:
         """The loss of each row, ``(n,)``, for outputs ``(n, C)`` and labels as `labels.canonical` returns them."""
-        outputs = outputs.to(getattr(torch, self._dtype.name))
+        outputs = outputs.to(TORCH_DTYPES[self._dtype])
         soft = not self._regression and y.ndim == 2
         if soft and isinstance(self._loss, _WITH_INDICES):
             self._check_soft(outputs, y)
@@ -107,6 +107,8 @@ class RowLoss:
         torch divides by the weights of the rows' classes only for index labels; with soft ones it divides by the rows.
         """
         if self._regression or y.ndim == 2 or not isinstance(self._loss, (nn.CrossEntropyLoss, nn.NLLLoss)):
+            return float(len(y))
+        if self._loss.weight is None and self._loss.ignore_index < 0:
             return float(len(y))
         kept = y[y != self._loss.ignore_index]
         if self._loss.weight is None:
