@@ -87,7 +87,7 @@ def received(shape, bits, block_rows=None, into=False):
     spec = spec_of(header, 0)
     if block_rows is None and not into:
         header.data = bits.tobytes()
-        yield inline(header, spec)
+        yield inline(header.data, spec)
         return
     assembler = Assembler(spec, block_rows, np.empty(shape, "<u2") if into else None)
     data, step = bits.tobytes(), 1001

@@ -90,7 +90,7 @@ def receive(sent, block_rows=None, into=None):
     for header in PredictRequest.FromString(first).tensors:
         spec = spec_of(header, 1 << 20)
         if header.data or not spec.nbytes:
-            tensors.append([inline(header, spec)])
+            tensors.append([inline(header.data, spec)])
             continue
         assembler = Assembler(spec, block_rows, into)
         blocks = []
@@ -212,7 +212,7 @@ def test_sending_leaves_the_array_as_it_was():
 
 def test_two_arrays_received_from_one_message_do_not_share_memory():
     header = Tensor(name="x", dtype=DTYPE_UINT8, shape=[3], nbytes=3, data=b"abc")
-    one, two = (inline(header, spec_of(header, 0)) for _ in range(2))
+    one, two = (inline(header.data, spec_of(header, 0)) for _ in range(2))
     one[:] = 0
     assert two.tobytes() == header.data == b"abc"
 
@@ -252,7 +252,7 @@ def test_a_header_with_a_negative_size_is_refused_even_where_the_product_is_not_
 
 def test_a_header_has_as_many_axes_as_every_numpy_takes_and_not_one_more():
     header = Tensor(name="x", dtype=DTYPE_UINT8, shape=[1] * MAX_AXES, nbytes=1, data=b"a")
-    assert inline(header, spec_of(header, 0)).shape == (1,) * MAX_AXES
+    assert inline(header.data, spec_of(header, 0)).shape == (1,) * MAX_AXES
     header.shape.append(1)
     assert f"at most {MAX_AXES}" in refused(ERROR_REASON_BAD_SHAPE, lambda: spec_of(header, 0))
 
@@ -314,7 +314,7 @@ def test_any_header_is_refused_or_can_be_held_in_memory(dtype, shape, codec, nby
         [array] = assembler.feed(0, bytes(nbytes))
         assert assembler.complete
     else:
-        array = inline(header, checked)
+        array = inline(header.data, checked)
     assert array.shape == tuple(shape)
     assert array.nbytes == nbytes
 
@@ -325,16 +325,16 @@ def test_bytes_that_come_with_a_header_are_all_of_them(shape, data):
     header = Tensor(name="x", dtype=DTYPE_BOOL, shape=shape, nbytes=math.prod(shape), data=data)
     checked = spec_of(header, 0)
     if len(data) == checked.nbytes:
-        assert inline(header, checked).shape == shape
+        assert inline(header.data, checked).shape == shape
     else:
         with pytest.raises(WireError, match=f"carries {len(data)} bytes") as error:
-            inline(header, checked)
+            inline(header.data, checked)
         assert error.value.reason == ERROR_REASON_BAD_TENSOR
 
 
 def test_a_header_announcing_terabytes_with_a_few_bytes_of_data_takes_no_memory():
     header = Tensor(name="x", dtype=DTYPE_UINT8, shape=[TERABYTES], nbytes=TERABYTES, data=b"abc")
-    refused(ERROR_REASON_BAD_TENSOR, lambda: inline(header, spec_of(header, 0)))
+    refused(ERROR_REASON_BAD_TENSOR, lambda: inline(header.data, spec_of(header, 0)))
 
 
 # What is refused when receiving: chunks.

@@ -361,4 +361,4 @@ class OutOfMemoryNamed(AbstractContextManager[None]):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if isinstance(error, torch.OutOfMemoryError):
             torch.cuda.empty_cache()
-            raise OutOfMemory("the GPU has no memory left for this many rows; send fewer, or set a smaller max_batch_rows") from error
+            raise OutOfMemory("the GPU has no memory left for so many rows; send fewer, or set a smaller max_batch_rows") from error

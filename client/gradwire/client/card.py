@@ -132,4 +132,4 @@ def _name(enum: Any, value: int) -> str:
 
 
 def _array(tensor: Tensor) -> Array:
-    return inline(tensor, spec_of(tensor, 1 << 30))
+    return inline(tensor.data, spec_of(tensor, 1 << 30))

@@ -92,8 +92,9 @@ class Stream:
             raise WireError(ERROR_REASON_BAD_FRAME, f"the answer holds {len(answer.tensors)} tensors; expected one")
         header = answer.tensors[0]
         spec = spec_of(header, 0)
-        if len(header.data) or not spec.nbytes:
-            return inline(header, spec)
+        data = header.data
+        if data or not spec.nbytes:
+            return inline(data, spec)
         into = np.empty(spec.shape, spec.dtype)
         assembler = Assembler(spec, into=into)
         while True:

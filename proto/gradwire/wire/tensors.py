@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,8 +31,7 @@ MAX_NAME = 64
 _MAX_ADDRESSABLE = int(np.iinfo(np.intp).max)
 
 
-@dataclass(frozen=True)
-class TensorSpec:
+class TensorSpec(NamedTuple):
     """What a checked header says. ``nbytes`` agrees with ``shape`` and ``dtype``.
 
     Attributes:
@@ -80,7 +78,7 @@ def spec_of(header: Tensor, max_nbytes: int) -> TensorSpec:
         )
     if len(shape) > MAX_AXES:
         raise WireError(ERROR_REASON_BAD_SHAPE, f"tensor {header.name!r} has {len(shape)} axes; expected at most {MAX_AXES}")
-    if any(size < 0 for size in shape):
+    if shape and min(shape) < 0:
         raise WireError(ERROR_REASON_BAD_SHAPE, f"tensor {header.name!r} has shape {shape}; no size may be negative")
     # numpy passes over sizes of 0 when it decides whether a shape can be addressed.
     if math.prod(size or 1 for size in shape) * dtype.itemsize > _MAX_ADDRESSABLE:
@@ -125,14 +123,19 @@ def header_bytes(name: str, value: Dtype, shape: tuple[int, ...], nbytes: int) -
     return Tensor(name=name, dtype=value, shape=shape, nbytes=nbytes).SerializeToString()
 
 
-def inline(header: Tensor, spec: TensorSpec) -> Array:
-    """The array of a tensor whose bytes came with its header; a copy that can be written to. Raises WireError."""
-    if len(header.data) != spec.nbytes:
+def inline(data: bytes, spec: TensorSpec) -> Array:
+    """The array of a tensor whose bytes came with its header; a copy that can be written to. Raises WireError.
+
+    Args:
+        data: The header's; protobuf copies them at every look at the field.
+        spec: The checked header.
+    """
+    if len(data) != spec.nbytes:
         raise WireError(
             ERROR_REASON_BAD_TENSOR,
-            f"tensor {spec.name!r} carries {len(header.data)} bytes; expected all {spec.nbytes}, or none if they follow in chunks",
+            f"tensor {spec.name!r} carries {len(data)} bytes; expected all {spec.nbytes}, or none if they follow in chunks",
         )
-    array = np.frombuffer(bytearray(header.data), spec.dtype).reshape(spec.shape)
+    array = np.frombuffer(bytearray(data), spec.dtype).reshape(spec.shape)
     return widened(array, spec.value)
 
 

@@ -38,39 +38,42 @@ class IncomingTensors:
     def __init__(self, first: Any, request: type[Any], read: Read, max_tensor_bytes: int) -> None:
         if first.HasField("chunk"):
             raise WireError(ERROR_REASON_BAD_FRAME, "a message holds tensors and a chunk; expected one of the two")
-        self._headers = list(first.tensors)
-        self.specs: list[TensorSpec] = [spec_of(header, max_tensor_bytes) for header in self._headers]
+        self.specs: list[TensorSpec] = [spec_of(header, max_tensor_bytes) for header in first.tensors]
+        # What came whole, in the order of the declaration; None for what follows in chunks.
+        self._inline = [
+            inline(data, spec) if (data := header.data) or not spec.nbytes else None
+            for header, spec in zip(first.tensors, self.specs, strict=True)
+        ]
         self._request = request
         self._read = read
 
     async def whole(self, index: int, max_nbytes: int, into: Array | None = None) -> Array:
         """All of one tensor. Tensors must be taken in order. Raises WireError."""
-        spec, header = self.specs[index], self._headers[index]
+        spec, array = self.specs[index], self._inline[index]
         if max_nbytes and spec.nbytes > max_nbytes:
             raise WireError(
                 ERROR_REASON_TOO_LARGE,
                 f"tensor {spec.name!r} with shape {spec.shape} has {spec.nbytes} bytes; the limit max_held_bytes is {max_nbytes}",
             )
-        if len(header.data) or spec.nbytes == 0:
-            array = inline(header, spec)
-            if into is not None:
-                into[...] = array
-                return into
+        if array is None:
+            async for assembled in self._assembled(Assembler(spec, into=into)):
+                return assembled
+        elif into is None:
             return array
-        async for array in self._assembled(Assembler(spec, into=into)):
-            return array
+        else:
+            into[...] = array
+            return into
         raise AssertionError("an assembler that is complete has yielded its block")
 
     async def blocks(self, index: int, block_rows: int) -> AsyncIterator[Array]:
         """One tensor, block by block of its rows, as they come. Raises WireError."""
-        spec, header = self.specs[index], self._headers[index]
-        if len(header.data) or spec.nbytes == 0:
-            array = inline(header, spec)
+        array = self._inline[index]
+        if array is not None:
             for begin in range(0, len(array), block_rows):
                 yield array[begin : begin + block_rows]
             return
-        async for array in self._assembled(Assembler(spec, block_rows)):
-            yield array
+        async for block in self._assembled(Assembler(self.specs[index], block_rows)):
+            yield block
 
     async def _assembled(self, assembler: Assembler) -> AsyncIterator[Array]:
         while not assembler.complete:

@@ -110,7 +110,7 @@ def row_options(estimator: Estimator, options: pb.RowOptions) -> dict[str, Any]:
 
 def _small(tensor: Any) -> Array:
     spec: TensorSpec = spec_of(tensor, 1 << 20)
-    return inline(tensor, spec)
+    return inline(tensor.data, spec)
 
 
 def _predict(served: Served, opened: Any, rows: int, held: Mapping[str, Array]) -> Plan:

@@ -94,7 +94,7 @@ class RowServicer:
         charge = served.counter.charge(opened.call.request_id, Rows(plan.cost.forward * rows, plan.cost.backward * rows))
         try:
             if rows <= block_rows:
-                await self._one_block(plan, served, tensors, block_rows, ticket, charge, stream)
+                await self._one_block(plan, served, tensors, ticket, charge, stream)
             else:
                 await self._many_blocks(plan, served, tensors, rows, block_rows, ticket, charge, stream)
         finally:
@@ -113,18 +113,17 @@ class RowServicer:
         plan: Plan,
         served: Served,
         tensors: IncomingTensors,
-        block_rows: int,
         ticket: Ticket,
         charge: Charge,
         stream: OpenStream,
     ) -> None:
-        async for block in tensors.blocks(len(tensors.specs) - 1, block_rows):
-            result = await ticket.run(plan.function, plan.rows(block, 0, whole=True), **plan.options)
-            charge.add_computed(_cost(plan, len(block)))
-            if plan.reduce is not None:
-                result = plan.reduce([result], await _divisor(plan, served, ticket))
-            for message in messages(b"", [("result", result)]):
-                await stream.write(message)
+        block = await tensors.whole(len(tensors.specs) - 1, 0)
+        result = await ticket.submit(plan.function, plan.rows(block, 0, whole=True), plan.options)
+        charge.add_computed(_cost(plan, len(block)))
+        if plan.reduce is not None:
+            result = plan.reduce([result], await _divisor(plan, served, ticket))
+        for message in messages(b"", [("result", result)]):
+            await stream.write(message)
 
     async def _many_blocks(
         self,
