@@ -22,7 +22,7 @@ ALLOWED = {
 }
 FRAMEWORKS = {"torch", "sklearn", "skops", "safetensors", "tensorflow", "keras", "jax", "mxnet", "GPy", "art", "joblib"}
 # A framework is imported in files that are named after it, and nowhere else.
-FRAMEWORK_FILES = {"torch": "torch", "safetensors": "torch", "sklearn": "sklearn", "skops": "sklearn", "joblib": "sklearn", "art": "art"}
+FRAMEWORK_FILES = {"safetensors": "torch", "skops": "sklearn", "joblib": "sklearn"}
 
 
 def imports(path: Path) -> set[str]:

@@ -16,9 +16,9 @@ import models
 from gradwire.backends import errors
 from gradwire.backends.capabilities import Operation
 from gradwire.backends.estimator import Estimator
-from gradwire.backends.training import FitOptions, FitProgress
 from gradwire.backends.load import load
 from gradwire.backends.torch import Config
+from gradwire.backends.training import FitOptions, FitProgress
 
 X = np.random.default_rng(1).normal(size=(7, 6))
 Y = np.array([0, 3, 1, 1, 2, 0, 3])

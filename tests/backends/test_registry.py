@@ -15,7 +15,7 @@ from gradwire.backends.registry import backend, backend_names
 from gradwire.client import connect
 from gradwire.server import serving
 
-THEIRS = '''
+THEIRS = """
 import numpy as np
 from gradwire.backends.config import ModelConfig
 
@@ -41,7 +41,7 @@ class Line:
 
 def load(config):
     return Line(config.slope)
-'''
+"""
 
 
 @pytest.fixture

@@ -289,9 +289,7 @@ class _Contrary(LogisticRegression):
         (LinearRegression(), {"task": "regression"}, BASE | {Operation.LOSS}),
     ],
 )
-def test_a_model_has_just_the_operations_that_it_defines(
-    estimator: Any, keys: dict[str, Any], expected: set[Operation]
-) -> None:
+def test_a_model_has_just_the_operations_that_it_defines(estimator: Any, keys: dict[str, Any], expected: set[Operation]) -> None:
     assert capabilities(_model(estimator, **keys)) == expected
 
 

@@ -25,9 +25,8 @@ ONCE = Retry(attempts=1)
 
 
 def blackbox(name: str, factory: str, **args: Any) -> dict[str, Any]:
-    return {
-        "name": name, "backend": "blackbox", "factory": {"path": f"owners:{factory}", "args": args}, "input_shape": [4], "nb_classes": 2,
-    }  # fmt: skip
+    made_by = {"path": f"owners:{factory}", "args": args}
+    return {"name": name, "backend": "blackbox", "factory": made_by, "input_shape": [4], "nb_classes": 2}
 
 
 def in_thread(function: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:

@@ -124,9 +124,7 @@ def refused(reason, action):
 
 @proof
 @given(st.lists(arrays(), min_size=1, max_size=3), st.integers(1, 600), st.none() | st.integers(1, 5))
-def test_every_array_arrives_bit_for_bit_whatever_its_dtype_shape_layout_chunks_and_blocks(
-    given_arrays, chunk_nbytes, block_rows
-):
+def test_every_array_arrives_bit_for_bit_whatever_its_dtype_shape_layout_chunks_and_blocks(given_arrays, chunk_nbytes, block_rows):
     sent = messages(b"", [(f"x{i}", array) for i, array in enumerate(given_arrays)], chunk_nbytes)
     received = receive(sent, block_rows)
     assert len(received) == len(given_arrays)

@@ -12,6 +12,7 @@ import grpc
 
 from gradwire.client.connection import Server
 from gradwire.client.errors import InvalidCall, error_of_wire
+from gradwire.client.streams import Stream
 from gradwire.v1 import estimator_pb2 as pb
 from gradwire.wire.errors import WireError
 from gradwire.wire.frames import messages, open_field
@@ -72,10 +73,11 @@ def batches_of(generator: Any, nb_epochs: int) -> Iterator[tuple[Any, Any]]:
 
 
 class _Outgoing(Iterator[bytes]):
-    """Messages that are made on gRPC's thread; keeps what goes wrong there for the caller's."""
+    """Messages that are made on gRPC's thread. What goes wrong there ends the stream, and is kept for the caller's thread."""
 
     def __init__(self, messages: Iterator[bytes]) -> None:
         self._messages = messages
+        self.stream: Stream | None = None
         self.error: Exception | None = None
 
     def __next__(self) -> bytes:
@@ -85,11 +87,13 @@ class _Outgoing(Iterator[bytes]):
             raise
         except Exception as e:
             self.error = e
-            raise
+            assert self.stream is not None
+            self.stream.cancel()
+            raise StopIteration from None
 
 
 def _fit(server: Server, outgoing: _Outgoing, on_progress: OnProgress, verbose: bool) -> None:
-    stream = server.open_stream("Fit")
+    stream = outgoing.stream = server.open_stream("Fit")
     server.watch(stream)
     report = _Report(on_progress, verbose)
     try:
