@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import pytest
 
+from gradwire.backends.errors import ModelFailed
 from gradwire.server.runner import Runner
 from gradwire.server.scheduler import QueueFull, Scheduler
 
@@ -160,5 +164,89 @@ def test_what_work_raises_reaches_its_caller_and_the_runner_goes_on() -> None:
             with pytest.raises(Exception, match="SystemExit"):
                 await ticket.run(exits)
             assert await ticket.run(lambda: 1) == 1
+
+    run(test)
+
+
+def thread_of(seconds: float = 0.0) -> Callable[..., str]:
+    """Work that says where it was computed."""
+
+    def work(x: Any = None) -> str:
+        time.sleep(seconds)
+        return threading.current_thread().name
+
+    return work
+
+
+ROWS = {"x": np.zeros((3, 1))}
+
+
+def test_a_call_that_is_alone_and_known_to_be_quick_is_computed_where_it_is() -> None:
+    async def test() -> None:
+        scheduler, quick = Scheduler(10), thread_of()
+        here = threading.current_thread().name
+        with running(scheduler), scheduler.admit("m", "c") as ticket:
+            assert await ticket.run_alone(quick, ROWS, {}) == "gradwire-runner"  # not known yet
+            assert await ticket.run_alone(quick, ROWS, {}) == here
+            assert await ticket.run_alone(quick, {"x": np.zeros((4, 1))}, {}) == "gradwire-runner"  # other sizes are not known
+            with scheduler.admit("m", "another"):
+                assert await ticket.run_alone(quick, ROWS, {}) == "gradwire-runner"  # not alone
+
+    run(test)
+
+
+def test_what_was_slow_the_last_time_is_left_to_the_runner() -> None:
+    async def test() -> None:
+        scheduler, slow = Scheduler(10), thread_of(0.01)
+        with running(scheduler), scheduler.admit("m", "c") as ticket:
+            for _ in range(3):
+                assert await ticket.run_alone(slow, ROWS, {}) == "gradwire-runner"
+
+    run(test)
+
+
+def test_two_threads_are_never_on_the_device_at_once() -> None:
+    async def test() -> None:
+        scheduler, quick = Scheduler(10), thread_of()
+        with running(scheduler):
+            with scheduler.admit("m", "c") as ticket:
+                await ticket.run_alone(quick, ROWS, {})
+            with scheduler.admit("m", "gone") as gone:
+                # A call that is cancelled while the runner computes it: the device is busy although nobody is there.
+                begun = threading.Event()
+
+                def busy() -> None:
+                    begun.set()
+                    time.sleep(0.1)
+
+                gone.submit(busy, {}, {})
+                await asyncio.to_thread(begun.wait)
+            with scheduler.admit("m", "c") as ticket:
+                assert await ticket.run_alone(quick, ROWS, {}) == "gradwire-runner"
+
+    run(test)
+
+
+def test_errors_and_exits_end_the_call_wherever_it_is_computed() -> None:
+    calls = 0
+
+    def work(x: Any = None) -> int:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise SystemExit(1)
+        if calls == 3:
+            raise ValueError("wrong")
+        return calls
+
+    async def test() -> None:
+        scheduler = Scheduler(10)
+        with running(scheduler), scheduler.admit("m", "c") as ticket:
+            assert await ticket.run_alone(work, ROWS, {}) == 1
+            with pytest.raises(ModelFailed, match="SystemExit"):
+                await ticket.run_alone(work, ROWS, {})
+            with pytest.raises(ValueError, match="wrong"):
+                await ticket.run_alone(work, ROWS, {})
+            assert await ticket.run_alone(work, ROWS, {}) == 4
 
     run(test)

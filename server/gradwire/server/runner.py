@@ -10,7 +10,6 @@ import asyncio
 import threading
 from typing import Any
 
-from gradwire.backends.errors import ModelFailed
 from gradwire.server.scheduler import Scheduler, Work
 
 
@@ -38,7 +37,8 @@ class Runner:
     def _run(self) -> None:
         while (taken := self._scheduler.take()) is not None:
             # What has been cancelled since it was queued is not computed.
-            results = [_computed(work) for work in taken if not work.done.cancelled()]
+            with self._scheduler.device:
+                results = [self._computed(work) for work in taken if not work.done.cancelled()]
             try:
                 self._loop.call_soon_threadsafe(_deliver, results)
             except RuntimeError:  # the loop is closed: nobody waits any more
@@ -46,15 +46,11 @@ class Runner:
             # Otherwise the last batch would stay in memory until the next one comes.
             del taken, results
 
-
-def _computed(work: Work) -> tuple[Work, Any, Exception | None]:
-    try:
-        return work, work.function(**work.rows, **work.options), None
-    except Exception as e:
-        return work, None, e
-    except BaseException as e:
-        # A model that calls sys.exit() ends its call, not the server.
-        return work, None, ModelFailed(f"the model raised {type(e).__name__}: {e}")
+    def _computed(self, work: Work) -> tuple[Work, Any, Exception | None]:
+        try:
+            return work, self._scheduler.timed(work.function, work.rows, work.options), None
+        except Exception as e:
+            return work, None, e
 
 
 def _deliver(results: list[tuple[Work, Any, Exception | None]]) -> None:

@@ -1,15 +1,19 @@
-"""Who computes next: a queue for each model and client, served in turn.
+"""Who computes next, and where: a queue for each model and client, served in turn.
 
 The loop's side admits calls, a bounded number of them, and queues their row blocks; the runner's side takes what comes
 next. Each client of a model has a queue of its own and the queues take turns, so that a client that streams a million
 rows does not hold up one that asks for a single row. A call may hold a model for itself (a fit): then nobody else's
 work on that model is taken until the call ends.
+
+A call that is alone, and known to be quick, is computed where it is, on the loop's thread: the way to the runner's thread
+and back costs more than a small model's row. Nobody waits for it who would not have waited for the device.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +21,13 @@ from types import TracebackType
 from typing import Any
 
 from gradwire.backends.backend import Array
+from gradwire.backends.errors import ModelFailed
+
+_QUICK_S = 0.005
+"""Longest that a computation may be expected to take to be made on the loop's thread."""
+
+_COSTS = 4096
+"""Computations whose time is remembered."""
 
 
 class QueueFull(Exception):
@@ -57,6 +68,16 @@ class Ticket:
         """
         return await self.submit(function, rows or {}, options)
 
+    async def run_alone(self, function: Callable[..., Any], rows: Mapping[str, Array], options: Mapping[str, Any]) -> Any:
+        """As `run`, for a call that is one block: on this thread, if no other call is there and it is known to be quick."""
+        scheduler = self.scheduler
+        if scheduler.calls == 1 and scheduler.quick(function, rows) and scheduler.device.acquire(blocking=False):
+            try:
+                return scheduler.timed(function, rows, options)
+            finally:
+                scheduler.device.release()
+        return await self.submit(function, rows, options)
+
     def submit(self, function: Callable[..., Any], rows: Mapping[str, Array], options: Mapping[str, Any]) -> asyncio.Future[Any]:
         """Queues one row block and returns its future."""
         done = asyncio.get_running_loop().create_future()
@@ -75,9 +96,14 @@ class Scheduler:
 
     Args:
         max_calls: Calls admitted at the same time, running and waiting.
+
+    Attributes:
+        device: Held by the thread that computes.
     """
 
     def __init__(self, max_calls: int) -> None:
+        self.device = threading.Lock()
+        self._seconds: OrderedDict[Hashable, float] = OrderedDict()
         self._max_calls = max_calls
         self._calls = 0
         self._ready = threading.Condition(threading.Lock())
@@ -146,6 +172,28 @@ class Scheduler:
                 turn.set_result(None)
                 return
 
+    # Both sides, holding the device.
+
+    def timed(self, function: Callable[..., Any], rows: Mapping[str, Array], options: Mapping[str, Any]) -> Any:
+        """Computes, and remembers how long it took. A model that calls sys.exit() ends its call, not the server."""
+        began_s = time.perf_counter()
+        try:
+            result = function(**rows, **options)
+        except Exception:
+            raise
+        except BaseException as e:
+            raise ModelFailed(f"the model raised {type(e).__name__}: {e}") from e
+        key = _kind(function, rows)
+        self._seconds[key] = time.perf_counter() - began_s
+        self._seconds.move_to_end(key)
+        if len(self._seconds) > _COSTS:
+            self._seconds.popitem(last=False)
+        return result
+
+    def quick(self, function: Callable[..., Any], rows: Mapping[str, Array]) -> bool:
+        """Whether this has been computed before with as many rows, and was quick the last time."""
+        return self._seconds.get(_kind(function, rows), _QUICK_S) < _QUICK_S
+
     # The runner's side.
 
     def take(self) -> list[Work] | None:
@@ -180,3 +228,8 @@ class Scheduler:
                 del self._queues[key]
             return work
         return None
+
+
+def _kind(function: Callable[..., Any], rows: Mapping[str, Array]) -> Hashable:
+    """What decides how long a computation takes: what is computed, of which arguments, and of how many rows."""
+    return function, *rows, len(next(iter(rows.values()), ()))
