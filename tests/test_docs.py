@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from gradwire.backends.registry import backend, backend_names
+from gradwire.server import serving
 from gradwire.server.config import Limits, ServedModel, ServerConfig
 
 ROOT = Path(__file__).parent.parent
@@ -43,3 +44,36 @@ def test_every_link_between_documents_leads_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text()):
             if "://" not in target:
                 assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+def blocks(language: str) -> list[str]:
+    """The README's code in a language, as a reader would paste it."""
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+
+
+OWNERS_CODE = """
+from torch import nn
+
+def digits_cnn():
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
+"""
+
+
+def test_the_readmes_file_is_served_and_its_client_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import yaml
+    from safetensors.torch import save_model
+
+    (tmp_path / "my_models.py").write_text(OWNERS_CODE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import my_models
+
+    save_model(my_models.digits_cnn(), str(tmp_path / "digits.safetensors"))
+    (file,) = blocks("yaml")
+    models = {model.pop("name"): model for model in yaml.safe_load(file)["models"]}
+    models["digits"]["weights"] = str(tmp_path / models["digits"]["weights"])
+    use, attack = blocks("python")
+    with serving(models) as address:
+        names: dict[str, object] = {}
+        exec(use.replace("127.0.0.1:50051", address), names)
+        exec(attack, names)
+    assert getattr(names["adversarial"], "shape", None) == (4, 1, 8, 8)

@@ -197,7 +197,7 @@ def test_a_call_that_is_alone_and_known_to_be_quick_is_computed_where_it_is() ->
 
 def test_what_was_slow_the_last_time_is_left_to_the_runner() -> None:
     async def test() -> None:
-        scheduler, slow = Scheduler(10), thread_of(0.01)
+        scheduler, slow = Scheduler(10), thread_of(0.02)
         with running(scheduler), scheduler.admit("m", "c") as ticket:
             for _ in range(3):
                 assert await ticket.run_alone(slow, ROWS, {}) == "gradwire-runner"

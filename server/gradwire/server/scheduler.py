@@ -23,7 +23,7 @@ from typing import Any
 from gradwire.backends.backend import Array
 from gradwire.backends.errors import ModelFailed
 
-_QUICK_S = 0.005
+_QUICK_S = 0.010
 """Longest that a computation may be expected to take to be made on the loop's thread."""
 
 _COSTS = 4096

@@ -72,14 +72,6 @@ class Outcome:
     def perturbation(self) -> Array:
         return self.adversarial - self.x
 
-    @property
-    def mean_l2(self) -> float:
-        return float(np.sqrt((self.perturbation**2).sum(axis=(1, 2, 3))).mean())
-
-    @property
-    def mean_linf(self) -> float:
-        return float(np.abs(self.perturbation).max(axis=(1, 2, 3)).mean())
-
 
 def attacks(quick: bool) -> list[Attack]:
     """What the demo runs, strongest access first."""
