@@ -1,7 +1,8 @@
 """``python -m benchmarks.profile_call``: where the microseconds of one call go.
 
 A client in this process and a server in another note the time at the stations that a call passes. Calls are made one
-after the other and the clock is the machine's (CLOCK_MONOTONIC), so that the notes of both line up.
+after the other and the clock is the machine's (CLOCK_MONOTONIC), so that the notes of both line up. Such calls are alone
+on the server: it computes the quick ones where it reads them, and queues the others for its runner's thread.
 """
 
 from __future__ import annotations
@@ -26,7 +27,19 @@ from benchmarks.model import Array, inputs
 
 _WARM_UP = 50
 
-STATIONS = {
+INLINE = {
+    "called": "",
+    "sent": "client: checks and packs",
+    "read": "on the way to the server",
+    "begun": "server: parses and prepares",
+    "computed": "computes",
+    "written": "server: packs",
+    "received": "on the way to the client",
+    "returned": "client: unpacks",
+}
+"""Moments of a call that is computed where it was read, in their order, and what has happened since the one before."""
+
+QUEUED = {
     "called": "",
     "sent": "client: checks and packs",
     "read": "on the way to the server",
@@ -37,7 +50,7 @@ STATIONS = {
     "received": "on the way to the client",
     "returned": "client: unpacks",
 }
-"""Moments of a call, in their order, and what has happened since the one before."""
+"""The same of a call that passes the queue."""
 
 
 class Notes:
@@ -108,13 +121,13 @@ def profile(
 
 
 def _serve(pipe: Connection) -> None:
-    from gradwire.server import runner, scheduler, serving, streams
+    from gradwire.server import scheduler, serving, streams
 
     notes = Notes()
     notes.after_awaiting(streams.OpenStream, "read", "read")
     notes.before(scheduler.Scheduler, "_put", "queued")
-    notes.before(runner, "_computed", "begun")
-    notes.after(runner, "_computed", "computed")
+    notes.before(scheduler.Work, "compute", "begun")
+    notes.after(scheduler.Work, "compute", "computed")
     notes.before(streams.OpenStream, "write", "written")
     (model,) = yaml.safe_load(MODEL)
     with serving({model.pop("name"): model}) as address:
@@ -140,27 +153,46 @@ def _call(address: str, operation: str, rows: int, calls: int) -> dict[str, list
 
 
 def _table(operation: str, rows: int, times_s: dict[str, list[float]]) -> Table:
-    at = _calls_s(times_s)[:, _WARM_UP:] * 1e6
+    queued = _passed(times_s, "queued")[_WARM_UP:]
+    through_queue = queued.mean() > 0.5
+    shown = queued == through_queue
+    stations = QUEUED if through_queue else INLINE
+    at = _calls_s(times_s, list(stations))[:, _WARM_UP:][:, shown] * 1e6
     spans = np.diff(at, axis=0)
-    table = Table(title=f"{ROW_OPERATIONS[operation]} of {rows} row{'s' if rows > 1 else ''}, µs", title_justify="left")
+    where = "on the runner's thread" if through_queue else "where they were read, without a queue"
+    table = Table(
+        title=f"{ROW_OPERATIONS[operation]} of {rows} row{'s' if rows > 1 else ''}, µs",
+        title_justify="left",
+        caption=f"{shown.sum()} of {len(shown)} calls were computed {where}; the table is of these",
+        caption_justify="left",
+    )
     for column in ("", "median", "p10", "p90"):
         table.add_column(column, justify="right" if column else "left")
-    for what, span in zip(list(STATIONS.values())[1:], spans, strict=True):
+    for what, span in zip(list(stations.values())[1:], spans, strict=True):
         table.add_row(what, *_numbers(span))
     table.add_section()
     total = at[-1] - at[0]
     table.add_row("the call", *_numbers(total))
-    table.add_row("the call, without computing", *_numbers(total - spans[list(STATIONS).index("computed") - 1]))
+    table.add_row("the call, without computing", *_numbers(total - spans[list(stations).index("computed") - 1]))
     return table
 
 
-def _calls_s(times_s: dict[str, list[float]]) -> Array:
+def _passed(times_s: dict[str, list[float]], station: str) -> Array:
+    """Whether a call came to a station, ``(calls,)``."""
+    times = times_s.get(station, [])
+    passed: Array = np.searchsorted(times, times_s["called"]) < np.searchsorted(times, times_s["returned"])
+    return passed
+
+
+def _calls_s(times_s: dict[str, list[float]], stations: list[str]) -> Array:
     """The stations' times, ``(stations, calls)``. Of several messages of a call the first counts, of those received the last."""
     begin, end = np.array(times_s["called"]), np.array(times_s["returned"])
     at = []
-    for station in STATIONS:
+    for station in stations:
         times = np.array(times_s[station])
-        at.append(times[np.searchsorted(times, end, "right") - 1 if station == "received" else np.searchsorted(times, begin)])
+        # A call that has not come to a station gets the time of another one, and is not shown.
+        first = np.minimum(np.searchsorted(times, begin), len(times) - 1)
+        at.append(times[np.searchsorted(times, end, "right") - 1 if station == "received" else first])
     return np.array(at)
 
 

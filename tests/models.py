@@ -44,10 +44,10 @@ def normalised(dropout: float = 0.0) -> nn.Sequential:
 class Recurrent(nn.Module):
     """Rows (time, 3)."""
 
-    def __init__(self, kind: str = "LSTM") -> None:
+    def __init__(self, kind: str = "LSTM", dropout: float = 0.5) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.rnn = getattr(nn, kind)(3, 5, batch_first=True, num_layers=2, dropout=0.5)
+        self.rnn = getattr(nn, kind)(3, 5, batch_first=True, num_layers=2, dropout=dropout)
         self.head = nn.Linear(5, 4)
         self.double()
 

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
-TESTS = Path(__file__).parent
+from commands import environment
 
 
 class ServerProcess:
@@ -23,11 +22,13 @@ class ServerProcess:
     Attributes:
         process: The process.
         address: What to connect to.
+        log: The file that its log goes to.
     """
 
-    def __init__(self, process: subprocess.Popen[str], address: str) -> None:
+    def __init__(self, process: subprocess.Popen[str], address: str, log: Path) -> None:
         self.process = process
         self.address = address
+        self.log = log
 
     def signal(self, number: int) -> None:
         os.kill(self.process.pid, number)
@@ -48,16 +49,23 @@ def server_process(folder: Path, models: list[dict[str, Any]], **settings: Any) 
     """``gradwire serve`` on a free loopback port, as long as the context lasts. Factories may name modules of tests/."""
     config = folder / "server.yaml"
     config.write_text(yaml.safe_dump({"listen": "127.0.0.1:0", **settings, "models": models}))
-    command = [sys.executable, "-m", "gradwire.client.cli", "serve", str(config)]
-    environment = {**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"}
-    with (folder / "stderr.log").open("w") as log:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
+    with gradwire_serve(config) as server:
+        yield server
+
+
+@contextmanager
+def gradwire_serve(config: Path, *arguments: str) -> Iterator[ServerProcess]:
+    """``gradwire serve`` with a file and options of its own, as long as the context lasts."""
+    command = [sys.executable, "-m", "gradwire.client.cli", "serve", str(config), *arguments]
+    log = config.with_name("stderr.log")
+    with log.open("w") as stderr:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment())
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
         found = re.match(r"serving on (\S+)", line)
-        assert found, (line, (folder / "stderr.log").read_text())
-        yield ServerProcess(process, found[1])
+        assert found, (line, log.read_text())
+        yield ServerProcess(process, found[1], log)
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGCONT)

@@ -55,6 +55,15 @@ def test_a_demo_that_is_stopped_leaves_no_server_behind(tmp_path, number):
     assert gone(int(pid))
 
 
+def test_what_is_attacked_was_not_trained_on():
+    from gradwire.client.demo.digits import held_out
+    from gradwire.server.demo.model import training_part
+
+    attacked, trained = ({row.tobytes() for row in rows} for rows in (held_out()[0], training_part()[0]))
+    assert not attacked & trained
+    assert len(attacked | trained) == 1797  # all of scikit-learn's digits, each of them another
+
+
 def test_the_written_configuration_can_be_served_again(tmp_path):
     from gradwire.server.config import read_config
     from gradwire.server.demo.run import _YAML

@@ -82,11 +82,11 @@ def test_all_parts_are_importable_side_by_side() -> None:
     assert len({str(path) for path in gradwire.__path__}) >= 4  # type: ignore[attr-defined]
 
 
-def test_no_file_is_more_than_one_idea() -> None:
+def test_no_file_is_longer_than_430_lines() -> None:
     long = {
         str(file.relative_to(ROOT)): lines
         for folder in SOURCES.values()
         for file in folder.rglob("*.py")
-        if "_pb2" not in file.name and (lines := len(file.read_text().splitlines())) > 480
+        if "_pb2" not in file.name and (lines := len(file.read_text().splitlines())) > 430
     }
     assert not long

@@ -29,6 +29,7 @@ class Line:
     loss_reduction = "sum"
     device = "cpu"
     fitted = True
+    may_wait = False
 
     def __init__(self, slope):
         self.slope, self.layer_names, self.notes = slope, [], []

@@ -6,16 +6,19 @@ Models are small, smooth where gradients are compared with finite differences, a
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from sklearn.datasets import load_digits, load_iris
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import SVC
 from torch import nn
+
+from models import Recurrent
 
 PREDICT = frozenset({"predict"})
 TRAINED = frozenset({"fit", "save", "clone_for_refitting"})
@@ -33,7 +36,10 @@ class Case:
         operations: What its card must show to a trainer.
         rtol: Relative error against finite differences, and of rows computed in other company; by precision.
         scores: Whether class gradients are those of predict's columns.
+        repeatable: Whether a fit with a seed can be repeated; dropout draws from the process's own generator.
         layers: Names of layers, in order, if there are any.
+        step: Of finite differences; by precision.
+        single_output: Whether two classes have one output.
     """
 
     config: dict[str, Any]
@@ -41,9 +47,10 @@ class Case:
     operations: frozenset[str]
     rtol: float = 1e-6
     scores: bool = True
+    repeatable: bool = True
     layers: tuple[str, ...] = ()
     step: float = 1e-5
-    extra: dict[str, Any] = field(default_factory=dict)
+    single_output: bool = False
 
     @property
     def nb_classes(self) -> int:
@@ -101,21 +108,8 @@ def binary() -> nn.Module:
 
 
 def recurrent() -> nn.Module:
-    return Recurrent()
-
-
-class Recurrent(nn.Module):
-    """Seven steps of three features."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(5)
-        self.rnn = nn.GRU(3, 5, batch_first=True)
-        self.head = nn.Linear(5, 4)
-        self.double()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.rnn(x)[0][:, -1])
+    """Steps of three features to four logits. Without dropout, so that a fit can be repeated."""
+    return Recurrent("GRU", dropout=0.0)
 
 
 def iris_logistic() -> LogisticRegression:
@@ -171,7 +165,7 @@ CASES: dict[str, Case] = {
              channels_first=True, preprocessing={"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4]}),
         uniform(3, 6, 6, dtype="float32"), NEURAL, layers=("0", "1", "2", "3", "4", "5", "6", "7"),
         # Single precision: the loss is known to 1e-7, so that steps must be large, and differences are good to 1e-3.
-        rtol=5e-3, step=2e-2,
+        rtol=5e-3, step=2e-2, repeatable=False,
     ),
     "torch-defended": Case(
         dict(backend="torch", factory=Deep, loss=_CROSS_ENTROPY, optimizer=_ADAM, input_shape=[6], nb_classes=4,
@@ -185,7 +179,7 @@ CASES: dict[str, Case] = {
     ),
     "torch-binary": Case(
         dict(backend="torch", factory=binary, loss="torch.nn.BCEWithLogitsLoss", optimizer=_ADAM, input_shape=[5], nb_classes=2),
-        uniform(5), NEURAL, layers=("0", "1", "2"),
+        uniform(5), NEURAL, layers=("0", "1", "2"), single_output=True,
     ),
     "torch-recurrent": Case(
         dict(backend="torch", factory=recurrent, loss=_CROSS_ENTROPY, optimizer=_ADAM, input_shape=[7, 3], nb_classes=4),
@@ -204,6 +198,11 @@ CASES: dict[str, Case] = {
     ),
     "blackbox": Case(dict(backend="blackbox", factory=centroids, input_shape=[6], nb_classes=4), uniform(6), PREDICT),
 }  # fmt: skip
+
+
+def with_operation(operation: str, where: Callable[[Case], bool] = lambda case: True) -> pytest.MarkDecorator:
+    """Runs a test on the cases that have an operation, and for which ``where`` holds."""
+    return pytest.mark.parametrize("name", [name for name, case in CASES.items() if operation in case.operations and where(case)])
 
 
 def served() -> dict[str, dict[str, Any]]:

@@ -31,18 +31,3 @@ def case(name: str) -> Case:
 @pytest.fixture
 def remote(server: Server, name: str) -> RemoteEstimator:
     return server.estimator(name)
-
-
-@pytest.fixture
-def needs(remote: RemoteEstimator) -> Any:
-    """Ends a test early for a model that does not have an operation, after checking that it says so."""
-    from gradwire.client.errors import Unsupported
-
-    def check(operation: str, call: Any) -> bool:
-        if operation in remote.card.operations:
-            return True
-        with pytest.raises(Unsupported, match=operation):
-            call()
-        return False
-
-    return check

@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conformance.cases import CASES, Case, Recurrent
+from conformance.cases import CASES, Case, recurrent, with_operation
 from sklearn.datasets import load_digits
 from torch import nn
 
 from gradwire.client import Progress, RemoteEstimator, Server, connect
 from gradwire.client.errors import (
-    GradwireError,
     InvalidCall,
     ModelFailed,
     TooManyClones,
@@ -68,9 +67,8 @@ def test_fit_changes_the_model_and_makes_a_version(remote: RemoteEstimator, case
         assert seen[-1].loss is not None
 
 
+@with_operation("fit", where=lambda case: case.repeatable)
 def test_the_same_seed_gives_the_same_fit(remote: RemoteEstimator, case: Case) -> None:
-    if "torch-float32" in remote.card.name:
-        return  # dropout draws from the process's own generator
     x, y = data(case)
     remote.fit(x, y, batch_size=16, nb_epochs=2, seed=3)
     first = remote.predict(x)
@@ -98,26 +96,29 @@ def test_wrong_training_data_changes_nothing(remote: RemoteEstimator, case: Case
             remote.fit(wrong_x, wrong_y)
     with pytest.raises(InvalidCall):
         remote.fit(x, y, nb_epochs=0)
-    with pytest.raises(GradwireError):
+    np.testing.assert_array_equal(remote.predict(x), before)
+
+
+@with_operation("fit_generator")
+def test_rows_that_make_no_whole_batch_change_nothing(remote: RemoteEstimator, case: Case) -> None:
+    x, y = data(case)
+    before = remote.predict(x)
+    with pytest.raises(InvalidCall, match="drop_last"):
         remote.fit(x[:3], y[:3], batch_size=8, drop_last=True, nb_epochs=1)
-        if "fit_generator" not in case.operations:
-            raise Unsupported("scikit-learn fits whole data and knows no batches")
-    np.testing.assert_allclose(remote.predict(x), before, atol=1.0 if "fit_generator" not in case.operations else 0)
+    np.testing.assert_array_equal(remote.predict(x), before)
 
 
+@with_operation("fit_generator")
 def test_batches_are_trained_on_as_they_come(remote: RemoteEstimator, case: Case) -> None:
     x, y = data(case)
-    if "fit_generator" not in case.operations:
-        return
     before = remote.predict(x)
     remote.fit_generator([(x[:30], y[:30]), (x[30:], y[30:])], nb_epochs=3)
     assert not np.allclose(remote.predict(x), before)
 
 
+@with_operation("fit_generator")
 def test_batches_that_end_in_an_error_change_nothing(remote: RemoteEstimator, case: Case) -> None:
     x, y = data(case)
-    if "fit_generator" not in case.operations:
-        return
     before = remote.predict(x)
 
     def failing() -> Iterator[Any]:
@@ -234,7 +235,7 @@ def test_a_fit_that_fails_in_the_middle_changes_nothing() -> None:
 
 def test_training_data_beyond_memory_is_spooled_and_fits_the_same() -> None:
     x, y = np.random.default_rng(0).normal(size=(4000, 7, 3)), np.arange(4000) % 4
-    model = torch_model(Recurrent, input_shape=[7, 3], nb_classes=4, preprocessing={"mean": 0.1, "std": 2.0})
+    model = torch_model(recurrent, input_shape=[7, 3], nb_classes=4, preprocessing={"mean": 0.1, "std": 2.0})
     predictions = []
     for memory in (1 << 30, 0):
         with serving({"m": model}, limits={"fit_memory_bytes": memory}) as address, connect(address) as server:

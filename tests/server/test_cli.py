@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from commands import gradwire, gradwire_serve
+from commands import gradwire
+from processes import gradwire_serve
 
 from gradwire.client import connect
 
@@ -38,31 +39,27 @@ def model(**changes: Any) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_says_where_it_serves_and_ends_with_0_on_a_signal(tmp_path, number):
-    with gradwire_serve(config(tmp_path)) as (address, process):
-        with connect(address) as server:
-            assert server.estimator("digits").predict(np.zeros((2, 6))).shape == (2, 5)
-        process.send_signal(number)
-        assert process.wait(30) == 0
+    with gradwire_serve(config(tmp_path)) as server:
+        with connect(server.address) as connection:
+            assert connection.estimator("digits").predict(np.zeros((2, 6))).shape == (2, 5)
+        server.signal(number)
+        assert server.process.wait(30) == 0
 
 
 def test_the_command_line_replaces_keys_of_the_file(tmp_path):
-    with gradwire_serve(config(tmp_path, listen="127.0.0.1:1"), "--listen", "127.0.0.1:0", "--log-format", "json") as (
-        address,
-        process,
-    ):
-        assert not address.endswith(":1")
-        process.terminate()
-        _, log = process.communicate(timeout=30)
-    assert '"message": "serving"' in log
+    path = config(tmp_path, listen="127.0.0.1:1")
+    with gradwire_serve(path, "--listen", "127.0.0.1:0", "--log-format", "json") as server:
+        assert not server.address.endswith(":1")
+        server.signal(signal.SIGTERM)
+        server.process.wait(30)
+    assert '"message": "serving"' in server.log.read_text()
 
 
 def test_a_second_server_on_the_same_port_is_refused(tmp_path):
-    with gradwire_serve(config(tmp_path)) as (address, process):
-        ended = gradwire("serve", str(config(tmp_path, listen=address)))
+    with gradwire_serve(config(tmp_path)) as server:
+        ended = gradwire("serve", str(config(tmp_path, listen=server.address)))
         assert ended.returncode == 2
-        assert address in ended.stderr
-        process.terminate()
-        assert process.wait(30) == 0
+        assert server.address in ended.stderr
 
 
 WRONG_FILES = {

@@ -19,7 +19,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from processes import server_process
 
 from gradwire.client import Retry, connect
-from gradwire.client.errors import CallTimeout, QueueFull, ServerError, Unavailable
+from gradwire.client.errors import CallTimeout, GradwireError, QueueFull, ServerError, Unavailable
 
 ONCE = Retry(attempts=1)
 
@@ -96,9 +96,10 @@ def test_drain_finishes_running_calls_refuses_new_ones_and_ends_with_0(tmp_path:
         until(lambda: len(blocks(log)) > began)
         server.signal(signal.SIGTERM)
         until(lambda: "draining" in (tmp_path / "stderr.log").read_text())
-        with pytest.raises(Unavailable) as caught:
-            idle.predict(X)
-        assert caught.value.retry_after_s is None or caught.value.retry_after_s > 0
+        for late in (idle.predict, lambda _: other.models(), lambda _: connect(server.address, retry=ONCE).models()):
+            with pytest.raises(Unavailable, match="about to end") as caught:
+                late(X)
+            assert caught.value.retry_after_s > 0
         thread.join()
         assert isinstance(result[0], np.ndarray), result[0]
         assert server.process.wait(20) == 0
@@ -114,8 +115,9 @@ def test_a_new_call_on_a_stream_that_was_busy_when_the_drain_began_is_told_when_
         until(lambda: len(blocks(log)) > 1)
         server.signal(signal.SIGTERM)
         until(lambda: "draining" in (tmp_path / "stderr.log").read_text())
-        with pytest.raises(Unavailable):
-            connection.models()
+        with pytest.raises(Unavailable) as caught:
+            remote.predict(X)
+        assert caught.value.retry_after_s > 0
         keep.join()
         assert isinstance(kept[0], np.ndarray), kept[0]
         assert server.process.wait(20) == 0
@@ -279,7 +281,7 @@ def test_a_drain_takes_a_fit_back_that_does_not_end_in_time(tmp_path: Path) -> N
         server.signal(signal.SIGTERM)
         assert server.process.wait(20) == 0
         thread.join()
-        assert isinstance(result[0], Exception)
+        assert isinstance(result[0], GradwireError), result
 
 
 def test_two_servers_do_not_share_a_port(tmp_path: Path, free_port: int) -> None:

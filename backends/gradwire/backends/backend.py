@@ -38,6 +38,9 @@ class Model(Protocol):
     notes: list[str]
     """What a caller should know about the answers, for the card."""
 
+    may_wait: bool
+    """Whether it may wait for something else than its device, the network say."""
+
     @property
     def fitted(self) -> bool:
         """Whether it can predict yet."""

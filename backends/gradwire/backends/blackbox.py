@@ -42,6 +42,7 @@ class BlackBoxModel:
         function: What its factory made.
     """
 
+    may_wait = True
     fitted = True
 
     def __init__(self, config: Config, function: Callable[[Array], Any]) -> None:
@@ -53,7 +54,6 @@ class BlackBoxModel:
         self.loss_name = ""
         self.loss_reduction: Literal["mean", "sum"] = "mean"
         self.device = config.device
-        self.fitted = True
         self.notes = ["a black box: training mode changes nothing"]
 
     def predict(self, x: Array, *, training_mode: bool) -> Array:

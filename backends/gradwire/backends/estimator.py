@@ -24,6 +24,7 @@ from gradwire.backends.errors import (
     InvalidDtype,
     InvalidShape,
     InvalidValue,
+    ModelConfigError,
     ModelFailed,
     OutOfMemory,
     Unsupported,
@@ -33,7 +34,7 @@ from gradwire.backends.training import FitOptions, FitProgress
 
 
 class Estimator:
-    """One loaded model and what stands around it. Not thread-safe: one thread runs all of its operations.
+    """One loaded model and what stands around it. Not thread-safe: one thread at a time runs its operations.
 
     Args:
         model: What a backend loaded.
@@ -56,7 +57,7 @@ class Estimator:
         self.capabilities = capabilities(model)
         self.version = "initial"
         self.output_shape: tuple[int, ...] = (config.nb_classes,)
-        """Of one row; learnt when the model first predicts, at loading."""
+        """Of one row, before postprocessing; learnt whenever the model predicts, and first of all at loading."""
         self.output_dtype: np.dtype[Any] = self._float_dtype
         self._fits = 0
         self._initial: object | None = None
@@ -123,6 +124,7 @@ class Estimator:
         """Outputs ``(n, C)`` or ``(n, 1)``; with ``labels_only`` one-hot rows of the top class, ``(n, nb_classes)``."""
         with _owners_code("predict"):
             raw = self.model.predict(self.preprocessing(x, standardisation), training_mode=training_mode)
+            self.output_shape, self.output_dtype = raw.shape[1:], raw.dtype
             outputs = postprocess(self.postprocessing, raw)
         if labels_only:
             return labels.top_class(outputs, self.config.nb_classes, 0.0 if self.model.output_kind == "logits" else 0.5)
@@ -144,7 +146,8 @@ class Estimator:
 
     def loss_divisor(self, y: Array) -> float:
         """What a mean over the call's rows divides by."""
-        self._require(Operation.LOSS)
+        if not callable(getattr(self.model, "loss_divisor", None)):
+            self._require(Operation.LOSS)
         return float(self._do.loss_divisor(y))
 
     def loss_gradient(
@@ -249,8 +252,11 @@ class Estimator:
         try:
             with _owners_code("restore"):
                 self._do.restore(path)
-        except BaseException:
+        except BaseException as e:
             self._do.rollback(before)
+            if isinstance(e, ModelConfigError):
+                problem = e.problem.replace(str(path), f"version {version!r}")
+                raise Unsupported(f"{problem}; the model is as it was") from e
             raise
         self.version = version
 

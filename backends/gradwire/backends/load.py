@@ -57,23 +57,28 @@ def _has(defence: object, key: str, *names: str) -> None:
         )
 
 
+_FREE_SIZE = 8
+"""What stands in for a size that may be any, when a row is made to try the model with."""
+
+
 def _probe(estimator: Estimator) -> None:
     """Lets the model predict one row, so that a wrong input shape or number of classes shows at start and not to callers.
 
-    A model that has not been fitted yet, or one whose inputs have free sizes, is taken as it is.
+    A model that has not been fitted yet is taken as it is, and so is one that does not take the free sizes that were tried.
     """
     config = estimator.config
-    if -1 in config.input_shape or not estimator.model.fitted:
+    if not estimator.model.fitted:
         return
+    shape = tuple(_FREE_SIZE if size == -1 else size for size in config.input_shape)
     low = 0.0 if config.clip_values is None else np.min(config.clip_values[0])
-    row = np.broadcast_to(np.asarray(low, estimator.model.input_dtype), (1, *config.input_shape)).copy()
+    row = np.broadcast_to(np.asarray(low, estimator.model.input_dtype), (1, *shape)).copy()
     try:
         outputs = estimator.predict(row)
-    except BackendError as e:
-        raise ModelConfigError("input_shape", f"the model does not take one row of shape {list(config.input_shape)}: {e}") from e
+    except (BackendError, ValueError) as e:
+        if -1 in config.input_shape:
+            return
+        raise ModelConfigError("input_shape", f"the model does not take one row of shape {list(shape)}: {e}") from e
     binary = config.nb_classes == 2 and outputs.shape[1:] == (1,)
     if config.task == "classification" and outputs.shape != (1, config.nb_classes) and not binary:
-        raise ModelConfigError(
-            "nb_classes", f"the model puts out {outputs.shape[1:]} for a row; nb_classes says {config.nb_classes}"
-        )
-    estimator.output_shape, estimator.output_dtype = outputs.shape[1:], outputs.dtype
+        given = outputs.shape[1:]
+        raise ModelConfigError("nb_classes", f"the model puts out {given} for a row; nb_classes says {config.nb_classes}")

@@ -32,16 +32,17 @@ from gradwire.backends.backend import Array, Model, OutputKind
 from gradwire.backends.config import ModelConfig
 from gradwire.backends.errors import InvalidLabel, InvalidLayer, InvalidShape, InvalidValue, ModelConfigError, Unsupported
 from gradwire.backends.labels import one_hot
-from gradwire.backends.sklearn_gradients import ClosedForm, kernel_svm, linear_svm, logistic
+from gradwire.backends.sklearn_gradients import ClosedForm, kernel_svm, linear_svm, log_logistic, logistic
 
 # By exact type: a subclass of the owner's may predict otherwise than the closed form.
-_CLOSED_FORMS: dict[type, Callable[[Any, bool], ClosedForm]] = {
+_CLOSED_FORMS: dict[type, Callable[[Any], ClosedForm]] = {
     LogisticRegression: logistic,
     LogisticRegressionCV: logistic,
     LinearSVC: linear_svm,
     SVC: kernel_svm,
     NuSVC: kernel_svm,
 }
+_CLOSED_FORMS_OF_LOGITS = {**_CLOSED_FORMS, LogisticRegression: log_logistic, LogisticRegressionCV: log_logistic}
 
 
 class Config(ModelConfig):
@@ -98,6 +99,7 @@ class SklearnModel:
 
     input_dtype = np.dtype(np.float64)
     device = "cpu"
+    may_wait = False
     loss_reduction: Literal["mean", "sum"] = "sum"
     loss_name = ""
 
@@ -320,7 +322,7 @@ def _output_kind(estimator: Any, config: Config) -> OutputKind:
     raise ModelConfigError("output", f"{type(estimator).__name__} does not give {config.output}; leave the key out")
 
 
-def _closed_form(estimator: Any, config: Config) -> Callable[[Any, bool], ClosedForm] | None:
+def _closed_form(estimator: Any, config: Config) -> Callable[[Any], ClosedForm] | None:
     """How to take gradients of an estimator like this one, fitted or not."""
     if isinstance(estimator, SVC | NuSVC) and estimator.kernel not in ("linear", "poly", "rbf", "sigmoid"):
         return None  # the owner's function
@@ -330,7 +332,8 @@ def _closed_form(estimator: Any, config: Config) -> Callable[[Any, bool], Closed
             return None
         if estimator.solver == "liblinear" and config.nb_classes > 2:
             return None
-    return _CLOSED_FORMS.get(type(estimator))
+    forms = _CLOSED_FORMS_OF_LOGITS if config.output == "logits" else _CLOSED_FORMS
+    return forms.get(type(estimator))
 
 
 def _state_of(estimator: Any, config: Config) -> State:
@@ -349,7 +352,7 @@ def _state_of(estimator: Any, config: Config) -> State:
     if not isinstance(classes, np.ndarray) or len(classes) > config.nb_classes:
         raise ModelConfigError("nb_classes", f"{config.nb_classes}; the estimator was fitted on the classes {classes}")
     build = _closed_form(estimator, config)
-    form = build(estimator, config.output == "logits") if build else None
+    form = build(estimator) if build else None
     return State(estimator, True, _columns(classes, config.nb_classes), form)
 
 

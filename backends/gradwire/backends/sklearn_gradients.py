@@ -8,7 +8,7 @@ can be called, pulls a cotangent back (``vjp``), and gives all gradients at once
   the loss is cross-entropy, ``g = log p``.
 - Support vector machines: outputs and ``g`` are the scores ``s``. The loss is then the negated score of the label, the
   objective that evasion descends (Biggio et al. 2014, "Security evaluation of support vector machines in adversarial
-  environments", equation 1 with lambda = 0; ART's too). A hinge would have no gradient beyond the margin. SVC and NuSVC
+  environments", equation 1 with lambda = 0; what ART cites). A hinge would have no gradient beyond the margin. SVC and NuSVC
   score a class by its one-vs-one decisions, ``s_c = sum_j f_cj`` with ``f_cj = -f_jc`` (``sum_of_confidences`` in
   scikit-learn's source), LinearSVC by its decision; with two classes ``s = (-f, f)``. Labels come from votes: with three or
   more classes the largest one-vs-one sum need not be the predicted one.
@@ -201,33 +201,32 @@ class ClosedForm:
         return self.loss_terms.vjp(x, -self.class_weight * targets)
 
 
-def logistic(model: Any, logits: bool) -> ClosedForm:
-    """The closed form of a fitted LogisticRegression, binary or multinomial. Outputs are ``log p`` if ``logits``, else ``p``.
+def logistic(model: Any) -> ClosedForm:
+    """The closed form of a fitted LogisticRegression, binary or multinomial, with outputs ``p``.
 
     A ``class_weight`` dictionary weighs a row's loss by its label, as in training. Of ``"balanced"`` a fitted model keeps no
     weights; they are 1 then, as in ART.
     """
-    weights, intercept = _linear(model)
-    if len(weights) == 1:
-        weights, intercept = np.concatenate([0 * weights, weights]), np.concatenate([[0.0], intercept])
-    scores = LinearScores(weights, intercept)
-    given = model.class_weight if isinstance(model.class_weight, Mapping) else {}
-    class_weight = np.array([given.get(label, 1.0) for label in model.classes_.tolist()], np.float64)
-    if logits:
-        return ClosedForm(LogSoftmax(scores), LogSoftmax(scores), log_softmax, class_weight)
-    return ClosedForm(Softmax(scores), LogSoftmax(scores), _log, class_weight)
+    scores = _multinomial(model)
+    return ClosedForm(Softmax(scores), LogSoftmax(scores), _log, _class_weight(model))
 
 
-def linear_svm(model: Any, logits: bool) -> ClosedForm:
-    """The closed form of a fitted LinearSVC: one score a class, ``(-f, f)`` with two. ``logits`` changes nothing."""
+def log_logistic(model: Any) -> ClosedForm:
+    """As `logistic`, with outputs ``log p``."""
+    log_p = LogSoftmax(_multinomial(model))
+    return ClosedForm(log_p, log_p, log_softmax, _class_weight(model))
+
+
+def linear_svm(model: Any) -> ClosedForm:
+    """The closed form of a fitted LinearSVC: one score a class, ``(-f, f)`` with two."""
     weights, intercept = _linear(model)
     if len(weights) == 1:
         weights, intercept = np.concatenate([-weights, weights]), np.concatenate([-intercept, intercept])
     return _of_scores(LinearScores(weights, intercept))
 
 
-def kernel_svm(model: Any, logits: bool) -> ClosedForm:
-    """The closed form of a fitted SVC or NuSVC with one of libsvm's own kernels. ``logits`` changes nothing."""
+def kernel_svm(model: Any) -> ClosedForm:
+    """The closed form of a fitted SVC or NuSVC with one of libsvm's own kernels."""
     support_vectors = _dense(model.support_vectors_)
     coefficients, intercept = _one_vs_one_sums(_dense(model.dual_coef_), model.intercept_, model.n_support_)
     if model.kernel == "linear":
@@ -256,13 +255,27 @@ def log_softmax(scores: Array) -> Array:
     return logs
 
 
+def _multinomial(model: Any) -> LinearScores:
+    """Scores of a LogisticRegression, ``(0, w x + b)`` with two classes."""
+    weights, intercept = _linear(model)
+    if len(weights) == 1:
+        weights, intercept = np.concatenate([0 * weights, weights]), np.concatenate([[0.0], intercept])
+    return LinearScores(weights, intercept)
+
+
+def _class_weight(model: Any) -> Array:
+    given = model.class_weight if isinstance(model.class_weight, Mapping) else {}
+    return np.array([given.get(label, 1.0) for label in model.classes_.tolist()], np.float64)
+
+
 def _of_scores(scores: LinearScores | KernelScores) -> ClosedForm:
     return ClosedForm(scores, scores, np.asarray, np.ones(len(scores.intercept)))
 
 
 def _log(p: Array) -> Array:
     # A probability of 0 has underflowed; its logarithm must not be infinite, as 0 times it would be NaN.
-    return np.log(np.maximum(p, np.finfo(np.float64).tiny))
+    logarithm: Array = np.log(np.maximum(p, np.finfo(np.float64).tiny))
+    return logarithm
 
 
 def _linear(model: Any) -> tuple[Array, Array]:

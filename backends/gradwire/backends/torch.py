@@ -73,6 +73,7 @@ class TorchModel:
         module: What its factory made, on any device; it belongs to the model from here on.
     """
 
+    may_wait = False
     fitted = True
     """Weights are there from the start, trained or not."""
 
@@ -103,7 +104,6 @@ class TorchModel:
         self.loss_reduction: Literal["mean", "sum"] = "mean" if self._loss is None else self._loss.reduction
         self.output_kind: OutputKind = config.output or _output_kind(config, module, self._loss)
         self.device = str(device)
-        self.fitted = True
         self.notes = self._notes()
         for operation in self._not_there():
             setattr(self, operation, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,11 @@ import numpy as np
 from gradwire.client.card import ModelCard
 from gradwire.client.errors import DtypeError, InvalidCall, LabelError, LayerError, ShapeError, TooLarge, Unsupported
 from gradwire.v1 import estimator_pb2 as pb
-from gradwire.wire.tensors import Array
+from gradwire.wire.tensors import Array, elements, raw
 
 _NUMBERS = "biuf"
 
-_REDUCTIONS = {"none": pb.REDUCTION_UNSPECIFIED, "mean": pb.REDUCTION_MEAN, "sum": pb.REDUCTION_SUM}
+_REDUCTIONS = {"none": pb.REDUCTION_NONE, "mean": pb.REDUCTION_MEAN, "sum": pb.REDUCTION_SUM}
 
 
 def rows(x: Any, card: ModelCard) -> Array:
@@ -38,17 +39,18 @@ def rows(x: Any, card: ModelCard) -> Array:
     exact = array.dtype in _SENT and np.can_cast(array.dtype, card.input_dtype, "safe")
     if not exact or array.dtype.itemsize > card.input_dtype.itemsize:
         array = array.astype(card.input_dtype)
-    if card.limits.max_tensor_bytes and array.nbytes > card.limits.max_tensor_bytes:
-        limit = card.limits.max_tensor_bytes
-        raise TooLarge(f"x has {array.nbytes} bytes; the server's limit max_tensor_bytes is {limit}; send parts")
-    return array
+    return _within(array, "x", "max_tensor_bytes", card.limits.max_tensor_bytes)
 
 
 _SENT = frozenset(map(np.dtype, ("bool", "i1", "i2", "i4", "i8", "u1", "f2", "f4", "f8")))
 
 
 def labels(y: Any, n: int, card: ModelCard) -> Array:
-    """Labels ``(n,)`` or ``(n, 1)`` indices or ``(n, C)`` rows; of regressions, targets. Raises LabelError, DtypeError."""
+    """Labels ``(n,)`` or ``(n, 1)`` indices or ``(n, C)`` rows; of regressions, targets.
+
+    Raises:
+        LabelError, DtypeError, TooLarge; ShapeError if ragged
+    """
     if y is None:
         raise LabelError("y is None; expected labels, one a row (remote models do not label their own inputs)")
     array = _numbers(y, "y")
@@ -56,7 +58,7 @@ def labels(y: Any, n: int, card: ModelCard) -> Array:
         raise LabelError(f"y has shape {array.shape} for {n} rows; expected one label a row")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise LabelError("y holds NaN or infinity; expected class indices, or rows of class weights")
-    array = _sendable(array)
+    array = _held(_sendable(array), "y", card)
     if card.task == "regression" or (array.ndim == 2 and array.shape[1] == card.nb_classes and card.nb_classes > 1):
         return array
     if array.ndim > 2 or (array.ndim == 2 and array.shape[1] != 1):
@@ -66,7 +68,7 @@ def labels(y: Any, n: int, card: ModelCard) -> Array:
 
 
 def label(value: Any, n: int, card: ModelCard) -> int | Array | None:
-    """The class, or classes one a row, of a class gradient. Raises LabelError, DtypeError."""
+    """The class, or classes one a row, of a class gradient. Raises LabelError, DtypeError, TooLarge; ShapeError if ragged."""
     if value is None:
         return None
     if isinstance(value, (int, np.integer)):
@@ -78,7 +80,7 @@ def label(value: Any, n: int, card: ModelCard) -> int | Array | None:
     if array.dtype.kind not in "iu":
         raise LabelError(f"label has dtype {array.dtype}; expected integers")
     in_range(array, card)
-    return array.astype(np.int64)
+    return _held(array.astype(np.int64), "label", card)
 
 
 def in_range(indices: Array, card: ModelCard) -> None:
@@ -92,12 +94,22 @@ def in_range(indices: Array, card: ModelCard) -> None:
         raise LabelError(f"label {indices[outside][0]} is out of range; {card.name!r} has classes 0 to {card.nb_classes - 1}")
 
 
-def cotangent(value: Any, n: int) -> Array:
-    """A cotangent ``(n, ...)``. Raises ShapeError, DtypeError."""
+def predictions(value: Any, card: ModelCard) -> Array:
+    """Outputs ``(n, *output_shape)`` in the card's dtype. Raises ShapeError, DtypeError, TooLarge."""
+    array = _numbers(value, "pred")
+    if array.ndim == 0 or array.shape[1:] != card.output_shape:
+        raise ShapeError(f"pred has shape {array.shape}; expected (n, {', '.join(map(str, card.output_shape))})")
+    if len(array) == 0:
+        raise ShapeError(f"pred has no rows (shape {array.shape}); expected at least one")
+    return _within(array.astype(card.output_dtype, copy=False), "pred", "max_tensor_bytes", card.limits.max_tensor_bytes)
+
+
+def cotangent(value: Any, n: int, card: ModelCard) -> Array:
+    """A cotangent ``(n, ...)``. Raises ShapeError, DtypeError, TooLarge."""
     array = _sendable(_numbers(value, "cotangent"))
     if array.shape[:1] != (n,):
         raise ShapeError(f"cotangent has shape {array.shape} for {n} rows; expected one entry a row, in the output's shape")
-    return array
+    return _held(array, "cotangent", card)
 
 
 def reduction(value: str) -> pb.Reduction:
@@ -112,7 +124,7 @@ def layer(value: str | int, card: ModelCard) -> pb.Layer:
     """A layer's name or index. Raises LayerError."""
     if isinstance(value, str):
         return pb.Layer(name=value)
-    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+    if _whole(value) and -(1 << 31) <= value < 1 << 31:
         return pb.Layer(index=int(value))
     raise LayerError(f"layer is {value!r}; expected a name or an index, for example one of: {', '.join(card.layer_names[:20])}")
 
@@ -121,9 +133,7 @@ def clip_values(value: Any) -> tuple[Array, Array] | None:
     """Least and greatest input values, float32. Raises InvalidCall."""
     if value is None:
         return None
-    if len(value) != 2:
-        raise InvalidCall(f"clip_values has {len(value)} entries; expected (min, max)")
-    low, high = (np.asarray(bound, np.float32) for bound in value)
+    low, high = _pair(value, "clip_values", "(min, max)", np.float32)
     if not (low < high).all():
         raise InvalidCall("clip_values: min must be less than max everywhere")
     return low, high
@@ -133,13 +143,48 @@ def preprocessing(value: Any) -> tuple[Array, Array] | None:
     """A standardisation ``(mean, std)``, float64. Raises InvalidCall."""
     if value is None:
         return None
-    try:
-        mean, std = (np.asarray(part, np.float64) for part in value)
-    except (TypeError, ValueError):
-        raise InvalidCall(f"preprocessing is {value!r:.100}; expected (mean, std), numbers or arrays") from None
+    mean, std = _pair(value, "preprocessing", "(mean, std)", np.float64)
     if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std != 0).all()):
         raise InvalidCall("preprocessing: mean and std must be finite, and std nowhere 0")
     return mean, std
+
+
+def options(batch_size: Any, training_mode: bool, standardisation: tuple[Array, Array] | None, card: ModelCard) -> pb.RowOptions:
+    """What an operation on rows is told; ``standardisation`` replaces the server's. Raises InvalidCall."""
+    batch_size = count("batch_size", batch_size, 0, hint="; 0 is the server's choice")
+    result = pb.RowOptions(batch_size=batch_size, training_mode=training_mode)
+    if standardisation is not None:
+        dtype = card.input_dtype if card.input_dtype.kind == "f" else np.dtype(np.float32)
+        for name, value in zip(("mean", "std"), standardisation, strict=True):
+            array, sent = elements(np.asarray(value, dtype))
+            tensor = getattr(result.standardisation, name)
+            tensor.name, tensor.dtype, tensor.nbytes, tensor.data = name, sent, array.nbytes, bytes(raw(array))
+            tensor.shape.extend(array.shape)
+    return result
+
+
+def count(name: str, value: Any, least: int, most: int = (1 << 31) - 1, hint: str = "") -> int:
+    """A whole number, as the contract's integers hold it. Raises InvalidCall."""
+    if not _whole(value) or not least <= value <= most:
+        raise InvalidCall(f"{name} is {value!r:.100}; expected a whole number from {least} to {most}{hint}")
+    return int(value)
+
+
+def timeout_s(value: Any) -> float | None:
+    """How long a call may take; None: no limit. Raises InvalidCall."""
+    if value is None:
+        return None
+    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if not number or not 0 < value < math.inf:
+        raise InvalidCall(f"timeout_s is {value!r:.100}; expected seconds, more than 0, or None for no limit")
+    return float(value)
+
+
+def name(of: str, value: Any) -> str:
+    """A name of something on the server. Raises InvalidCall."""
+    if not isinstance(value, str):
+        raise InvalidCall(f"{of} is {value!r:.100}; expected a name")
+    return value
 
 
 def refuse(unknown: dict[str, Any], method: str) -> None:
@@ -151,9 +196,38 @@ def refuse(unknown: dict[str, Any], method: str) -> None:
 
 
 def _numbers(value: Any, name: str) -> Array:
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError as e:
+        raise ShapeError(f"{name} makes no array: {e}; expected rows of one shape") from None
+    except (TypeError, RuntimeError) as e:
+        raise DtypeError(f"{name} makes no array: {e}; expected numbers") from None
     if array.dtype.kind not in _NUMBERS and array.dtype.name != "bfloat16":
-        raise DtypeError(f"{name} has dtype {array.dtype}; expected numbers (a ragged list becomes an object array)")
+        raise DtypeError(f"{name} has dtype {array.dtype}; expected numbers")
+    return array
+
+
+def _pair(value: Any, name: str, expected: str, dtype: type[np.floating[Any]]) -> tuple[Array, Array]:
+    try:
+        first, second = (_numbers(part, name).astype(dtype) for part in value)
+        np.broadcast_shapes(first.shape, second.shape)
+    except (TypeError, ValueError):
+        raise InvalidCall(f"{name} is {value!r:.100}; expected {expected}, numbers or arrays of one shape") from None
+    return first, second
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def _held(array: Array, name: str, card: ModelCard) -> Array:
+    """What the server holds whole, while rows pass in blocks."""
+    return _within(array, name, "max_held_bytes", card.limits.max_held_bytes)
+
+
+def _within(array: Array, name: str, limit: str, most: int) -> Array:
+    if most and array.nbytes > most:
+        raise TooLarge(f"{name} has {array.nbytes} bytes; the server's limit {limit} is {most}; send parts")
     return array
 
 

@@ -19,14 +19,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 
+from gradwire.client import arguments
 from gradwire.client.card import ModelCard, card_of
 from gradwire.client.errors import CallTimeout, Exhausted, GradwireError, InvalidCall, Unavailable, error_of, error_of_wire
 from gradwire.client.settings import Renewal, Retry
 from gradwire.client.streams import Deadlines, Stream
 from gradwire.client.usage import Usage, usage_of
-from gradwire.v1 import model_pb2, model_pb2_grpc, usage_pb2, usage_pb2_grpc
+from gradwire.v1 import estimator_pb2, model_pb2, model_pb2_grpc, usage_pb2, usage_pb2_grpc
 from gradwire.wire.errors import WireError
-from gradwire.wire.frames import messages
+from gradwire.wire.frames import messages, open_field
 from gradwire.wire.tensors import Array
 
 if TYPE_CHECKING:
@@ -55,7 +56,8 @@ def connect(
         address: ``host:port``, ``unix:PATH``, or any other target that gRPC knows.
         token: Who calls; sent only over TLS or to this host.
         tls: A file with the certificates to trust (PEM), or True for the system's; None: no TLS.
-        timeout_s: How long a call may take; None: as long as it takes, provided that the server is alive.
+        timeout_s: How long a call may take, with all its attempts; None: as long as it takes, provided that the server
+            is alive.
         retry: How safe calls are made again.
         renewal: When open streams give way to new ones.
 
@@ -63,11 +65,13 @@ def connect(
         A `Server`; a context manager, to close it.
 
     Raises:
-        InvalidCall: A token would be sent to another host without TLS.
+        InvalidCall: A token would be sent to another host without TLS; ``timeout_s`` is not a time; ``tls`` is not a file
+            that can be read.
     """
     if token is not None and not tls and not _local(address):
         raise InvalidCall(f"a token would travel to {address} in the clear; pass tls=, a file with certificates to trust, or True")
-    return Server(address, token, tls, timeout_s, retry or Retry(), renewal or Renewal())
+    _roots(tls)
+    return Server(address, token, tls, arguments.timeout_s(timeout_s), retry or Retry(), renewal or Renewal())
 
 
 class Server:
@@ -106,6 +110,7 @@ class Server:
 
     def card(self, name: str) -> ModelCard:
         """The card of one served name. Raises UnknownModel."""
+        name = arguments.name("name", name)
         reply = self.ask(lambda timeout: self._models().GetModel(model_pb2.GetModelRequest(model=name), **timeout))
         return card_of(reply.model)
 
@@ -116,8 +121,18 @@ class Server:
         return RemoteEstimator(self, self.card(name))
 
     def usage(self, name: str = "") -> list[Usage]:
-        """What this caller has used of one served name, or of all."""
-        request = usage_pb2.GetUsageRequest(model=name)
+        """What this caller has used of one served name, or of all.
+
+        Args:
+            name: The served name; empty: all that this caller may use.
+
+        Returns:
+            One `Usage` a name, with the rows used so far and those that are left.
+
+        Raises:
+            UnknownModel: Nothing is served under that name.
+        """
+        request = usage_pb2.GetUsageRequest(model=arguments.name("name", name))
         reply = self.ask(lambda timeout: usage_pb2_grpc.UsageServiceStub(self.channel()).GetUsage(request, **timeout))
         return [usage_of(message) for message in reply.models]
 
@@ -164,7 +179,17 @@ class Server:
             opening: The field ``open`` of its first message.
             arrays: Its tensors, in the contract's order.
         """
-        return self._again(lambda: self._on_stream(method, lambda: messages(opening, arrays)))
+        due_s = self._due_s()
+
+        def once(attempt: int) -> Array:
+            try:
+                sent = messages(opening if attempt == 1 else opening + _time_left(due_s), arrays)
+            except WireError as e:
+                raise error_of_wire(e) from None
+            # If one open stream has ended, the others may have too.
+            return self._on_stream(method, self._lend(method) if attempt == 1 else self.open_stream(method), sent, due_s)
+
+        return self._again(once, due_s)
 
     def open_stream(self, method: str) -> Stream:
         """A stream of the caller's own, for calls that are not made again."""
@@ -172,9 +197,8 @@ class Server:
         return Stream(channel.stream_stream(_SERVICE + method), self._metadata)
 
     def watch(self, stream: Stream) -> None:
-        """Ends a call on the stream when its time is over, whether the server answers or not."""
-        if self.timeout_s is not None:
-            self._deadlines.add(stream, time.monotonic() + self.timeout_s + _GRACE_S)
+        """Ends a call that begins now on the stream when its time is over, whether the server answers or not."""
+        self._watch(stream, self._due_s())
 
     def unwatch(self, stream: Stream) -> bool:
         """Ends the watch; False if the time was over and the call has been ended."""
@@ -189,51 +213,60 @@ class Server:
     def ask(self, unary: Callable[[dict[str, Any]], T], again: bool = True) -> T:
         """A unary call; ``unary`` gets gRPC's keyword arguments for it."""
 
-        def once() -> T:
+        due_s = self._due_s()
+
+        def once(attempt: int) -> T:
+            left_s = self.timeout_s if due_s is None or attempt == 1 else max(0.0, due_s - time.monotonic())
             try:
-                return unary({"timeout": self.timeout_s, "metadata": self._metadata})
+                return unary({"timeout": left_s, "metadata": self._metadata})
             except grpc.RpcError as e:
                 raise error_of(e, self.address) from None
 
-        return self._again(once) if again else once()
+        return self._again(once, due_s) if again else once(1)
 
     def _models(self) -> model_pb2_grpc.ModelServiceStub:
         return model_pb2_grpc.ModelServiceStub(self.channel())
 
     # Inside.
 
-    def _again(self, once: Callable[[], T]) -> T:
+    def _due_s(self) -> float | None:
+        """When the time of a call that begins now is over, by ``time.monotonic()``."""
+        return None if self.timeout_s is None else time.monotonic() + self.timeout_s
+
+    def _watch(self, stream: Stream, due_s: float | None) -> None:
+        if due_s is not None:
+            self._deadlines.add(stream, due_s + _GRACE_S)
+
+    def _again(self, once: Callable[[int], T], due_s: float | None) -> T:
+        """Calls ``once``, with the number of the attempt, until it gives something or trying again makes no sense."""
         for attempt in itertools.count(1):
             try:
-                return once()
+                return once(attempt)
             except (Unavailable, Exhausted) as e:
                 passing = isinstance(e, Unavailable) or e.retry_after_s is not None
-                if not passing or attempt >= self.retry.attempts:
+                delay_s = self.retry.delay_s(attempt, e.retry_after_s)
+                late = due_s is not None and time.monotonic() + delay_s >= due_s
+                if not passing or late or attempt >= self.retry.attempts:
                     raise
-                time.sleep(self.retry.delay_s(attempt, e.retry_after_s))
+                time.sleep(delay_s)
         raise AssertionError("count does not end")
 
-    def _on_stream(self, method: str, outgoing: Callable[[], Iterator[bytes]]) -> Array:
-        try:
-            sent = outgoing()
-        except WireError as e:
-            raise error_of_wire(e) from None
-        stream = self._lend(method)
-        self.watch(stream)
+    def _on_stream(self, method: str, stream: Stream, sent: Iterator[bytes], due_s: float | None) -> Array:
+        self._watch(stream, due_s)
         try:
             stream.send(sent)
             result = stream.result()
         except grpc.RpcError as e:
             raise self.error_on(stream, e) from None
-        except WireError as e:
+        except BaseException as e:
+            # Ctrl-C, or an answer that is none: the server need not go on.
+            self.unwatch(stream)
             stream.cancel()
-            raise error_of_wire(e) from None
-        except BaseException:
-            # Ctrl-C, or an error of ours: the server need not go on.
-            stream.cancel()
+            if isinstance(e, WireError):
+                raise error_of_wire(e) from None
             raise
-        self.unwatch(stream)
-        self._give_back(method, stream)
+        if self.unwatch(stream):
+            self._give_back(method, stream)
         return result
 
     def _lend(self, method: str) -> Stream:
@@ -278,8 +311,7 @@ class Server:
         ]
         if self._tls is None or self._tls is False:
             return grpc.insecure_channel(self.address, options)
-        roots = None if self._tls is True else Path(self._tls).read_bytes()
-        return grpc.secure_channel(self.address, grpc.ssl_channel_credentials(roots), options)
+        return grpc.secure_channel(self.address, grpc.ssl_channel_credentials(_roots(self._tls)), options)
 
     @property
     def _metadata(self) -> tuple[tuple[str, str], ...]:
@@ -291,6 +323,28 @@ class Server:
         self._deadlines = Deadlines()
         self._id = uuid.uuid4().hex
         self._numbers = itertools.count()
+
+
+def _time_left(due_s: float | None) -> bytes:
+    """What turns the time in a call's header into what is left of it, appended to the field ``open``.
+
+    protobuf merges a message that comes twice, and ``call`` is field 1 of each method's ``open``.
+    """
+    if due_s is None:
+        return b""
+    left = estimator_pb2.CallHeader(timeout_s=max(0.001, due_s - time.monotonic()))
+    return open_field(estimator_pb2.PredictOpen(call=left).SerializeToString())
+
+
+def _roots(tls: str | os.PathLike[str] | bool | None) -> bytes | None:
+    """The certificates to trust; None: the system's, or no TLS. Raises InvalidCall."""
+    if tls is None or isinstance(tls, bool):
+        return None
+    try:
+        return Path(tls).read_bytes()
+    except (OSError, TypeError, ValueError) as e:
+        why = e.strerror if isinstance(e, OSError) else e
+        raise InvalidCall(f"tls is {tls}: {why}; expected a file with certificates to trust (PEM), or True") from None
 
 
 def _local(address: str) -> bool:

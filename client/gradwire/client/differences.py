@@ -141,7 +141,7 @@ def differences(
         picked: Array = np.moveaxis(np.stack(of_steps[1:]), 1, 0)[:, best, index[0], index[1]]
         return picked
 
-    return Differences(chosen(moves), chosen(changes), np.stack(apart)[(best, *index)], precision.tolerance)
+    return Differences(chosen(moves), chosen(changes), np.stack(apart)[best, index[0], index[1]], precision.tolerance)
 
 
 def _three(behind: Array, here: Array, ahead: Array) -> Array:

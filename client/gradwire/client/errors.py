@@ -28,7 +28,7 @@
     └── ServerError                         the model or the server failed
         └── ModelFailed
 
-The table below says which error stands for which reason of the contract; a test holds that every reason is in it.
+The table below says which error stands for which reason of the contract; that every reason is in it holds at import.
 """
 
 from __future__ import annotations
@@ -47,10 +47,14 @@ class GradwireError(Exception):
     Attributes:
         reason: The contract's.
         retry_after_s: When the server says that trying again may help.
+        field: The part of the request that the server says is wrong; empty if it does not say.
+        quota: What the server says is used up; empty if it does not say.
     """
 
     reason: ErrorReason = reasons.ERROR_REASON_UNSPECIFIED
     retry_after_s: float | None = None
+    field: str = ""
+    quota: str = ""
 
 
 class InvalidCall(GradwireError, ValueError):
@@ -186,6 +190,7 @@ _BY_REASON: dict[ErrorReason, type[GradwireError]] = {
     reasons.ERROR_REASON_MODEL_FAILED: ModelFailed,
     reasons.ERROR_REASON_SERVER_FAILED: ServerError,
 }
+assert set(_BY_REASON) == set(ErrorReason.values()) - {reasons.ERROR_REASON_UNSPECIFIED}
 
 _BY_CODE: dict[grpc.StatusCode, type[GradwireError]] = {
     # For statuses that no gradwire server sent: gRPC's own, a proxy's.
@@ -219,4 +224,6 @@ def error_of_wire(error: WireError) -> GradwireError:
 def _with(error: GradwireError, fault: Fault) -> GradwireError:
     error.reason = fault.reason
     error.retry_after_s = fault.retry_after_s
+    error.field = fault.field
+    error.quota = fault.quota
     return error

@@ -14,13 +14,13 @@ import numpy as np
 from gradwire.client import arguments
 from gradwire.client.card import ModelCard
 from gradwire.client.connection import Server
-from gradwire.client.errors import InvalidCall, ShapeError, Unsupported
+from gradwire.client.errors import InvalidCall, Unsupported
 from gradwire.client.fit import Progress, batches_of, fit_batches, fit_rows
 from gradwire.client.usage import Usage
 from gradwire.client.versions import Version, Versions
 from gradwire.v1 import estimator_pb2 as pb
 from gradwire.wire.frames import open_field
-from gradwire.wire.tensors import Array, elements, raw
+from gradwire.wire.tensors import Array
 
 
 class RemoteEstimator:
@@ -29,6 +29,11 @@ class RemoteEstimator:
     Attributes:
         server: Where it is.
         card: What its owner says of it, as of when the estimator was made; `refresh` asks again.
+
+    Raises:
+        InvalidCall: By any method, as one of its kinds: what was passed is not what the card says. ShapeError, DtypeError,
+            LabelError and LayerError name the argument, TooLarge the limit.
+        NotGranted, Unsupported: By any method: the name does not give the operation, or the model does not have it.
     """
 
     def __init__(self, server: Server, card: ModelCard) -> None:
@@ -55,9 +60,6 @@ class RemoteEstimator:
 
         Returns:
             ``(n, C)``, or ``(n, 1)`` for a model with one output; one-hot rows where the access is "labels".
-
-        Raises:
-            ShapeError, DtypeError: What was passed is not what the card says.
         """
         x = arguments.rows(x, self.card)
         opened = pb.PredictOpen(call=self._header(), options=self._options(batch_size, training_mode))
@@ -71,9 +73,12 @@ class RemoteEstimator:
         Args:
             x: ``(n, *input_shape)``.
             y: Labels: indices ``(n,)`` or ``(n, 1)``, or one-hot or soft rows ``(n, C)``.
-            reduction: "none": one value a row, ``(n,)``; "mean" or "sum": a scalar.
+            reduction: "none": one value a row; "mean" or "sum": one value.
             batch_size: As for `predict`.
             training_mode: As for `predict`.
+
+        Returns:
+            ``(n,)``, or ``()`` if reduced, in the dtype of the model's loss.
         """
         x = arguments.rows(x, self.card)
         opened = pb.LossOpen(
@@ -85,9 +90,7 @@ class RemoteEstimator:
 
     def compute_loss_from_predictions(self, pred: Any, y: Any, reduction: str = "none") -> Array:
         """The model's loss of outputs ``(n, *output_shape)`` that are known already. Otherwise as `compute_loss`."""
-        predictions = np.asarray(pred, self.card.output_dtype)
-        if predictions.shape[1:] != self.card.output_shape:
-            raise ShapeError(f"pred has shape {predictions.shape}; expected (n, {', '.join(map(str, self.card.output_shape))})")
+        predictions = arguments.predictions(pred, self.card)
         opened = pb.LossOpen(call=self._header(), reduction=arguments.reduction(reduction))
         y = arguments.labels(y, len(predictions), self.card)
         return self._call("Loss", opened, ("y", y), ("predictions", predictions))
@@ -95,8 +98,11 @@ class RemoteEstimator:
     def loss_gradient(self, x: Any, y: Any, batch_size: int = 0, training_mode: bool | None = None) -> Array:
         """Gradient of the model's own loss with respect to the inputs, in the shape of ``x``.
 
-        A loss that is a mean divides by the rows of this call, as in ART: the sum over rows is the loss's gradient.
-        Arguments as for `compute_loss`.
+        Of a loss that is a mean, each row's gradient is that of the row's own loss, divided by the rows of the call, as in
+        ART. Arguments as for `compute_loss`.
+
+        Returns:
+            ``(n, *input_shape)``, in the model's floating dtype.
         """
         x = arguments.rows(x, self.card)
         opened = pb.LossGradientOpen(call=self._header(), options=self._options(batch_size, training_mode))
@@ -153,16 +159,20 @@ class RemoteEstimator:
 
         Args:
             x: ``(n, *input_shape)``.
-            cotangent: In the shape of the outputs (before postprocessing), or of the layer's.
+            cotangent: In the shape of the outputs (before postprocessing), or of the layer's; the first axis is n.
             layer: Whose outputs; None: the model's.
             batch_size: As for `predict`.
             training_mode: As for `predict`.
+
+        Returns:
+            ``(n, *input_shape)``, in the model's floating dtype.
         """
         x = arguments.rows(x, self.card)
+        cotangent = arguments.cotangent(cotangent, len(x), self.card)
         opened = pb.VectorJacobianProductOpen(call=self._header(), options=self._options(batch_size, training_mode))
         if layer is not None:
             opened.layer.CopyFrom(arguments.layer(layer, self.card))
-        return self._call("VectorJacobianProduct", opened, ("cotangent", arguments.cotangent(cotangent, len(x))), ("x", x))
+        return self._call("VectorJacobianProduct", opened, ("cotangent", cotangent), ("x", x))
 
     def custom_loss_gradient(
         self,
@@ -181,6 +191,9 @@ class RemoteEstimator:
             y: Inputs to compare with, in the shape of ``x``; ART's feature-space attacks do so.
             layer_name: The layer whose outputs the loss is of; None: the model's.
             training_mode: As for `predict`.
+
+        Returns:
+            ``(n, *input_shape)``, in the model's floating dtype.
         """
 
         def outputs(inputs: Any) -> Array:
@@ -223,17 +236,15 @@ class RemoteEstimator:
         arguments.refuse(unknown, "fit")
         x = arguments.rows(x, self.card)
         y = arguments.labels(y, len(x), self.card)
-        if batch_size < 1 or nb_epochs < 1:
-            raise InvalidCall(f"batch_size {batch_size}, nb_epochs {nb_epochs}; expected at least 1 each")
         opened = pb.FitOpen(
             call=self._header(),
-            batch_size=batch_size,
-            nb_epochs=nb_epochs,
-            drop_last=drop_last,
+            batch_size=arguments.count("batch_size", batch_size, 1),
+            nb_epochs=arguments.count("nb_epochs", nb_epochs, 1),
+            drop_last=bool(drop_last),
             inference_mode=not training_mode,
         )
         if seed is not None:
-            opened.seed = seed
+            opened.seed = arguments.count("seed", seed, 0, (1 << 64) - 1)
         fit_rows(self.server, opened, x, y, on_progress, verbose)
         self.refresh()
 
@@ -253,10 +264,11 @@ class RemoteEstimator:
             nb_epochs: How often.
             training_mode: As for `fit`.
             on_progress: As for `fit`.
-            verbose: As for `fit`.
+            verbose: Print how many batches are done to stderr, about once a second.
             **unknown: Refused by name.
         """
         arguments.refuse(unknown, "fit_generator")
+        nb_epochs = arguments.count("nb_epochs", nb_epochs, 1)
         opened = pb.FitOpen(call=self._header(), batches=True, inference_mode=not training_mode)
 
         def checked() -> Iterable[tuple[Array, Array]]:
@@ -268,7 +280,7 @@ class RemoteEstimator:
         self.refresh()
 
     def clone_for_refitting(self) -> RemoteEstimator:
-        """An estimator of the same architecture that has not been fitted, on the same server; `delete` ends it."""
+        """A clone on the same server: the same architecture, not fitted; `delete` ends it. Raises TooManyClones."""
         return RemoteEstimator(self.server, Versions(self.server, self.card.name).clone())
 
     def delete(self) -> None:
@@ -284,6 +296,12 @@ class RemoteEstimator:
             filename: The version's name; not a path.
             path: Must be None: weights stay on the server.
             overwrite: Replace a version of that name.
+
+        Returns:
+            The version's name, time and size.
+
+        Raises:
+            VersionExists, OutOfDisk
         """
         if path is not None:
             raise Unsupported(f"path={path!r}: a remote model is saved on its server, under a name; leave path out")
@@ -294,7 +312,7 @@ class RemoteEstimator:
         return Versions(self.server, self.card.name).list()
 
     def restore(self, version: str) -> None:
-        """Brings saved weights back."""
+        """Brings back the weights that `save` kept under that name. Raises UnknownVersion."""
         Versions(self.server, self.card.name).restore(version)
         self.refresh()
 
@@ -304,7 +322,7 @@ class RemoteEstimator:
         self.refresh()
 
     def usage(self) -> Usage:
-        """The rows used of this model."""
+        """The rows that this caller has used of this model, and those left of a budget. Raises UnknownModel."""
         return self.server.usage(self.card.name)[0]
 
     # What it is.
@@ -316,6 +334,7 @@ class RemoteEstimator:
 
     @property
     def nb_classes(self) -> int:
+        """How many classes there are."""
         return self.card.nb_classes
 
     @property
@@ -328,6 +347,7 @@ class RemoteEstimator:
 
     @property
     def channels_first(self) -> bool | None:
+        """Whether the channels of images come before their height and width; None if the owner does not say."""
         return self.card.channels_first
 
     @property
@@ -403,18 +423,5 @@ class RemoteEstimator:
         return pb.CallHeader(model=self.card.name, request_id=self.server.new_request_id(), timeout_s=self.server.timeout_s or 0.0)
 
     def _options(self, batch_size: int, training_mode: bool | None) -> pb.RowOptions:
-        if batch_size < 0:
-            raise InvalidCall(f"batch_size is {batch_size}; expected at least 1, or 0 for the server's choice")
         mode = self._learning_phase if training_mode is None else training_mode
-        options = pb.RowOptions(batch_size=batch_size, training_mode=bool(mode))
-        if self._preprocessing is not None:
-            for name, value in zip(("mean", "std"), self._preprocessing, strict=True):
-                array, dtype = elements(np.asarray(value, self._float_dtype))
-                tensor = getattr(options.standardisation, name)
-                tensor.name, tensor.dtype, tensor.nbytes, tensor.data = name, dtype, array.nbytes, bytes(raw(array))
-                tensor.shape.extend(array.shape)
-        return options
-
-    @property
-    def _float_dtype(self) -> np.dtype[Any]:
-        return self.card.input_dtype if self.card.input_dtype.kind == "f" else np.dtype(np.float32)
+        return arguments.options(batch_size, bool(mode), self._preprocessing, self.card)

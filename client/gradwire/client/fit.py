@@ -33,6 +33,9 @@ class Progress:
     loss: float | None
 
 
+_PRINTED_EVERY_S = 1.0
+"""How often the progress of a fit without a known number of batches is printed."""
+
 OnProgress: TypeAlias = "Callable[[Progress], None] | None"
 
 
@@ -75,14 +78,14 @@ def batches_of(generator: Any, nb_epochs: int) -> Iterator[tuple[Any, Any]]:
 class _Outgoing(Iterator[bytes]):
     """Messages that are made on gRPC's thread. What goes wrong there ends the stream, and is kept for the caller's thread."""
 
-    def __init__(self, messages: Iterator[bytes]) -> None:
-        self._messages = messages
+    def __init__(self, made: Iterator[bytes]) -> None:
+        self._made = made
         self.stream: Stream | None = None
         self.error: Exception | None = None
 
     def __next__(self) -> bytes:
         try:
-            return next(self._messages)
+            return next(self._made)
         except StopIteration:
             raise
         except Exception as e:
@@ -119,6 +122,7 @@ class _Report:
         self._on_progress = on_progress
         self._verbose = verbose
         self._began_s = time.monotonic()
+        self._printed_s = float("-inf")
 
     def __call__(self, message: pb.FitProgress) -> None:
         progress = Progress(
@@ -130,7 +134,14 @@ class _Report:
         )
         if self._on_progress is not None:
             self._on_progress(progress)
-        if self._verbose and progress.batch == progress.nb_batches:
+        if self._verbose and self._due(progress):
+            self._printed_s = time.monotonic()
+            # Of batches that come one by one, nobody knows how many make an epoch.
+            done = f"epoch {progress.epoch}/{progress.nb_epochs}" if progress.nb_batches else f"batch {progress.batch}"
             loss = "" if progress.loss is None else f", loss {progress.loss:.4f}"
-            seconds = time.monotonic() - self._began_s
-            print(f"epoch {progress.epoch}/{progress.nb_epochs}{loss}, {seconds:.1f} s", file=sys.stderr)
+            print(f"{done}{loss}, {self._printed_s - self._began_s:.1f} s", file=sys.stderr)
+
+    def _due(self, progress: Progress) -> bool:
+        if progress.nb_batches:
+            return progress.batch == progress.nb_batches
+        return time.monotonic() - self._printed_s >= _PRINTED_EVERY_S

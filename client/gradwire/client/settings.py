@@ -9,6 +9,8 @@ from dataclasses import dataclass
 class Retry:
     """How calls that can safely be made again are made again. Fit never is.
 
+    All attempts of a call share its time: there is none after the connection's ``timeout_s``.
+
     Attributes:
         attempts: In all, the first one included.
         first_delay_s: Before the second attempt, where the server does not say how long.

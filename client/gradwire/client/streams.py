@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import numpy as np
 
+from gradwire.client.errors import Unavailable
 from gradwire.v1.errors_pb2 import ERROR_REASON_BAD_FRAME
 from gradwire.v1.estimator_pb2 import PredictResponse
 from gradwire.wire.errors import WireError
@@ -78,15 +79,15 @@ class Stream:
         self._outbox.put(messages)
 
     def receive(self) -> bytes:
-        """Waits for the next message. Raises grpc.RpcError."""
-        try:
-            message: bytes = next(self._responses)
-        except StopIteration:
-            raise WireError(ERROR_REASON_BAD_FRAME, "the server ended the stream in the middle of a call") from None
+        """Waits for the next message. Raises grpc.RpcError, Unavailable."""
+        message = self._next()
+        if message is None:
+            # An idle stream's time was over, or a drain began, just as a call was sent: the server has not seen it.
+            raise Unavailable("the server ended the stream before it answered")
         return message
 
     def result(self) -> Array:
-        """Waits for the answer to a call on rows. Raises grpc.RpcError, WireError."""
+        """Waits for the answer to a call on rows. Raises grpc.RpcError, WireError, Unavailable."""
         answer = PredictResponse.FromString(self.receive())
         if len(answer.tensors) != 1:
             raise WireError(ERROR_REASON_BAD_FRAME, f"the answer holds {len(answer.tensors)} tensors; expected one")
@@ -103,6 +104,16 @@ class Stream:
                 raise WireError(ERROR_REASON_BAD_FRAME, "expected a chunk of the result; got another message")
             for result in assembler.feed(*chunk):
                 return result
+
+    def _next(self) -> bytes | None:
+        message: bytes | None = None
+        try:
+            message = next(self._responses, None)
+        finally:
+            if message is None:
+                # Or else gRPC's thread for this stream waits for messages for ever.
+                self._outbox.put(None)
+        return message
 
     def close(self) -> None:
         """Ends the stream after what has been sent."""

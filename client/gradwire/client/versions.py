@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
+from gradwire.client import arguments
 from gradwire.client.card import ModelCard, card_of
 from gradwire.client.connection import Server
 from gradwire.v1 import model_pb2 as pb
@@ -35,25 +36,41 @@ class Versions:
         self._model = model
 
     def save(self, version: str, overwrite: bool) -> Version:
-        """Keeps the present weights. Not made again by itself: a second try would find the first one's version."""
-        reply = self._ask(
-            "SaveVersion", pb.SaveVersionRequest(model=self._model, version=version, overwrite=overwrite), again=False
-        )
-        return _version(reply.version)
+        """Keeps the present weights. Not made again by itself: a second try would find the first one's version.
+
+        Args:
+            version: Its name; not a path.
+            overwrite: Replace a version of that name.
+
+        Returns:
+            What was saved.
+
+        Raises:
+            InvalidCall, VersionExists, OutOfDisk, NotGranted, Unsupported
+        """
+        version = arguments.name("version", version)
+        request = pb.SaveVersionRequest(model=self._model, version=version, overwrite=bool(overwrite))
+        return _version(self._ask("SaveVersion", request, again=False).version)
 
     def list(self) -> builtins.list[Version]:
+        """What has been saved, oldest first. Raises NotGranted, Unsupported."""
         return [_version(message) for message in self._ask("ListVersions", pb.ListVersionsRequest(model=self._model)).versions]
 
     def restore(self, version: str) -> None:
+        """Brings saved weights back. Raises UnknownVersion, InvalidCall, NotGranted, Unsupported."""
+        version = arguments.name("version", version)
         self._ask("RestoreVersion", pb.RestoreVersionRequest(model=self._model, version=version))
 
     def reset(self) -> None:
+        """Brings the weights back that the model was served with at start. Raises NotGranted, Unsupported."""
         self._ask("ResetModel", pb.ResetModelRequest(model=self._model))
 
     def clone(self) -> ModelCard:
+        """Makes a clone that has not been fitted, and returns its card. Raises TooManyClones, NotGranted, Unsupported."""
         return card_of(self._ask("CloneModel", pb.CloneModelRequest(model=self._model), again=False).model)
 
     def delete_clone(self) -> None:
+        """Ends this model, which is a clone. Raises UnknownModel; NotGranted if it is none."""
         self._ask("DeleteClone", pb.DeleteCloneRequest(model=self._model), again=False)
 
     def _ask(self, method: str, request: Any, again: bool = True) -> Any:

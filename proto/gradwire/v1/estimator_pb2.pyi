@@ -13,9 +13,11 @@ class Reduction(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REDUCTION_UNSPECIFIED: _ClassVar[Reduction]
     REDUCTION_MEAN: _ClassVar[Reduction]
     REDUCTION_SUM: _ClassVar[Reduction]
+    REDUCTION_NONE: _ClassVar[Reduction]
 REDUCTION_UNSPECIFIED: Reduction
 REDUCTION_MEAN: Reduction
 REDUCTION_SUM: Reduction
+REDUCTION_NONE: Reduction
 
 class CallHeader(_message.Message):
     __slots__ = ("model", "request_id", "timeout_s", "traceparent", "result_codec")

@@ -20,6 +20,9 @@ from gradwire.v1.errors_pb2 import ERROR_REASON_UNSPECIFIED, ErrorReason
 
 DETAILS_KEY = "grpc-status-details-bin"
 DOMAIN = "gradwire"
+MAX_TEXT_BYTES = 1200
+"""gRPC refuses metadata over 8 KiB, and the text travels twice: percent-encoded, up to three times its size, and in the details."""
+
 _PREFIX = "ERROR_REASON_"
 _REASONS = {name.removeprefix(_PREFIX): cast("ErrorReason", value) for name, value in ErrorReason.items()}
 
@@ -35,7 +38,7 @@ class Fault:
     Attributes:
         code: The gRPC status.
         reason: The contract's.
-        text: What was given, what is right, what to do.
+        text: What was given, what is right, what to do; cut at `MAX_TEXT_BYTES`.
         field: The request's part that is wrong, for INVALID_ARGUMENT.
         retry_after_s: When to try again, where that helps.
         quota: What is used up, where a budget is.
@@ -48,18 +51,24 @@ class Fault:
     retry_after_s: float | None = None
     quota: str = ""
 
+    def __post_init__(self) -> None:
+        encoded = self.text.encode(errors="replace")
+        if len(encoded) > MAX_TEXT_BYTES:
+            # A frozen dataclass: what everybody gets to see is set here, once.
+            object.__setattr__(self, "text", encoded[: MAX_TEXT_BYTES - 3].decode(errors="ignore") + "…")
+
     def metadata(self) -> tuple[tuple[str, str | bytes], ...]:
         """The trailing metadata that carries the details."""
         status = Status(code=self.code.value[0], message=self.text)
         status.details.add().Pack(ErrorInfo(reason=ErrorReason.Name(self.reason).removeprefix(_PREFIX), domain=DOMAIN))
         if self.field:
-            status.details.add().Pack(BadRequest(field_violations=[{"field": self.field, "description": self.text}]))
+            status.details.add().Pack(BadRequest(field_violations=[{"field": self.field}]))
         if self.retry_after_s is not None:
             delay = Duration()
             delay.FromMilliseconds(round(self.retry_after_s * 1000))
             status.details.add().Pack(RetryInfo(retry_delay=delay))
         if self.quota:
-            status.details.add().Pack(QuotaFailure(violations=[{"subject": self.quota, "description": self.text}]))
+            status.details.add().Pack(QuotaFailure(violations=[{"subject": self.quota}]))
         return ((DETAILS_KEY, status.SerializeToString()),)
 
 

@@ -54,12 +54,13 @@ class TensorSpec(NamedTuple):
         return math.prod(self.shape[1:]) * self.dtype.itemsize
 
 
-def spec_of(header: Tensor, max_nbytes: int) -> TensorSpec:
+def spec_of(header: Tensor, max_nbytes: int, limit: str = "max_tensor_bytes") -> TensorSpec:
     """Checks a tensor's header.
 
     Args:
         header: As received.
         max_nbytes: More bytes than these are refused; 0: no limit.
+        limit: What the limit is called.
 
     Raises:
         WireError: Unknown dtype or codec, sizes that are negative, too many or more than memory can address, bytes that do
@@ -95,7 +96,7 @@ def spec_of(header: Tensor, max_nbytes: int) -> TensorSpec:
     if max_nbytes and nbytes > max_nbytes:
         raise WireError(
             ERROR_REASON_TOO_LARGE,
-            f"tensor {header.name!r} with shape {shape} of {dtype} has {nbytes} bytes; the limit max_tensor_bytes is {max_nbytes}",
+            f"tensor {header.name!r} with shape {shape} of {dtype} has {nbytes} bytes; the limit {limit} is {max_nbytes}",
         )
     return TensorSpec(header.name, dtype, header.dtype, shape, nbytes)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from gradwire.backends.capabilities import Operation
@@ -79,6 +80,8 @@ class Catalogue:
         self._served = {entry.name: entry for entry in served}
         self._max_clones = max_clones
         self._numbers = itertools.count(1)
+        # Names of clones that are being made, by what they are made of.
+        self._reserved: dict[str, str] = {}
 
     def __iter__(self) -> Iterator[Served]:
         return iter(list(self._served.values()))
@@ -90,14 +93,23 @@ class Catalogue:
         except KeyError:
             raise UnknownModel(f"{name!r} is not served here; there are: {', '.join(self._served)}") from None
 
-    def reserve_clone(self, origin: Served) -> str:
-        """A name for a clone of ``origin``. Raises TooManyClones."""
-        clones = [entry for entry in self if entry.clone_of and entry.model.split("~")[0] == origin.model.split("~")[0]]
-        if len(clones) >= self._max_clones:
+    @contextmanager
+    def reserving_clone(self, origin: Served) -> Iterator[str]:
+        """A name for a clone of ``origin``, whose place is taken while the clone is made. Raises TooManyClones."""
+        family = origin.model.partition("~")[0]
+        clones = [entry for entry in self if entry.clone_of and entry.model.partition("~")[0] == family]
+        being_made = [name for name, of in self._reserved.items() if of == family]
+        if len(clones) + len(being_made) >= self._max_clones:
             raise TooManyClones(
-                f"{origin.name!r} has {len(clones)} clones, as many as max_clones allows; close one that is not needed any more"
+                f"{origin.name!r} has {len(clones) + len(being_made)} clones, as many as max_clones allows; "
+                "end one that is not needed any more"
             )
-        return f"{origin.name.split('~')[0]}~{next(self._numbers)}"
+        name = f"{family}~{next(self._numbers)}"
+        self._reserved[name] = family
+        try:
+            yield name
+        finally:
+            del self._reserved[name]
 
     def add_clone(self, origin: Served, name: str, estimator: Estimator) -> Served:
         """Serves a clone with its origin's access."""

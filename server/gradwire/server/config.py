@@ -79,8 +79,8 @@ class ServerConfig(BaseModel):
     tls: Tls | None = None
     models: list[ServedModel] = Field(min_length=1)
     limits: Limits = Limits()
-    state_dir: Path | None = None
-    """Where versions are kept; beside the configuration, in ``.gradwire``, if not said."""
+    state_dir: Path = Path(".gradwire")
+    """Where versions are kept; in a file's configuration, relative to the file."""
     spool_dir: Path | None = None
     """Where training data beyond memory goes; the system's temporary folder if not said."""
     drain_timeout_s: float = Field(default=30.0, ge=0)

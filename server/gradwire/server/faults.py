@@ -37,6 +37,7 @@ _TABLE: dict[type[Exception], tuple[StatusCode, ErrorReason, str]] = {
     backend.EmptyBatch: (StatusCode.INVALID_ARGUMENT, reasons.ERROR_REASON_EMPTY_BATCH, "tensors"),
     backend.Unsupported: (StatusCode.FAILED_PRECONDITION, reasons.ERROR_REASON_UNSUPPORTED, ""),
     backend.OutOfMemory: (StatusCode.RESOURCE_EXHAUSTED, reasons.ERROR_REASON_OUT_OF_MEMORY, ""),
+    backend.ModelConfigError: (StatusCode.FAILED_PRECONDITION, reasons.ERROR_REASON_UNSUPPORTED, ""),
     backend.ModelFailed: (StatusCode.INTERNAL, reasons.ERROR_REASON_MODEL_FAILED, ""),
     catalogue.UnknownModel: (StatusCode.NOT_FOUND, reasons.ERROR_REASON_UNKNOWN_MODEL, ""),
     catalogue.NotGranted: (StatusCode.PERMISSION_DENIED, reasons.ERROR_REASON_NOT_GRANTED, ""),
@@ -57,8 +58,8 @@ def fault(error: Exception) -> Fault:
     """What a caller is told of an error. Of errors that are the server's own fault it is told no more than that."""
     if isinstance(error, WireError):
         return Fault(StatusCode.INVALID_ARGUMENT, error.reason, str(error), field="tensors")
-    kind = type(error)
-    if kind in _TABLE:
+    kind = next((kind for kind in type(error).__mro__ if kind in _TABLE), None)
+    if kind is not None:
         code, reason, field = _TABLE[kind]
         return Fault(code, reason, str(error), field, _RETRY_AFTER_S.get(kind))
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -163,7 +163,7 @@ class _Handed(Iterator[tuple[Array, Array]]):
 
 
 class _Rollback:
-    """Closes a fit's steps on the runner's thread if its call ends early, and waits for it whatever happens meanwhile."""
+    """Closes a fit's steps, on the device, if its call ends early, and waits for it whatever happens meanwhile."""
 
     def __init__(self, steps: Iterator[FitProgress], ticket: Ticket) -> None:
         self._steps = steps

@@ -1,4 +1,4 @@
-"""The server's log: one line an event, for people or for machines. Nothing is logged for a call that goes well."""
+"""The server's log: one line an event, for people or for machines. Calls on rows that go well are not logged."""
 
 from __future__ import annotations
 

@@ -6,35 +6,20 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, TypeVar
 
-import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from gradwire.backends.capabilities import Operation
 from gradwire.server.cards import card
 from gradwire.server.catalogue import Catalogue, Served
 from gradwire.server.config import Limits
-from gradwire.server.faults import Draining, fault
 from gradwire.server.scheduler import Scheduler
-from gradwire.server.streams import DRAINING, OpenStreams, log
+from gradwire.server.streams import OpenStreams
+from gradwire.server.unary import answered
 from gradwire.server.versions import Version, VersionStore
 from gradwire.v1 import model_pb2 as pb
 from gradwire.v1 import model_pb2_grpc
 
 T = TypeVar("T")
-
-
-async def answered(context: Any, streams: OpenStreams, answer: Awaitable[T]) -> T:
-    """Awaits the answer to a unary call; an error becomes the call's status."""
-    try:
-        if streams.draining:
-            raise Draining(DRAINING)
-        return await answer
-    except Exception as e:
-        told = fault(e)
-        if told.code is grpc.StatusCode.INTERNAL:
-            log.error("call failed", extra={"peer": context.peer(), "reason": told.text}, exc_info=e)
-        await context.abort(told.code, told.text, told.metadata())
-        raise AssertionError("abort raises") from e
 
 
 class ModelServicer(model_pb2_grpc.ModelServiceServicer):
@@ -66,7 +51,10 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         self._on_change = on_change
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:  # noqa: N802
-        return pb.ListModelsResponse(models=[card(served, self._limits) for served in self._catalogue])
+        async def answer() -> pb.ListModelsResponse:
+            return pb.ListModelsResponse(models=[card(served, self._limits) for served in self._catalogue])
+
+        return await answered(context, self._streams, answer())
 
     async def GetModel(self, request: pb.GetModelRequest, context: Any) -> pb.GetModelResponse:  # noqa: N802
         async def answer() -> pb.GetModelResponse:
@@ -76,7 +64,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
 
     async def SaveVersion(self, request: pb.SaveVersionRequest, context: Any) -> pb.SaveVersionResponse:  # noqa: N802
         async def answer() -> pb.SaveVersionResponse:
-            served = self._trainable(request.model, Operation.VERSIONS)
+            served = self._allowed(request.model, Operation.VERSIONS)
             write = partial(self._versions.write, served.model, request.version, served.estimator.save, request.overwrite)
             return pb.SaveVersionResponse(version=_version(await self._alone(served, context, write)))
 
@@ -84,14 +72,14 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
 
     async def ListVersions(self, request: pb.ListVersionsRequest, context: Any) -> pb.ListVersionsResponse:  # noqa: N802
         async def answer() -> pb.ListVersionsResponse:
-            served = self._trainable(request.model, Operation.VERSIONS)
+            served = self._allowed(request.model, Operation.VERSIONS)
             return pb.ListVersionsResponse(versions=[_version(version) for version in self._versions.list(served.model)])
 
         return await answered(context, self._streams, answer())
 
     async def RestoreVersion(self, request: pb.RestoreVersionRequest, context: Any) -> pb.RestoreVersionResponse:  # noqa: N802
         async def answer() -> pb.RestoreVersionResponse:
-            served = self._trainable(request.model, Operation.VERSIONS)
+            served = self._allowed(request.model, Operation.VERSIONS)
             path = self._versions.path(served.model, request.version)
             await self._alone(served, context, partial(served.estimator.restore, path, request.version))
             return pb.RestoreVersionResponse(version=served.estimator.version)
@@ -100,7 +88,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
 
     async def ResetModel(self, request: pb.ResetModelRequest, context: Any) -> pb.ResetModelResponse:  # noqa: N802
         async def answer() -> pb.ResetModelResponse:
-            served = self._trainable(request.model, Operation.VERSIONS)
+            served = self._allowed(request.model, Operation.VERSIONS)
             await self._alone(served, context, served.estimator.reset)
             return pb.ResetModelResponse(version=served.estimator.version)
 
@@ -108,10 +96,10 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
 
     async def CloneModel(self, request: pb.CloneModelRequest, context: Any) -> pb.CloneModelResponse:  # noqa: N802
         async def answer() -> pb.CloneModelResponse:
-            origin = self._trainable(request.model, Operation.CLONE)
-            name = self._catalogue.reserve_clone(origin)
-            estimator = await self._alone(origin, context, origin.estimator.fresh)
-            clone = self._catalogue.add_clone(origin, name, estimator)
+            origin = self._allowed(request.model, Operation.CLONE)
+            with self._catalogue.reserving_clone(origin) as name:
+                estimator = await self._alone(origin, context, origin.estimator.fresh)
+                clone = self._catalogue.add_clone(origin, name, estimator)
             await self._on_change(name, True)
             return pb.CloneModelResponse(model=card(clone, self._limits))
 
@@ -119,14 +107,15 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
 
     async def DeleteClone(self, request: pb.DeleteCloneRequest, context: Any) -> pb.DeleteCloneResponse:  # noqa: N802
         async def answer() -> pb.DeleteCloneResponse:
-            self._trainable(request.model, Operation.CLONE)
+            self._allowed(request.model, Operation.CLONE)
             self._catalogue.remove_clone(request.model)
+            self._versions.forget(request.model)
             await self._on_change(request.model, False)
             return pb.DeleteCloneResponse()
 
         return await answered(context, self._streams, answer())
 
-    def _trainable(self, name: str, operation: Operation) -> Served:
+    def _allowed(self, name: str, operation: Operation) -> Served:
         served = self._catalogue.get(name)
         served.allow(operation)
         return served

@@ -20,7 +20,10 @@ from gradwire.server.usage import Rows
 from gradwire.v1 import estimator_pb2 as pb
 from gradwire.v1.errors_pb2 import ERROR_REASON_BAD_FRAME
 from gradwire.wire.errors import WireError
-from gradwire.wire.tensors import TensorSpec, inline, spec_of
+from gradwire.wire.tensors import inline, spec_of
+
+_MAX_STANDARDISATION_BYTES = 1 << 20
+"""Of a caller's own mean or std; an array of an image's shape fits."""
 
 _FORWARD = Rows(1, 0)
 
@@ -109,7 +112,7 @@ def row_options(estimator: Estimator, options: pb.RowOptions) -> dict[str, Any]:
 
 
 def _small(tensor: Any) -> Array:
-    spec: TensorSpec = spec_of(tensor, 1 << 20)
+    spec = spec_of(tensor, _MAX_STANDARDISATION_BYTES, "of mean and std")
     return inline(tensor.data, spec)
 
 
@@ -129,7 +132,7 @@ def _loss(served: Served, opened: Any, rows: int, held: Mapping[str, Array]) -> 
         plan.mean_over, plan.reduce = y, _mean
     elif opened.reduction == pb.REDUCTION_SUM:
         plan.reduce = _sum
-    elif opened.reduction != pb.REDUCTION_UNSPECIFIED:
+    elif opened.reduction not in (pb.REDUCTION_UNSPECIFIED, pb.REDUCTION_NONE):
         raise InvalidValue(f"reduction number {opened.reduction} is not in the contract; expected none, mean or sum")
     return plan
 

@@ -1,4 +1,4 @@
-"""The one thread that touches the device.
+"""The thread that computes, but for what is quick and alone (see `costs`).
 
 It takes what the scheduler says comes next, computes it, and hands the results to the loop's thread: one wake-up for
 all that was computed together.
@@ -38,7 +38,7 @@ class Runner:
         while (taken := self._scheduler.take()) is not None:
             # What has been cancelled since it was queued is not computed.
             with self._scheduler.device:
-                results = [self._computed(work) for work in taken if not work.done.cancelled()]
+                results = [_computed(work) for work in taken if not work.done.cancelled()]
             try:
                 self._loop.call_soon_threadsafe(_deliver, results)
             except RuntimeError:  # the loop is closed: nobody waits any more
@@ -46,11 +46,12 @@ class Runner:
             # Otherwise the last batch would stay in memory until the next one comes.
             del taken, results
 
-    def _computed(self, work: Work) -> tuple[Work, Any, Exception | None]:
-        try:
-            return work, self._scheduler.timed(work.function, work.rows, work.options), None
-        except Exception as e:
-            return work, None, e
+
+def _computed(work: Work) -> tuple[Work, Any, Exception | None]:
+    try:
+        return work, work.compute(), None
+    except Exception as e:
+        return work, None, e
 
 
 def _deliver(results: list[tuple[Work, Any, Exception | None]]) -> None:

@@ -1,12 +1,11 @@
-"""Who computes next, and where: a queue for each model and client, served in turn.
+"""Who computes next: a queue for each model and client, served in turn.
 
 The loop's side admits calls, a bounded number of them, and queues their row blocks; the runner's side takes what comes
 next. Each client of a model has a queue of its own and the queues take turns, so that a client that streams a million
 rows does not hold up one that asks for a single row. A call may hold a model for itself (a fit): then nobody else's
 work on that model is taken until the call ends.
 
-A call that is alone, and known to be quick, is computed where it is, on the loop's thread: the way to the runner's thread
-and back costs more than a small model's row. Nobody waits for it who would not have waited for the device.
+Whoever computes holds `Scheduler.device`, so that one thread at a time is on it.
 """
 
 from __future__ import annotations
@@ -19,15 +18,11 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
+from weakref import WeakValueDictionary
 
 from gradwire.backends.backend import Array
 from gradwire.backends.errors import ModelFailed
-
-_QUICK_S = 0.010
-"""Longest that a computation may be expected to take to be made on the loop's thread."""
-
-_COSTS = 4096
-"""Computations whose time is remembered."""
+from gradwire.server.costs import Costs
 
 
 class QueueFull(Exception):
@@ -39,10 +34,12 @@ class Work:
     """One row block of one call.
 
     Attributes:
-        function: Computes the block; runs on the runner's thread.
+        function: Computes the block.
         rows: Arguments that hold one entry a row.
         options: The other arguments. Blocks of equal function and options could be computed as one.
         done: Where the result goes; belongs to the loop's thread.
+        ticket: The call.
+        seconds: How long it took to compute; 0 before.
     """
 
     function: Callable[..., Any]
@@ -50,6 +47,23 @@ class Work:
     options: Mapping[str, Any]
     done: asyncio.Future[Any]
     ticket: Ticket
+    seconds: float = 0.0
+
+    def compute(self) -> Any:
+        """Computes the block, with the device held. A model that calls sys.exit() ends its call, not the server."""
+        began_s = time.perf_counter()
+        try:
+            return self.function(**self.rows, **self.options)
+        except Exception:
+            raise
+        except BaseException as e:
+            raise ModelFailed(f"the model raised {type(e).__name__}: {e}") from e
+        finally:
+            self.seconds = time.perf_counter() - began_s
+
+
+class Hold(asyncio.Lock):
+    """A model that calls want for themselves, one after the other."""
 
 
 @dataclass(eq=False)
@@ -60,29 +74,35 @@ class Ticket:
     model: Hashable
     client: Hashable
     waiting: set[Work] = field(default_factory=set)
+    held: Hold | None = None
 
     async def run(self, function: Callable[..., Any], rows: Mapping[str, Array] | None = None, **options: Any) -> Any:
         """Computes one row block on the runner's thread; raises what ``function`` raises.
 
-        Cancelling takes the block out of the queue, if it is still there.
+        A block that is cancelled while it waits is not computed.
         """
         return await self.submit(function, rows or {}, options)
 
     async def run_alone(self, function: Callable[..., Any], rows: Mapping[str, Array], options: Mapping[str, Any]) -> Any:
-        """As `run`, for a call that is one block: on this thread, if no other call is there and it is known to be quick."""
+        """As `run`, but on this thread if no other call is there and the block is known to be quick (see `costs`)."""
         scheduler = self.scheduler
-        if scheduler.calls == 1 and scheduler.quick(function, rows) and scheduler.device.acquire(blocking=False):
-            try:
-                return scheduler.timed(function, rows, options)
-            finally:
-                scheduler.device.release()
-        return await self.submit(function, rows, options)
+        work = Work(function, rows, options, asyncio.get_running_loop().create_future(), self)
+        try:
+            if scheduler.calls == 1 and scheduler.costs.is_quick(self.model, work) and scheduler.device.acquire(blocking=False):
+                try:
+                    return work.compute()
+                finally:
+                    scheduler.device.release()
+            scheduler._put(work)
+            return await work.done
+        finally:
+            scheduler.costs.remember(self.model, work)
 
     def submit(self, function: Callable[..., Any], rows: Mapping[str, Array], options: Mapping[str, Any]) -> asyncio.Future[Any]:
         """Queues one row block and returns its future."""
-        done = asyncio.get_running_loop().create_future()
-        self.scheduler._put(Work(function, rows, options, done, self))
-        return done
+        work = Work(function, rows, options, asyncio.get_running_loop().create_future(), self)
+        self.scheduler._put(work)
+        return work.done
 
     def __enter__(self) -> Ticket:
         return self
@@ -99,17 +119,19 @@ class Scheduler:
 
     Attributes:
         device: Held by the thread that computes.
+        costs: How long blocks took.
     """
 
     def __init__(self, max_calls: int) -> None:
         self.device = threading.Lock()
-        self._seconds: OrderedDict[Hashable, float] = OrderedDict()
+        self.costs = Costs()
         self._max_calls = max_calls
         self._calls = 0
         self._ready = threading.Condition(threading.Lock())
         self._queues: OrderedDict[tuple[Hashable, Hashable], deque[Work]] = OrderedDict()
         self._holders: dict[Hashable, Ticket] = {}
-        self._want_to_hold: dict[Hashable, deque[asyncio.Future[None]]] = {}
+        # A hold lives as long as a ticket has it or waits for it.
+        self._holds: WeakValueDictionary[Hashable, Hold] = WeakValueDictionary()
         self._closed = False
 
     @property
@@ -128,15 +150,9 @@ class Scheduler:
 
     async def hold(self, ticket: Ticket) -> None:
         """Waits until the ticket's call has its model for itself; it keeps it until it ends."""
-        while ticket.model in self._holders:
-            turn = asyncio.get_running_loop().create_future()
-            turns = self._want_to_hold.setdefault(ticket.model, deque())
-            turns.append(turn)
-            try:
-                await turn
-            finally:
-                if turn in turns:
-                    turns.remove(turn)
+        hold = self._holds.setdefault(ticket.model, Hold())
+        await hold.acquire()
+        ticket.held = hold
         with self._ready:
             self._holders[ticket.model] = ticket
 
@@ -161,38 +177,12 @@ class Scheduler:
                 else:
                     del self._queues[key]
                 ticket.waiting.clear()
-            if self._holders.get(ticket.model) is not ticket:
+            if ticket.held is None:
                 return
             del self._holders[ticket.model]
             self._ready.notify()
-        turns = self._want_to_hold.get(ticket.model)
-        while turns:
-            turn = turns.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
-
-    # Both sides, holding the device.
-
-    def timed(self, function: Callable[..., Any], rows: Mapping[str, Array], options: Mapping[str, Any]) -> Any:
-        """Computes, and remembers how long it took. A model that calls sys.exit() ends its call, not the server."""
-        began_s = time.perf_counter()
-        try:
-            result = function(**rows, **options)
-        except Exception:
-            raise
-        except BaseException as e:
-            raise ModelFailed(f"the model raised {type(e).__name__}: {e}") from e
-        key = _kind(function, rows)
-        self._seconds[key] = time.perf_counter() - began_s
-        self._seconds.move_to_end(key)
-        if len(self._seconds) > _COSTS:
-            self._seconds.popitem(last=False)
-        return result
-
-    def quick(self, function: Callable[..., Any], rows: Mapping[str, Array]) -> bool:
-        """Whether this has been computed before with as many rows, and was quick the last time."""
-        return self._seconds.get(_kind(function, rows), _QUICK_S) < _QUICK_S
+        ticket.held.release()
+        ticket.held = None
 
     # The runner's side.
 
@@ -228,8 +218,3 @@ class Scheduler:
                 del self._queues[key]
             return work
         return None
-
-
-def _kind(function: Callable[..., Any], rows: Mapping[str, Array]) -> Hashable:
-    """What decides how long a computation takes: what is computed, of which arguments, and of how many rows."""
-    return function, *rows, len(next(iter(rows.values()), ()))

@@ -29,6 +29,10 @@ from gradwire.v1 import model_pb2, model_pb2_grpc, usage_pb2, usage_pb2_grpc
 
 log = logging.getLogger("gradwire.server")
 
+_DRAIN_PERIOD_S = 0.02
+_GOODBYE_S = 0.5
+"""For last statuses to leave the process; what still runs then is cancelled."""
+
 _MODELS = model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name
 _USAGE = usage_pb2.DESCRIPTOR.services_by_name["UsageService"].full_name
 
@@ -49,7 +53,6 @@ class Service:
         self._scheduler = Scheduler(limits.max_calls)
         self._streams = OpenStreams(limits.stall_timeout_s, limits.idle_timeout_s)
         self._health = HealthServicer()
-        assert config.state_dir is not None
         self._versions = VersionStore(config.state_dir / "versions")
 
     async def start(self) -> str:
@@ -81,7 +84,12 @@ class Service:
         log.info("draining", extra={"open_streams": len(self._streams)})
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         self._streams.drain()
-        await self._server.stop(self._config.drain_timeout_s)
+        # The listener stays, so that whoever calls meanwhile is told when to come back, until what runs has ended.
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + self._config.drain_timeout_s
+        while self._scheduler.calls and loop.time() < end_s:
+            await asyncio.sleep(_DRAIN_PERIOD_S)
+        await self._server.stop(_GOODBYE_S)
         self._sweep.cancel()
         with suppress(asyncio.CancelledError):
             await self._sweep

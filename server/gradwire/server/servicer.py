@@ -22,7 +22,7 @@ from gradwire.server.operations import OPERATIONS, Plan, RowOperation, loss_of_p
 from gradwire.server.scheduler import Scheduler, Ticket
 from gradwire.server.streams import OpenStream, OpenStreams
 from gradwire.server.usage import Charge, Rows
-from gradwire.v1.errors_pb2 import ERROR_REASON_BAD_FRAME
+from gradwire.v1.errors_pb2 import ERROR_REASON_BAD_FRAME, ERROR_REASON_TOO_LARGE
 from gradwire.wire.errors import WireError
 from gradwire.wire.frames import chunk_messages, header_message, messages
 from gradwire.wire.tensors import elements, raw
@@ -66,6 +66,8 @@ class RowServicer:
         opened = request.open
         served = self._catalogue.get(opened.call.model)
         served.allow(operation.operation)
+        if opened.call.result_codec:
+            raise InvalidValue(f"result_codec number {opened.call.result_codec} is not among the card's codecs; leave it out")
         timer = stream.end_after(opened.call.timeout_s) if opened.call.timeout_s > 0 else None
         try:
             with self._scheduler.admit(served.model, stream.peer) as ticket:
@@ -104,7 +106,8 @@ class RowServicer:
         if batch_size < 0:
             raise InvalidValue(f"batch_size is {batch_size}; expected at least 1, or 0 for the server's choice")
         if row_nbytes > self._limits.max_held_bytes:
-            raise InvalidValue(f"a row has {row_nbytes} bytes; the limit max_held_bytes is {self._limits.max_held_bytes}")
+            limit = self._limits.max_held_bytes
+            raise WireError(ERROR_REASON_TOO_LARGE, f"a row has {row_nbytes} bytes; the limit max_held_bytes is {limit}")
         most = max(1, self._limits.max_held_bytes // max(1, row_nbytes * outputs_per_row))
         return min(batch_size or most, served.estimator.config.max_batch_rows, most)
 
@@ -118,7 +121,8 @@ class RowServicer:
         stream: OpenStream,
     ) -> None:
         block = await tensors.whole(len(tensors.specs) - 1, 0)
-        result = await ticket.run_alone(plan.function, plan.rows(block, 0, whole=True), plan.options)
+        run = ticket.submit if served.estimator.model.may_wait else ticket.run_alone
+        result = await run(plan.function, plan.rows(block, 0, whole=True), plan.options)
         charge.add_computed(_cost(plan, len(block)))
         if plan.reduce is not None:
             result = plan.reduce([result], await _divisor(plan, served, ticket))

@@ -7,8 +7,8 @@ from typing import Any
 from gradwire.server.access import CONTRACT
 from gradwire.server.cards import operations
 from gradwire.server.catalogue import Catalogue, Served
-from gradwire.server.model_service import answered
 from gradwire.server.streams import OpenStreams
+from gradwire.server.unary import answered
 from gradwire.v1 import usage_pb2 as pb
 from gradwire.v1 import usage_pb2_grpc
 

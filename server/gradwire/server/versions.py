@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from gradwire.server.config import NAME
+
+_MODEL = NAME[:-1] + r"(~\d{1,9})?$"
+"""Of a served model, or of a clone."""
 
 
 class BadName(Exception):
@@ -44,13 +48,13 @@ class VersionStore:
 
     def list(self, model: str) -> list[Version]:
         """The versions of a model, oldest first."""
-        folder = self._folder / _name(model)
+        folder = self._of(model)
         found = [(path, path.stat()) for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
         return sorted((Version(path.name, stat.st_mtime, stat.st_size) for path, stat in found), key=lambda v: v.created_s)
 
     def path(self, model: str, version: str) -> Path:
         """The file of a version that is there. Raises BadName, UnknownVersion."""
-        path = self._folder / _name(model) / _name(version)
+        path = self._of(model) / _name(version, NAME)
         if not path.is_file():
             there = ", ".join(v.name for v in self.list(model)) or "none"
             raise UnknownVersion(f"{model!r} has no version {version!r}; there are: {there}")
@@ -69,7 +73,7 @@ class VersionStore:
             BadName, VersionExists: Before anything is written.
             OSError: The disk is full, say; nothing is left of the attempt.
         """
-        path = self._folder / _name(model) / _name(version)
+        path = self._of(model) / _name(version, NAME)
         if path.exists() and not overwrite:
             raise VersionExists(f"{model!r} has a version {version!r} already; choose another name or say overwrite")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,8 +88,15 @@ class VersionStore:
         stat = path.stat()
         return Version(version, stat.st_mtime, stat.st_size)
 
+    def forget(self, model: str) -> None:
+        """Removes all versions of a model that is gone."""
+        shutil.rmtree(self._of(model), ignore_errors=True)
 
-def _name(name: str) -> str:
-    if not re.fullmatch(NAME, name):
+    def _of(self, model: str) -> Path:
+        return self._folder / _name(model, _MODEL)
+
+
+def _name(name: str, pattern: str) -> str:
+    if not re.fullmatch(pattern, name):
         raise BadName(f"{name!r} is not a name; expected letters, digits, '.', '_' and '-', at most 64, and no path")
     return name

@@ -14,6 +14,6 @@ def held_out() -> tuple[Array, Array]:
 
     digits = load_digits()
     x = (digits.images[:, None] / 16).astype(np.float32)
-    # The same split as in gradwire.server.demo.model: the seed is what both sides agree on.
+    # The same split as in gradwire.server.demo.model, which cannot be imported here; a test holds the two together.
     _, x, _, y = train_test_split(x, digits.target.astype(np.int64), test_size=0.25, random_state=0, stratify=digits.target)
     return x, y

@@ -36,7 +36,7 @@ def training_part() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
 
     digits = load_digits()
     x = (digits.images[:, None] / 16).astype(np.float32)
-    # The same split as in gradwire.client.demo.digits: the seed is what both sides agree on.
+    # The same split as in gradwire.client.demo.digits, which cannot be imported here; a test holds the two together.
     part, _, labels, _ = train_test_split(x, digits.target.astype(np.int64), test_size=0.25, random_state=0, stratify=digits.target)
     return part, labels
 

@@ -1,0 +1,30 @@
+"""Unary calls: one answer, or one error as a status."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable
+from typing import Any, TypeVar
+
+import grpc
+
+from gradwire.server.faults import Draining, fault
+from gradwire.server.streams import DRAINING, OpenStreams
+
+log = logging.getLogger("gradwire.server")
+
+T = TypeVar("T")
+
+
+async def answered(context: Any, streams: OpenStreams, answer: Awaitable[T]) -> T:
+    """Awaits the answer to a unary call; an error becomes the call's status."""
+    try:
+        if streams.draining:
+            raise Draining(DRAINING)
+        return await answer
+    except Exception as e:
+        told = fault(e)
+        if told.code is grpc.StatusCode.INTERNAL:
+            log.error("call failed", extra={"peer": context.peer(), "reason": told.text}, exc_info=e)
+        await context.abort(told.code, told.text, told.metadata())
+        raise AssertionError("abort raises") from e

@@ -1,0 +1,161 @@
+"""What is tried again, how long, and what reaches the caller of what the server said."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent import futures
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from owners import slow, sums
+
+import models
+from gradwire.client import Retry, Server, connect
+from gradwire.client.errors import BudgetSpent, CallTimeout, InvalidCall, QueueFull, Unavailable
+from gradwire.client.fit import fit_rows
+from gradwire.server import serving
+from gradwire.v1 import estimator_pb2 as pb
+from gradwire.v1.errors_pb2 import ERROR_REASON_BUDGET_SPENT
+from gradwire.wire.frames import open_field
+from gradwire.wire.status import Fault
+
+X = np.ones((3, 4), np.float32)
+PATIENT = Retry(attempts=1000, first_delay_s=0.05, factor=1.0)
+
+
+class Foreign:
+    """A server that answers every stream with a status of ours, and counts the streams."""
+
+    def __init__(self, fault: Fault | None = None) -> None:
+        self.streams = 0
+        self._fault = fault
+
+    def service(self, details: grpc.HandlerCallDetails) -> Any:
+        return grpc.stream_stream_rpc_method_handler(self._answer)
+
+    def _answer(self, requests: Any, context: Any) -> Iterator[bytes]:
+        self.streams += 1
+        next(requests)
+        if self._fault is not None:
+            context.set_trailing_metadata(self._fault.metadata())
+            context.abort(self._fault.code, self._fault.text)
+        return iter(())
+
+    def __enter__(self) -> Server:
+        self._server = grpc.server(futures.ThreadPoolExecutor(4))
+        self._server.add_generic_rpc_handlers((self,))  # type: ignore[arg-type]
+        port = self._server.add_insecure_port("127.0.0.1:0")
+        self._server.start()
+        self._connection = connect(f"127.0.0.1:{port}", retry=Retry(attempts=3, first_delay_s=0.001))
+        return self._connection
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+        self._server.stop(0).wait()
+
+
+def test_calls_on_streams_that_the_server_is_ending_are_answered() -> None:
+    model = {"backend": "blackbox", "factory": sums, "input_shape": [4], "nb_classes": 2}
+    rng = np.random.default_rng(0)
+    with serving({"m": model}, limits={"idle_timeout_s": 0.02}) as address, connect(address) as server:
+        remote = server.estimator("m")
+        for _ in range(150):
+            assert remote.predict(X).shape == (3, 2)
+            time.sleep(rng.uniform(0.018, 0.026))
+
+
+def test_a_stream_that_ends_without_an_answer_is_not_used_again() -> None:
+    foreign = Foreign()
+    with foreign as server, pytest.raises(Unavailable, match="ended the stream before it answered"):
+        server.call("Predict", b"", [("x", X)])
+    assert foreign.streams == 3
+
+
+def test_a_fit_is_never_made_again() -> None:
+    foreign = Foreign()
+    with foreign as server, pytest.raises(Unavailable, match="before it answered"):
+        fit_rows(server, pb.FitOpen(), X, np.zeros(3), None, False)
+    assert foreign.streams == 1
+
+
+def test_what_the_server_says_of_an_error_reaches_the_caller() -> None:
+    fault = Fault(grpc.StatusCode.RESOURCE_EXHAUSTED, ERROR_REASON_BUDGET_SPENT, "no rows are left", quota="forward")
+    with Foreign(fault) as server, pytest.raises(BudgetSpent, match="no rows are left") as caught:
+        server.call("Predict", b"", [("x", X)])
+    assert caught.value.reason == ERROR_REASON_BUDGET_SPENT
+    assert (caught.value.quota, caught.value.field) == ("forward", "")
+    model = {"backend": "blackbox", "factory": sums, "input_shape": [4], "nb_classes": 2}
+    with serving({"m": model}) as address, connect(address) as server:
+        opened = pb.PredictOpen(call=pb.CallHeader(model="m"), options=pb.RowOptions(batch_size=-1))
+        with pytest.raises(InvalidCall, match="batch_size") as refused:
+            server.call("Predict", open_field(opened.SerializeToString()), [("x", X)])
+    assert refused.value.field == "open"
+
+
+@pytest.fixture
+def busy() -> Iterator[Any]:
+    """Makes a server that takes one call at a time busy for so many tenths of a second, and gives its address."""
+    model = {"backend": "blackbox", "factory": lambda: slow(0.1), "input_shape": [4], "nb_classes": 2}
+    threads: list[threading.Thread] = []
+
+    def begin(tenths: int) -> str:
+        rows = np.ones((tenths, 4), np.float32)
+        threads.append(threading.Thread(target=lambda: other.predict(rows, batch_size=1)))
+        threads[-1].start()
+        time.sleep(0.1)
+        return address
+
+    with serving({"m": model}, limits={"max_calls": 1}) as address, connect(address) as connection:
+        other = connection.estimator("m")
+        yield begin
+        for thread in threads:
+            thread.join()
+
+
+def test_a_call_has_one_time_for_all_its_attempts(busy: Any) -> None:
+    with connect(busy(12), timeout_s=1.5, retry=PATIENT) as server:
+        remote = server.estimator("m")
+        began_s = time.monotonic()
+        # The attempt that is taken gets what the refused ones have left.
+        with pytest.raises(CallTimeout, match=r"than the 0\.\d+ s|within 1.5 s"):
+            remote.predict(np.ones((100, 4)), batch_size=1)
+        assert 1.3 < time.monotonic() - began_s < 2.2
+
+
+def test_there_is_no_attempt_after_a_calls_time(busy: Any, free_port: int) -> None:
+    with connect(busy(20), timeout_s=0.5, retry=PATIENT) as server:
+        remote = server.estimator("m")
+        began_s = time.monotonic()
+        with pytest.raises(QueueFull):
+            remote.predict(X)
+        assert time.monotonic() - began_s < 0.9
+    with connect(f"127.0.0.1:{free_port}", timeout_s=0.5, retry=PATIENT) as nobody:
+        began_s = time.monotonic()
+        with pytest.raises((Unavailable, CallTimeout)):
+            nobody.models()
+        assert time.monotonic() - began_s < 0.9
+
+
+def test_a_fit_prints_an_epoch_a_line_and_of_batches_a_line_a_second(capsys: pytest.CaptureFixture[str]) -> None:
+    model = {"backend": "torch", "factory": models.mlp, "loss": "torch.nn.CrossEntropyLoss", "optimizer": "torch.optim.SGD",
+             "access": "trainer", "input_shape": [6], "nb_classes": 4}  # fmt: skip
+    x, y = np.zeros((8, 6)), np.arange(8) % 4
+
+    def batches() -> Iterator[Any]:
+        for _ in range(30):
+            time.sleep(0.05)
+            yield x, y
+
+    with serving({"m": model}) as address, connect(address) as server:
+        remote = server.estimator("m")
+        remote.fit(x, y, batch_size=4, nb_epochs=2, verbose=True)
+        lines = capsys.readouterr().err.splitlines()
+        assert [line.partition(",")[0] for line in lines] == ["epoch 1/2", "epoch 2/2"]
+        remote.fit_generator(batches(), nb_epochs=1, verbose=True)
+        lines = capsys.readouterr().err.splitlines()
+        assert 1 < len(lines) < 4
+        assert all(line.startswith("batch ") and "loss" in line for line in lines)
