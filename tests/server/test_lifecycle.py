@@ -284,17 +284,6 @@ def test_a_drain_takes_a_fit_back_that_does_not_end_in_time(tmp_path: Path) -> N
         assert isinstance(result[0], GradwireError), result
 
 
-def test_two_servers_do_not_share_a_port(tmp_path: Path, free_port: int) -> None:
-    listen = f"127.0.0.1:{free_port}"
-    (tmp_path / "second").mkdir()
-    with server_process(tmp_path, [blackbox("m", "sums")], listen=listen):
-        with (
-            pytest.raises(AssertionError, match="listen"),
-            server_process(tmp_path / "second", [blackbox("m", "sums")], listen=listen),
-        ):
-            pass
-
-
 def test_a_million_rows_cost_the_server_a_few_blocks_of_memory(tmp_path: Path) -> None:
     model = {
         "name": "m", "backend": "torch", "factory": "torch_owners:linear", "loss": "torch.nn.CrossEntropyLoss", "input_shape": [64],
