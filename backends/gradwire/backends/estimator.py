@@ -73,7 +73,9 @@ class Estimator:
             InvalidShape, EmptyBatch, InvalidDtype: They are not what the model takes.
         """
         expected = self.config.input_shape
-        fits = len(shape) == len(expected) + 1 and all(e in (-1, s) for s, e in zip(shape[1:], expected, strict=False))
+        fits = len(shape) == len(expected) + 1 and all(
+            s == e or (e == -1 and s > 0) for s, e in zip(shape[1:], expected, strict=False)
+        )
         if not fits:
             raise InvalidShape(
                 f"x has shape {tuple(shape)}; expected (n, {', '.join('any' if e == -1 else str(e) for e in expected)})"
@@ -104,7 +106,9 @@ class Estimator:
         if label is None:
             return None
         if isinstance(label, (int, np.integer)):
-            label = np.full(rows, label)
+            # Not an array of the rows: there are only as many as a header says, so far.
+            one = labels.one_per_row(np.array([label]), 1, self.config.nb_classes)
+            return np.broadcast_to(one, (rows,))
         return labels.one_per_row(label, rows, self.config.nb_classes)
 
     def standardisation(self, mean: Any, std: Any) -> Standardisation:

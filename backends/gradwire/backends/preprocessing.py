@@ -157,7 +157,7 @@ def _along_axis(name: str, value: Array, row_shape: tuple[int, ...]) -> Array:
         return value.reshape((-1,) + (1,) * (len(row_shape) - 1))
     # Numpy's own broadcasting would also let the value enlarge the row.
     sizes = zip(reversed(value.shape), reversed(row_shape), strict=False)
-    if value.ndim <= len(row_shape) and all(own == 1 or size in (-1, own) for own, size in sizes):
+    if value.ndim <= len(row_shape) and all(own in (1, size) for own, size in sizes):
         return value
     raise InvalidShape(f"{name} has shape {value.shape}; expected a number, or what broadcasts against a row {row_shape}")
 

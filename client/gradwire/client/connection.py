@@ -189,7 +189,7 @@ class Server:
             # If one open stream has ended, the others may have too.
             return self._on_stream(method, self._lend(method) if attempt == 1 else self.open_stream(method), sent, due_s)
 
-        return self._again(once, due_s)
+        return self._again(once, due_s, self.retry.attempts)
 
     def open_stream(self, method: str) -> Stream:
         """A stream of the caller's own, for calls that are not made again."""
@@ -222,12 +222,27 @@ class Server:
             except grpc.RpcError as e:
                 raise error_of(e, self.address) from None
 
-        return self._again(once, due_s) if again else once(1)
+        return self._again(once, due_s, self.retry.attempts if again else 1)
 
     def _models(self) -> model_pb2_grpc.ModelServiceStub:
         return model_pb2_grpc.ModelServiceStub(self.channel())
 
+    def interrupted(self, stream: Stream) -> None:
+        """Ends a call that Ctrl-C broke off, on the server too, and leaves its channel.
+
+        The interrupt may have hit while gRPC held a lock of the channel's, which nobody will release then. So the channel
+        is not used again and not closed either, and the stream is cancelled by a thread that may hang.
+        """
+        self.unwatch(stream)
+        self._abandon()
+        threading.Thread(target=stream.cancel, name="gradwire-cancel", daemon=True).start()
+
     # Inside.
+
+    def _abandon(self) -> None:
+        if self._channel is not None:
+            _abandoned.append(self._channel)
+            self._forget()
 
     def _due_s(self) -> float | None:
         """When the time of a call that begins now is over, by ``time.monotonic()``."""
@@ -237,7 +252,7 @@ class Server:
         if due_s is not None:
             self._deadlines.add(stream, due_s + _GRACE_S)
 
-    def _again(self, once: Callable[[int], T], due_s: float | None) -> T:
+    def _again(self, once: Callable[[int], T], due_s: float | None, attempts: int) -> T:
         """Calls ``once``, with the number of the attempt, until it gives something or trying again makes no sense."""
         for attempt in itertools.count(1):
             try:
@@ -246,9 +261,13 @@ class Server:
                 passing = isinstance(e, Unavailable) or e.retry_after_s is not None
                 delay_s = self.retry.delay_s(attempt, e.retry_after_s)
                 late = due_s is not None and time.monotonic() + delay_s >= due_s
-                if not passing or late or attempt >= self.retry.attempts:
+                if not passing or late or attempt >= attempts:
                     raise
                 time.sleep(delay_s)
+            except BaseException as e:
+                if not isinstance(e, Exception):  # Ctrl-C: see `interrupted`
+                    self._abandon()
+                raise
         raise AssertionError("count does not end")
 
     def _on_stream(self, method: str, stream: Stream, sent: Iterator[bytes], due_s: float | None) -> Array:
@@ -258,12 +277,15 @@ class Server:
             result = stream.result()
         except grpc.RpcError as e:
             raise self.error_on(stream, e) from None
-        except BaseException as e:
-            # Ctrl-C, or an answer that is none: the server need not go on.
+        except Exception as e:
+            # An answer that is none, say: the server need not go on.
             self.unwatch(stream)
             stream.cancel()
             if isinstance(e, WireError):
                 raise error_of_wire(e) from None
+            raise
+        except BaseException:
+            self.interrupted(stream)
             raise
         if self.unwatch(stream):
             self._give_back(method, stream)
@@ -351,6 +373,9 @@ def _local(address: str) -> bool:
     host = address.removeprefix("ipv4:").removeprefix("ipv6:").rpartition(":")[0].strip("[]")
     return address.startswith("unix:") or host in ("localhost", "::1") or host.startswith("127.")
 
+
+_abandoned: list[grpc.Channel] = []
+"""Channels that must not even be collected: that would close them."""
 
 _connections: weakref.WeakSet[Server] = weakref.WeakSet()
 

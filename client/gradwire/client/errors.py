@@ -195,6 +195,8 @@ assert set(_BY_REASON) == set(ErrorReason.values()) - {reasons.ERROR_REASON_UNSP
 _BY_CODE: dict[grpc.StatusCode, type[GradwireError]] = {
     # For statuses that no gradwire server sent: gRPC's own, a proxy's.
     grpc.StatusCode.UNAVAILABLE: Unavailable,
+    # Nobody here has cancelled: a connection that was closed, or a server that is about to end.
+    grpc.StatusCode.CANCELLED: Unavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: CallTimeout,
     grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
     grpc.StatusCode.PERMISSION_DENIED: NotGranted,

@@ -81,14 +81,14 @@ class _Outgoing(Iterator[bytes]):
     def __init__(self, made: Iterator[bytes]) -> None:
         self._made = made
         self.stream: Stream | None = None
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
 
     def __next__(self) -> bytes:
         try:
             return next(self._made)
         except StopIteration:
             raise
-        except Exception as e:
+        except BaseException as e:  # a generator may raise anything, GeneratorExit included
             self.error = e
             assert self.stream is not None
             self.stream.cancel()
@@ -109,10 +109,15 @@ def _fit(server: Server, outgoing: _Outgoing, on_progress: OnProgress, verbose: 
         raise server.error_on(stream, e) from None
     except WireError as e:
         raise error_of_wire(e) from None
+    except BaseException as e:
+        if not isinstance(e, Exception):
+            server.interrupted(stream)
+        raise
     finally:
         server.unwatch(stream)
-        # If the fit is still under way (Ctrl-C, say), the server rolls it back.
-        stream.cancel()
+        # If the fit is still under way, the server rolls it back.
+        if not isinstance(sys.exc_info()[1], KeyboardInterrupt):
+            stream.cancel()
 
 
 class _Report:

@@ -133,20 +133,23 @@ class Deadlines:
     """
 
     _PERIOD_S = 0.05
+    _LINGER_S = 5.0
 
     def __init__(self) -> None:
         self._due_s: dict[Stream, float] = {}
         self._some = threading.Event()
+        self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
     def add(self, stream: Stream, due_s: float) -> None:
         """Cancels the stream at ``time.monotonic() == due_s``, unless it is removed before."""
-        self._due_s[stream] = due_s
-        if not self._some.is_set():
-            self._some.set()
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._watch, name="gradwire-deadlines", daemon=True)
-            self._thread.start()
+        with self._lock:
+            self._due_s[stream] = due_s
+            if not self._some.is_set():
+                self._some.set()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._watch, name="gradwire-deadlines", daemon=True)
+                self._thread.start()
 
     def remove(self, stream: Stream) -> bool:
         """Takes a stream out; False if its time was over and it has been cancelled."""
@@ -154,13 +157,16 @@ class Deadlines:
 
     def _watch(self) -> None:
         while True:
-            self._some.wait()
+            if not self._some.wait(self._LINGER_S):
+                with self._lock:
+                    if not self._due_s:
+                        self._thread = None
+                        return
             time.sleep(self._PERIOD_S)
             now_s = time.monotonic()
             for stream, due_s in list(self._due_s.items()):
                 if due_s <= now_s and self.remove(stream):
                     stream.cancel()
-            if not self._due_s:
-                self._some.clear()
-                if self._due_s:  # one came in between
-                    self._some.set()
+            with self._lock:
+                if not self._due_s:
+                    self._some.clear()

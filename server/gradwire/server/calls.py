@@ -13,6 +13,9 @@ from gradwire.wire.errors import WireError
 from gradwire.wire.frames import chunk_of
 from gradwire.wire.tensors import Assembler, TensorSpec, inline, spec_of
 
+MAX_TENSORS = 2
+"""Of one call: what it works on, and labels, a label or a cotangent."""
+
 Read = Callable[[], Awaitable[bytes | None]]
 """Reads the next message of the stream; None at its end."""
 
@@ -38,6 +41,10 @@ class IncomingTensors:
     def __init__(self, first: Any, request: type[Any], read: Read, max_tensor_bytes: int) -> None:
         if first.HasField("chunk"):
             raise WireError(ERROR_REASON_BAD_FRAME, "a message holds tensors and a chunk; expected one of the two")
+        if len(first.tensors) > MAX_TENSORS:
+            raise WireError(
+                ERROR_REASON_BAD_FRAME, f"a message declares {len(first.tensors)} tensors; expected at most {MAX_TENSORS}"
+            )
         self.specs: list[TensorSpec] = [spec_of(header, max_tensor_bytes) for header in first.tensors]
         # What came whole, in the order of the declaration; None for what follows in chunks.
         self._inline = [

@@ -167,7 +167,7 @@ def _get_activations(served: Served, opened: Any, rows: int, held: Mapping[str, 
 
 def _vjp(served: Served, opened: Any, rows: int, held: Mapping[str, Array]) -> Plan:
     cotangent = held["cotangent"]
-    if len(cotangent) != rows:
+    if cotangent.shape[:1] != (rows,):
         raise InvalidShape(f"cotangent has shape {cotangent.shape} for {rows} rows; expected one entry a row")
     options = {"layer": _layer(opened), **row_options(served.estimator, opened.options)}
     return Plan(served.estimator.vjp, options=options, per_row={"cotangent": cotangent}, cost=Rows(1, 1))

@@ -87,16 +87,17 @@ class Ticket:
         """As `run`, but on this thread if no other call is there and the block is known to be quick (see `costs`)."""
         scheduler = self.scheduler
         work = Work(function, rows, options, asyncio.get_running_loop().create_future(), self)
-        try:
-            if scheduler.calls == 1 and scheduler.costs.is_quick(self.model, work) and scheduler.device.acquire(blocking=False):
-                try:
-                    return work.compute()
-                finally:
-                    scheduler.device.release()
+        if scheduler.calls == 1 and scheduler.costs.is_quick(self.model, work) and scheduler.device.acquire(blocking=False):
+            try:
+                result = work.compute()
+            finally:
+                scheduler.device.release()
+        else:
             scheduler._put(work)
-            return await work.done
-        finally:
-            scheduler.costs.remember(self.model, work)
+            result = await work.done
+        # Not of failures: what callers ask for in vain is nothing to remember.
+        scheduler.costs.remember(self.model, work)
+        return result
 
     def submit(self, function: Callable[..., Any], rows: Mapping[str, Array], options: Mapping[str, Any]) -> asyncio.Future[Any]:
         """Queues one row block and returns its future."""

@@ -29,6 +29,9 @@ from gradwire.wire.tensors import elements, raw
 
 SERVICE = "gradwire.v1.EstimatorService"
 
+MAX_REQUEST_ID = 128
+"""Characters; ids are remembered."""
+
 _BLOCKS_UNDER_WAY = 2
 """Row blocks of one call that are queued or computed while the next one arrives: one on the device, one behind it."""
 
@@ -66,6 +69,8 @@ class RowServicer:
         opened = request.open
         served = self._catalogue.get(opened.call.model)
         served.allow(operation.operation)
+        if len(opened.call.request_id) > MAX_REQUEST_ID:
+            raise InvalidValue(f"request_id has {len(opened.call.request_id)} characters; expected at most {MAX_REQUEST_ID}")
         if opened.call.result_codec:
             raise InvalidValue(f"result_codec number {opened.call.result_codec} is not among the card's codecs; leave it out")
         timer = stream.end_after(opened.call.timeout_s) if opened.call.timeout_s > 0 else None

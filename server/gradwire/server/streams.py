@@ -38,9 +38,11 @@ class OpenStream:
         self._task = asyncio.current_task()
         self._reason: Exception | None = None
         self._ended = False
+        self._writing = False
 
     async def read(self) -> bytes | None:
         """The next message; None once the client has closed its side."""
+        self._heed()
         self.waiting_since_s = self._loop.time()
         message = await self._context.read()
         self.waiting_since_s = None
@@ -48,14 +50,34 @@ class OpenStream:
 
     async def write(self, message: bytes) -> None:
         """Sends a message, as soon as the client has room for it."""
+        self._heed()
         self.waiting_since_s = self._loop.time()
+        self._writing = True
         await self._context.write(message)
+        self._writing = False
         self.waiting_since_s = None
 
-    def end(self, reason: Exception | None) -> None:
-        """Ends the stream from outside its task, with an error, or, without a reason, as if all had been said."""
-        if not self._ended and self._task is not None:
-            self._ended, self._reason = True, reason
+    def call_ended(self) -> None:
+        """The call under way has been answered; that its time was over meanwhile no longer matters."""
+        self.in_call = False
+        if not self._ended:
+            self._reason = None
+
+    def _heed(self) -> None:
+        """Raises what `end` could not say while a write was under way."""
+        if self._reason is not None and not self._ended:
+            raise self._reason
+
+    def end(self, reason: Exception | None, stuck: bool = False) -> None:
+        """Ends the stream from outside its task, with an error, or, without a reason, as if all had been said.
+
+        A write under way is waited for, unless it is ``stuck``: gRPC sends no status beside it.
+        """
+        if self._ended or self._task is None:
+            return
+        self._reason = reason
+        if not self._writing or stuck:
+            self._ended = True
             self._task.cancel()
 
     def end_after(self, timeout_s: float) -> asyncio.TimerHandle:
@@ -67,7 +89,13 @@ class OpenStream:
         told = fault(error)
         if told.code is grpc.StatusCode.INTERNAL:
             log.error("call failed", extra={"peer": self.peer, "reason": told.text}, exc_info=error)
-        await self._context.abort(told.code, told.text, told.metadata())
+        try:
+            await self._context.abort(told.code, told.text, told.metadata())
+        except grpc.aio.AbortError:
+            raise
+        except Exception:
+            # Beside a write that is stuck no status can be sent; the client finds the stream ended.
+            log.info("no status could be sent", extra={"peer": self.peer, "reason": told.text})
 
     async def ended(self) -> None:
         """What to do when the task was cancelled: tells the client why, if it was `end` that did it."""
@@ -104,7 +132,7 @@ class OpenStreams:
                     raise Draining(DRAINING)
                 stream.in_call = True
                 await call(stream, message)
-                stream.in_call = False
+                stream.call_ended()
                 if self.draining:
                     return
         except asyncio.CancelledError:
@@ -134,6 +162,7 @@ class OpenStreams:
                     continue
                 waited_s = now_s - stream.waiting_since_s
                 if stream.in_call and waited_s > self._stall_timeout_s:
-                    stream.end(Stalled(f"nothing was sent or taken for {self._stall_timeout_s:g} s in the middle of the call"))
+                    told = Stalled(f"nothing was sent or taken for {self._stall_timeout_s:g} s in the middle of the call")
+                    stream.end(told, stuck=True)
                 elif not stream.in_call and waited_s > self._idle_timeout_s:
                     stream.end(None)
