@@ -108,16 +108,19 @@ def _fit(server: Server, outgoing: _Outgoing, on_progress: OnProgress, verbose: 
             raise outgoing.error from None
         raise server.error_on(stream, e) from None
     except WireError as e:
+        stream.cancel()
         raise error_of_wire(e) from None
-    except BaseException as e:
-        if not isinstance(e, Exception):
-            server.interrupted(stream)
+    except Exception:
+        # The caller's own, from on_progress: the server takes the fit back.
+        stream.cancel()
         raise
+    except BaseException:
+        server.interrupted(stream)
+        raise
+    else:
+        stream.close()
     finally:
         server.unwatch(stream)
-        # If the fit is still under way, the server rolls it back.
-        if not isinstance(sys.exc_info()[1], KeyboardInterrupt):
-            stream.cancel()
 
 
 class _Report:
