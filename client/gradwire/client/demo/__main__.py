@@ -77,10 +77,17 @@ def main(
 
 def _table(outcomes: list[Outcome]) -> Table:
     # As wide as a terminal of 80 columns.
-    table = Table(title="What each attack cost and did", title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("attack", style="bold")
-    table.add_column("access used")
-    for heading in ("images", "clean\naccuracy", "under\nattack", "rows\nforward", "rows\nbackward", "seconds"):
+    table = Table(
+        title="Accuracy, clean and under attack, and what the attack cost",
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("attack", style="bold", no_wrap=True)
+    table.add_column("access used", no_wrap=True)
+    for heading in ("images", "clean", "under\nattack", "rows\nfwd", "rows\nbwd", "seconds"):
         table.add_column(heading, justify="right")
     for outcome in outcomes:
         table.add_row(
