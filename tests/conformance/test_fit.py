@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conformance.cases import CASES, Case, recurrent, with_operation
+from conformance.cases import CASES, Case, with_operation
+from conformance.cases.torch import recurrent
 from sklearn.datasets import load_digits
 from torch import nn
 

@@ -11,13 +11,16 @@ from typing import Any, Literal
 import numpy as np
 
 from gradwire.backends.backend import Array, OutputKind
-from gradwire.backends.config import ModelConfig
+from gradwire.backends.config import ModelConfig, ObjectRef
 from gradwire.backends.errors import ModelConfigError, ModelFailed
 from gradwire.backends.labels import one_hot
 
 
 class Config(ModelConfig):
-    """Keys of a black box. ``factory`` returns a callable of rows, or an object with a method ``predict``."""
+    """Keys of a black box."""
+
+    factory: ObjectRef
+    """The owner's code; called without positional arguments, returns a callable of rows, or an object with a ``predict``."""
 
 
 def load(config: Config) -> BlackBoxModel:

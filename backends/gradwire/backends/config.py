@@ -84,8 +84,6 @@ class ModelConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
     backend: str
-    factory: ObjectRef
-    """The owner's code; called without positional arguments, returns the framework's model."""
     weights: Path | None = None
     trust_pickle: bool = False
     """Allows weights in a format that runs code when it is read."""

@@ -29,7 +29,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from gradwire.backends import sklearn_weights as weights
 from gradwire.backends.backend import Array, Model, OutputKind
-from gradwire.backends.config import ModelConfig
+from gradwire.backends.config import ModelConfig, ObjectRef
 from gradwire.backends.errors import InvalidLabel, InvalidLayer, InvalidShape, InvalidValue, ModelConfigError, Unsupported
 from gradwire.backends.labels import one_hot
 from gradwire.backends.sklearn_gradients import ClosedForm, kernel_svm, linear_svm, log_logistic, logistic
@@ -48,6 +48,8 @@ _CLOSED_FORMS_OF_LOGITS = {**_CLOSED_FORMS, LogisticRegression: log_logistic, Lo
 class Config(ModelConfig):
     """The keys of every model. ``weights`` holds a whole estimator: .skops, or .pkl or .joblib with ``trust_pickle``."""
 
+    factory: ObjectRef
+    """The owner's code; called without positional arguments, returns the estimator, fitted or not."""
     trust_types: tuple[str, ...] = ()
     """Full names of types that a .skops file may hold besides scikit-learn's harmless ones; its trees are not among those."""
 

@@ -35,8 +35,10 @@ _REPEATED_ROWS = 64
 
 
 class Config(ModelConfig):
-    """Keys of a torch model. ``factory`` returns a ``torch.nn.Module``."""
+    """Keys of a torch model."""
 
+    factory: ObjectRef
+    """The owner's code; called without positional arguments, returns a ``torch.nn.Module``."""
     loss: ObjectRef | None = None
     """A loss class with its arguments, e.g. ``torch.nn.CrossEntropyLoss``; without it there are no losses."""
     optimizer: ObjectRef | None = None

@@ -1,0 +1,65 @@
+"""A case of the conformance body: one served model, and what must hold of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+PREDICT = frozenset({"predict"})
+TRAINED = frozenset({"fit", "save", "clone_for_refitting"})
+GRADIENTS = frozenset({"loss", "loss_gradient", "class_gradient", "vjp"})
+NEURAL = PREDICT | TRAINED | GRADIENTS | {"get_activations", "fit_generator"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One served model.
+
+    Attributes:
+        config: Its entry in a server's configuration.
+        rows: ``make(n, seed)`` gives inputs ``(n, *input_shape)``.
+        operations: What its card must show to a trainer.
+        rtol: Relative error against finite differences, and of rows computed in other company; by precision.
+        scores: Whether class gradients are those of predict's columns.
+        repeatable: Whether a fit with a seed can be repeated; dropout draws from the process's own generator.
+        layers: Names of layers, in order, if there are any.
+        step: Of finite differences; by precision.
+        single_output: Whether two classes have one output.
+    """
+
+    config: dict[str, Any]
+    rows: Callable[[int, int], Any]
+    operations: frozenset[str]
+    rtol: float = 1e-6
+    scores: bool = True
+    repeatable: bool = True
+    layers: tuple[str, ...] = ()
+    step: float = 1e-5
+    single_output: bool = False
+
+    @property
+    def nb_classes(self) -> int:
+        return int(self.config["nb_classes"])
+
+    def labels(self, n: int, seed: int = 0) -> Any:
+        return np.random.default_rng(seed).integers(0, self.nb_classes, n)
+
+
+def uniform(*shape: int, dtype: str = "float64") -> Callable[[int, int], Any]:
+    return lambda n, seed: np.random.default_rng(seed).uniform(0.05, 0.95, (n, *shape)).astype(dtype)
+
+
+class Halve:
+    """A defence with a gradient of its own: inputs are halved before standardisation."""
+
+    apply_fit = True
+    apply_predict = True
+
+    def __call__(self, x: Any, y: Any = None) -> tuple[Any, Any]:
+        return x / 2, y
+
+    def estimate_gradient(self, x: Any, grad: Any) -> Any:
+        return grad / 2

@@ -1,0 +1,34 @@
+"""What the conformance body runs on: one served model a backend and kind.
+
+Models are small, smooth where gradients are compared with finite differences, and float64 where the framework can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from conformance.case import GRADIENTS, NEURAL, PREDICT, TRAINED, Case, uniform
+from conformance.cases import blackbox, sklearn, torch
+
+__all__ = ["CASES", "GRADIENTS", "NEURAL", "PREDICT", "TRAINED", "Case", "served", "uniform", "with_operation"]
+
+CASES: dict[str, Case] = {
+    **torch.CASES,
+    **sklearn.CASES,
+    **blackbox.CASES,
+}
+
+
+def with_operation(operation: str, where: Callable[[Case], bool] = lambda case: True) -> pytest.MarkDecorator:
+    """Runs a test on the cases that have an operation, and for which ``where`` holds."""
+    return pytest.mark.parametrize("name", [name for name, case in CASES.items() if operation in case.operations and where(case)])
+
+
+def served() -> dict[str, dict[str, Any]]:
+    """What a server of all cases serves: each as a trainer's, and one under every access."""
+    models = {name: {**case.config, "access": "trainer"} for name, case in CASES.items()}
+    for access in ("labels", "scores", "gradients"):
+        models[f"torch-cnn-{access}"] = {"same_as": "torch-cnn", "access": access}
+    return models
