@@ -89,6 +89,8 @@ def server(cnn: nn.Module, logistic: LogisticRegression, svc: SVC) -> Iterator[S
         "cnn": {
             "backend": "torch",
             "factory": lambda: copy.deepcopy(cnn),
+            # The layout that the local module has: attacks are compared to the last bit.
+            "memory_format": "contiguous",
             "loss": "torch.nn.CrossEntropyLoss",
             **images,
         },
@@ -97,6 +99,7 @@ def server(cnn: nn.Module, logistic: LogisticRegression, svc: SVC) -> Iterator[S
         "cnn-probabilities": {
             "backend": "torch",
             "factory": lambda: nn.Sequential(copy.deepcopy(cnn), nn.Softmax(dim=1)),
+            "memory_format": "contiguous",
             "access": "scores",
             **images,
         },
