@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
+
+from gradwire.client import same_host
 
 
 @pytest.fixture
@@ -13,3 +17,12 @@ def free_port() -> int:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         return int(taken.getsockname()[1])
+
+
+@pytest.fixture(scope="module", params=["same host", "gRPC"])
+def transport(request: Any) -> Iterator[str]:
+    """Both ways to a server on this host: a module that uses this runs over each, as on systems that have only the second."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "gRPC":
+            patch.setattr(same_host, "supported", lambda: False)
+        yield str(request.param)

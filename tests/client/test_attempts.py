@@ -23,6 +23,8 @@ from gradwire.v1.errors_pb2 import ERROR_REASON_BUDGET_SPENT
 from gradwire.wire.frames import open_field
 from gradwire.wire.status import Fault
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 X = np.ones((3, 4), np.float32)
 PATIENT = Retry(attempts=1000, first_delay_s=0.05, factor=1.0)
 
@@ -50,7 +52,8 @@ class Foreign:
         self._server.add_generic_rpc_handlers((self,))  # type: ignore[arg-type]
         port = self._server.add_insecure_port("127.0.0.1:0")
         self._server.start()
-        self._connection = connect(f"127.0.0.1:{port}", retry=Retry(attempts=3, first_delay_s=0.001))
+        # It answers all that it is asked, where its socket is too.
+        self._connection = connect(f"127.0.0.1:{port}", same_host=False, retry=Retry(attempts=3, first_delay_s=0.001))
         return self._connection
 
     def __exit__(self, *_: object) -> None:

@@ -24,6 +24,8 @@ from gradwire.client.errors import GradwireError, InvalidCall, Unavailable
 from gradwire.server import serving
 from gradwire.v1 import model_pb2, model_pb2_grpc
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 MODEL = {"backend": "blackbox", "factory": sums, "input_shape": [4], "nb_classes": 2}
 
 

@@ -24,6 +24,8 @@ from gradwire.v1 import estimator_pb2 as pb
 from gradwire.v1.tensor_pb2 import DTYPE_FLOAT32, Tensor
 from gradwire.wire.frames import open_field
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 
 class Mean(nn.Module):
     """Any number of steps of three features."""
@@ -163,7 +165,7 @@ CTRL_C = """
 import os, signal, sys, threading, time
 import numpy as np
 from gradwire.client import connect
-server = connect(sys.argv[1])
+server = connect(sys.argv[1], same_host=sys.argv[3] == "same host")
 remote = server.estimator("fixed")
 x = np.ones((int(sys.argv[2]), 64), np.float32)
 survived = 0
@@ -182,7 +184,7 @@ os._exit(0)
 
 
 @pytest.mark.parametrize("rows", [1, 20_000])
-def test_a_connection_survives_ctrl_c(server: Server, rows: int) -> None:
-    command = [sys.executable, "-c", CTRL_C, server.address, str(rows)]
+def test_a_connection_survives_ctrl_c(server: Server, rows: int, transport: str) -> None:
+    command = [sys.executable, "-c", CTRL_C, server.address, str(rows), transport]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100)
     assert done.stdout.strip() == "survived 30", done.stderr[-2000:]

@@ -21,6 +21,8 @@ from processes import server_process
 from gradwire.client import Retry, connect
 from gradwire.client.errors import CallTimeout, GradwireError, QueueFull, ServerError, Unavailable
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 ONCE = Retry(attempts=1)
 
 

@@ -20,6 +20,8 @@ from gradwire.server import serving
 from gradwire.server.costs import Costs
 from gradwire.server.scheduler import Scheduler, Work
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 
 def torch_model(factory: Any, **more: Any) -> dict[str, Any]:
     return {"backend": "torch", "factory": factory, "input_shape": [4], "nb_classes": 2, "access": "trainer", **more}

@@ -18,6 +18,8 @@ from gradwire.v1 import estimator_pb2 as pb
 from gradwire.v1.errors_pb2 import ERROR_REASON_STALLED
 from gradwire.wire.frames import messages, open_field
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 MODEL = {"backend": "blackbox", "factory": sums, "input_shape": [1024], "nb_classes": 2, "max_batch_rows": 128}
 LIMITS = {"stall_timeout_s": 0.4, "idle_timeout_s": 0.8, "max_calls": 1}
 

@@ -15,13 +15,14 @@ import weakref
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import grpc
 
 from gradwire.client import arguments
 from gradwire.client.card import ModelCard, card_of
 from gradwire.client.errors import CallTimeout, Exhausted, GradwireError, InvalidCall, Unavailable, error_of, error_of_wire
+from gradwire.client.same_host import SameHost, SocketStream
 from gradwire.client.settings import Renewal, Retry
 from gradwire.client.streams import Deadlines, Stream
 from gradwire.client.usage import Usage, usage_of
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from gradwire.client.estimator import RemoteEstimator
 
 T = TypeVar("T")
+AnyStream: TypeAlias = Stream | SocketStream
 
 _SERVICE = "/gradwire.v1.EstimatorService/"
 
@@ -49,6 +51,7 @@ def connect(
     timeout_s: float | None = None,
     retry: Retry | None = None,
     renewal: Renewal | None = None,
+    same_host: bool = True,
 ) -> Server:
     """A connection to the server at ``address``. Nothing is sent before it is used.
 
@@ -60,6 +63,8 @@ def connect(
             is alive.
         retry: How safe calls are made again.
         renewal: When open streams give way to new ones.
+        same_host: Whether calls to an address of this host may take the server's Unix socket in place of gRPC, which is
+            faster. They do if the server offers one and runs under the same user.
 
     Returns:
         A `Server`; a context manager, to close it.
@@ -71,7 +76,7 @@ def connect(
     if token is not None and not tls and not _local(address):
         raise InvalidCall(f"a token would travel to {address} in the clear; pass tls=, a file with certificates to trust, or True")
     _roots(tls)
-    return Server(address, token, tls, arguments.timeout_s(timeout_s), retry or Retry(), renewal or Renewal())
+    return Server(address, token, tls, arguments.timeout_s(timeout_s), retry or Retry(), renewal or Renewal(), same_host)
 
 
 class Server:
@@ -88,6 +93,7 @@ class Server:
         timeout_s: float | None,
         retry: Retry,
         renewal: Renewal,
+        same_host: bool,
     ) -> None:
         self.address = address
         self.timeout_s = timeout_s
@@ -95,9 +101,10 @@ class Server:
         self._token = token
         self._tls = tls
         self._renewal = renewal
+        self._may_leave_grpc = same_host and _local(address)
         self._lock = threading.Lock()
         self._channel: grpc.Channel | None
-        self._idle: defaultdict[str, deque[Stream]]
+        self._idle: defaultdict[str, deque[AnyStream]]
         self._forget()
         _connections.add(self)
 
@@ -154,7 +161,7 @@ class Server:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Server, (self.address, self._token, self._tls, self.timeout_s, self.retry, self._renewal)
+        return Server, (self.address, self._token, self._tls, self.timeout_s, self.retry, self._renewal, self._may_leave_grpc)
 
     def __copy__(self) -> Server:
         return self
@@ -187,24 +194,29 @@ class Server:
             except WireError as e:
                 raise error_of_wire(e) from None
             # If one open stream has ended, the others may have too.
-            return self._on_stream(method, self._lend(method) if attempt == 1 else self.open_stream(method), sent, due_s)
+            return self._on_stream(
+                method, self._lend(method, due_s) if attempt == 1 else self.open_stream(method, due_s), sent, due_s
+            )
 
         return self._again(once, due_s, self.retry.attempts)
 
-    def open_stream(self, method: str) -> Stream:
-        """A stream of the caller's own, for calls that are not made again."""
-        channel = self.channel()
-        return Stream(channel.stream_stream(_SERVICE + method), self._metadata)
+    def open_stream(self, method: str, due_s: float | None = None) -> AnyStream:
+        """A stream of the caller's own; over the server's Unix socket where that can be."""
+        return self._same_host.open(self.channel, method, self._id, self._metadata, due_s) or self.open_grpc_stream(method)
 
-    def watch(self, stream: Stream) -> None:
+    def open_grpc_stream(self, method: str) -> Stream:
+        """A stream of the caller's own, whose messages are sent in the background."""
+        return Stream(self.channel().stream_stream(_SERVICE + method), self._metadata)
+
+    def watch(self, stream: AnyStream) -> None:
         """Ends a call that begins now on the stream when its time is over, whether the server answers or not."""
         self._watch(stream, self._due_s())
 
-    def unwatch(self, stream: Stream) -> bool:
+    def unwatch(self, stream: AnyStream) -> bool:
         """Ends the watch; False if the time was over and the call has been ended."""
         return self.timeout_s is None or self._deadlines.remove(stream)
 
-    def error_on(self, stream: Stream, error: grpc.RpcError) -> GradwireError:
+    def error_on(self, stream: AnyStream, error: grpc.RpcError) -> GradwireError:
         """The exception for a call on a stream that was watched and has failed."""
         if not self.unwatch(stream):
             return CallTimeout(f"{self.address} did not answer within {self.timeout_s:g} s; is the server alive?")
@@ -227,13 +239,16 @@ class Server:
     def _models(self) -> model_pb2_grpc.ModelServiceStub:
         return model_pb2_grpc.ModelServiceStub(self.channel())
 
-    def interrupted(self, stream: Stream) -> None:
+    def interrupted(self, stream: AnyStream) -> None:
         """Ends a call that Ctrl-C broke off, on the server too, and leaves its channel.
 
         The interrupt may have hit while gRPC held a lock of the channel's, which nobody will release then. So the channel
         is not used again and not closed either, and the stream is cancelled by a thread that may hang.
         """
         self.unwatch(stream)
+        if isinstance(stream, SocketStream):
+            stream.cancel()
+            return
         self._abandon()
         threading.Thread(target=stream.cancel, name="gradwire-cancel", daemon=True).start()
 
@@ -248,7 +263,7 @@ class Server:
         """When the time of a call that begins now is over, by ``time.monotonic()``."""
         return None if self.timeout_s is None else time.monotonic() + self.timeout_s
 
-    def _watch(self, stream: Stream, due_s: float | None) -> None:
+    def _watch(self, stream: AnyStream, due_s: float | None) -> None:
         if due_s is not None:
             self._deadlines.add(stream, due_s + _GRACE_S)
 
@@ -270,7 +285,7 @@ class Server:
                 raise
         raise AssertionError("count does not end")
 
-    def _on_stream(self, method: str, stream: Stream, sent: Iterator[bytes], due_s: float | None) -> Array:
+    def _on_stream(self, method: str, stream: AnyStream, sent: Iterator[bytes], due_s: float | None) -> Array:
         self._watch(stream, due_s)
         try:
             stream.send(sent)
@@ -291,7 +306,7 @@ class Server:
             self._give_back(method, stream)
         return result
 
-    def _lend(self, method: str) -> Stream:
+    def _lend(self, method: str, due_s: float | None) -> AnyStream:
         idle = self._idle[method]
         while idle:
             try:
@@ -301,12 +316,12 @@ class Server:
             if stream.usable and not self._old(stream):
                 return stream
             stream.close()
-        return self.open_stream(method)
+        return self.open_stream(method, due_s)
 
-    def _give_back(self, method: str, stream: Stream) -> None:
+    def _give_back(self, method: str, stream: AnyStream) -> None:
         self._idle[method].append(stream)
 
-    def _old(self, stream: Stream) -> bool:
+    def _old(self, stream: AnyStream) -> bool:
         return stream.calls >= self._renewal.calls or time.monotonic() - stream.opened_s > self._renewal.seconds
 
     def channel(self) -> grpc.Channel:
@@ -341,6 +356,7 @@ class Server:
 
     def _forget(self) -> None:
         self._channel = None
+        self._same_host = SameHost(self._may_leave_grpc)
         self._idle = defaultdict(deque)
         self._deadlines = Deadlines()
         self._id = uuid.uuid4().hex

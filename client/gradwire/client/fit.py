@@ -96,7 +96,7 @@ class _Outgoing(Iterator[bytes]):
 
 
 def _fit(server: Server, outgoing: _Outgoing, on_progress: OnProgress, verbose: bool) -> None:
-    stream = outgoing.stream = server.open_stream("Fit")
+    stream = outgoing.stream = server.open_grpc_stream("Fit")
     server.watch(stream)
     report = _Report(on_progress, verbose)
     try:

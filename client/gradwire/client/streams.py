@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol, cast
 
 import grpc
 import numpy as np
@@ -88,22 +88,7 @@ class Stream:
 
     def result(self) -> Array:
         """Waits for the answer to a call on rows. Raises grpc.RpcError, WireError, Unavailable."""
-        answer = PredictResponse.FromString(self.receive())
-        if len(answer.tensors) != 1:
-            raise WireError(ERROR_REASON_BAD_FRAME, f"the answer holds {len(answer.tensors)} tensors; expected one")
-        header = answer.tensors[0]
-        spec = spec_of(header, 0)
-        data = header.data
-        if data or not spec.nbytes:
-            return inline(data, spec)
-        into = np.empty(spec.shape, spec.dtype)
-        assembler = Assembler(spec, into=into)
-        while True:
-            chunk = chunk_of(self.receive())
-            if chunk is None:
-                raise WireError(ERROR_REASON_BAD_FRAME, "expected a chunk of the result; got another message")
-            for result in assembler.feed(*chunk):
-                return result
+        return result_of(self.receive)
 
     def _next(self) -> bytes | None:
         message: bytes | None = None
@@ -125,6 +110,33 @@ class Stream:
         self._outbox.put(None)
 
 
+def result_of(receive: Callable[[], bytes | memoryview]) -> Array:
+    """The answer to a call on rows, from the messages that ``receive`` waits for. Raises what it raises, and WireError."""
+    # protobuf reads memoryviews too, whatever its types say.
+    answer = PredictResponse.FromString(cast(bytes, receive()))
+    if len(answer.tensors) != 1:
+        raise WireError(ERROR_REASON_BAD_FRAME, f"the answer holds {len(answer.tensors)} tensors; expected one")
+    header = answer.tensors[0]
+    spec = spec_of(header, 0)
+    data = header.data
+    if data or not spec.nbytes:
+        return inline(data, spec)
+    into = np.empty(spec.shape, spec.dtype)
+    assembler = Assembler(spec, into=into)
+    while True:
+        chunk = chunk_of(receive())
+        if chunk is None:
+            raise WireError(ERROR_REASON_BAD_FRAME, "expected a chunk of the result; got another message")
+        for result in assembler.feed(*chunk):
+            return result
+
+
+class Cancellable(Protocol):
+    """A stream, whatever it goes over."""
+
+    def cancel(self) -> None: ...
+
+
 class Deadlines:
     """Cancels streams whose calls take too long, for servers that do not answer at all.
 
@@ -136,12 +148,12 @@ class Deadlines:
     _LINGER_S = 5.0
 
     def __init__(self) -> None:
-        self._due_s: dict[Stream, float] = {}
+        self._due_s: dict[Cancellable, float] = {}
         self._some = threading.Event()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def add(self, stream: Stream, due_s: float) -> None:
+    def add(self, stream: Cancellable, due_s: float) -> None:
         """Cancels the stream at ``time.monotonic() == due_s``, unless it is removed before."""
         with self._lock:
             self._due_s[stream] = due_s
@@ -151,7 +163,7 @@ class Deadlines:
                 self._thread = threading.Thread(target=self._watch, name="gradwire-deadlines", daemon=True)
                 self._thread.start()
 
-    def remove(self, stream: Stream) -> bool:
+    def remove(self, stream: Cancellable) -> bool:
         """Takes a stream out; False if its time was over and it has been cancelled."""
         return self._due_s.pop(stream, None) is not None
 

@@ -88,7 +88,7 @@ def chunk_messages(data: memoryview, begin: int = 0, chunk_nbytes: int = CHUNK_N
         yield b"".join((_CHUNK, varint(len(fields) + len(part)), fields, part))
 
 
-def chunk_of(message: bytes) -> tuple[int, memoryview] | None:
+def chunk_of(message: bytes | memoryview) -> tuple[int, memoryview] | None:
     """Offset and data of a message that holds nothing but a chunk, without copying the data; None for any other message.
 
     Fields in another order, unknown ones or a broken message are left to the protobuf library: None.
@@ -114,7 +114,7 @@ def _joined(parts: list[bytes | memoryview], chunked: list[memoryview], chunk_nb
         yield from chunk_messages(data, 0, chunk_nbytes)
 
 
-def _varint_at(message: bytes, at: int) -> tuple[int, int]:
+def _varint_at(message: bytes | memoryview, at: int) -> tuple[int, int]:
     """A varint and the index behind it; (-1, at) if there is none, or one of more than 64 bits."""
     value = shift = 0
     for index in range(at, min(at + 10, len(message))):

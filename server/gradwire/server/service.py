@@ -20,12 +20,13 @@ from gradwire.server.config import ConfigError, ServerConfig
 from gradwire.server.fit import FitServicer
 from gradwire.server.model_service import ModelServicer
 from gradwire.server.runner import Runner
+from gradwire.server.same_host import SameHost
 from gradwire.server.scheduler import Scheduler
 from gradwire.server.servicer import SERVICE, RowServicer
 from gradwire.server.streams import OpenStreams
 from gradwire.server.usage_service import UsageServicer
 from gradwire.server.versions import VersionStore
-from gradwire.v1 import model_pb2, model_pb2_grpc, usage_pb2, usage_pb2_grpc
+from gradwire.v1 import model_pb2, model_pb2_grpc, transport_pb2, transport_pb2_grpc, usage_pb2, usage_pb2_grpc
 
 log = logging.getLogger("gradwire.server")
 
@@ -34,6 +35,7 @@ _GOODBYE_S = 0.5
 """For last statuses to leave the process; what still runs then is cancelled."""
 
 _MODELS = model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name
+_TRANSPORT = transport_pb2.DESCRIPTOR.services_by_name["TransportService"].full_name
 _USAGE = usage_pb2.DESCRIPTOR.services_by_name["UsageService"].full_name
 
 
@@ -74,6 +76,7 @@ class Service:
         self._add_services()
         port = self._bind()
         self._runner.start()
+        await self._same_host.start()
         await self._server.start()
         self._sweep = asyncio.create_task(self._streams.sweep())
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
@@ -89,7 +92,7 @@ class Service:
         end_s = loop.time() + self._config.drain_timeout_s
         while self._scheduler.calls and loop.time() < end_s:
             await asyncio.sleep(_DRAIN_PERIOD_S)
-        await self._server.stop(_GOODBYE_S)
+        await asyncio.gather(self._server.stop(_GOODBYE_S), self._same_host.stop())
         self._sweep.cancel()
         with suppress(asyncio.CancelledError):
             await self._sweep
@@ -103,11 +106,13 @@ class Service:
         fit = FitServicer(self._catalogue, self._scheduler, self._streams, limits, self._config.spool_dir)
         models = ModelServicer(self._catalogue, self._scheduler, self._streams, self._versions, limits, self._clone_changed)
         handlers = {**rows.handlers(), **fit.handlers()}
+        self._same_host = SameHost(handlers, limits.max_message_bytes)
+        transport_pb2_grpc.add_TransportServiceServicer_to_server(self._same_host, self._server)
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
         model_pb2_grpc.add_ModelServiceServicer_to_server(models, self._server)
         usage_pb2_grpc.add_UsageServiceServicer_to_server(UsageServicer(self._catalogue, self._streams), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (SERVICE, _MODELS, _USAGE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
+        names = (SERVICE, _MODELS, _USAGE, _TRANSPORT, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
 
     def _bind(self) -> int:

@@ -1,0 +1,261 @@
+"""The estimator's streams for callers on this host: over a Unix socket, with no gRPC between the two.
+
+What the streams carry and who serves them is the same as over gRPC. The socket is an abstract one with a name that nobody
+can guess, so that no file stays behind; and because names can be listed, only processes of the server's own user are let
+in, by the kernel's word.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc.status_pb2 import Status
+
+from gradwire.v1.transport_pb2 import GetSameHostRequest, GetSameHostResponse, SameHostHello
+from gradwire.v1.transport_pb2_grpc import TransportServiceServicer
+from gradwire.wire.sockets import HEADER, HELLO, MESSAGE, STATUS, abstract, peer_of, supported
+from gradwire.wire.status import DETAILS_KEY
+
+log = logging.getLogger("gradwire.server")
+
+_SCRATCH_NBYTES = 64 << 10
+"""Frames within it are read at once with their header."""
+_QUEUED_NBYTES = 4 << 20
+"""What is read ahead of a call that is computed meanwhile."""
+_SMALL_NBYTES = 64 << 10
+"""Messages up to here are copied behind their header rather than sent by a second call."""
+_HELLO_TIMEOUT_S = 10.0
+_GOODBYE_S = 5.0
+
+
+class SameHost(TransportServiceServicer):
+    """Listens on a socket of this host, and tells callers of the gRPC server its name.
+
+    Args:
+        handlers: gRPC's handlers of the estimator's streams, by method.
+        max_message_bytes: Of one frame.
+    """
+
+    def __init__(self, handlers: Mapping[str, grpc.RpcMethodHandler], max_message_bytes: int) -> None:
+        self.handlers = handlers
+        self.max_message_bytes = max_message_bytes
+        self.connections: set[Connection] = set()
+        self._name = ""
+
+    async def GetSameHost(self, request: GetSameHostRequest, context: Any) -> GetSameHostResponse:  # noqa: N802, gRPC's name
+        """The contract's: where the socket is."""
+        return GetSameHostResponse(socket=self._name)
+
+    async def start(self) -> None:
+        """Listens, where the system can."""
+        if not supported():
+            return
+        name = f"gradwire-{secrets.token_hex(16)}"
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_unix_server(lambda: Connection(self), abstract(name), backlog=1024)
+        self._name = name
+
+    async def stop(self) -> None:
+        """Ends what is still open."""
+        if not self._name:
+            return
+        self._server.close()
+        tasks = [connection.task for connection in self.connections if connection.task is not None]
+        for connection in list(self.connections):
+            connection.abandon()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class Connection(asyncio.BufferedProtocol):
+    """One stream. To the servicers it is what a gRPC context is."""
+
+    def __init__(self, host: SameHost) -> None:
+        self.task: asyncio.Task[None] | None = None
+        self._host = host
+        self._loop = asyncio.get_running_loop()
+        self._client = ""
+        self._metadata: tuple[tuple[str, str], ...] = ()
+        self._scratch = bytearray(_SCRATCH_NBYTES)
+        self._scratch_filled = 0
+        # A frame too large for the scratch memory, while it comes.
+        self._large = bytearray()
+        self._large_filled = self._large_kind = 0
+        self._messages: deque[bytes | bytearray] = deque()
+        self._queued = 0
+        self._paused = False
+        self._reader: asyncio.Future[None] | None = None
+        self._writer: asyncio.Future[None] | None = None
+        self._full = False
+
+    # The servicers' side: what they use of a gRPC context.
+
+    def peer(self) -> str:
+        """Names the client, with all its streams."""
+        return f"same-host:{self._client}"
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        """What the caller said when it opened the stream."""
+        return self._metadata
+
+    async def read(self) -> Any:
+        """The next message. Whoever hangs up cancels the stream's task, as in gRPC."""
+        while not self._messages:
+            self._reader = self._loop.create_future()
+            await self._reader
+        message = self._messages.popleft()
+        self._queued -= len(message)
+        if self._paused and self._queued <= _QUEUED_NBYTES // 2:
+            self._paused = False
+            self._transport.resume_reading()
+        return message
+
+    async def write(self, message: bytes) -> None:
+        """Sends a message, and waits until there is room for another."""
+        self._send(MESSAGE, message)
+        while self._full:
+            self._writer = self._loop.create_future()
+            await self._writer
+
+    async def abort(self, code: grpc.StatusCode, text: str, metadata: Any = ()) -> None:
+        """Ends the stream with an error."""
+        details = dict(metadata).get(DETAILS_KEY)
+        self._end(details or Status(code=code.value[0], message=text).SerializeToString())
+        raise grpc.aio.AbortError
+
+    # The event loop's side.
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+        peer = peer_of(transport.get_extra_info("socket"))
+        if peer.uid != os.geteuid():
+            log.warning("another user's process was turned away", extra={"pid": peer.pid, "uid": peer.uid})
+            transport.abort()
+            return
+        self._host.connections.add(self)
+        self._hello_due = self._loop.call_later(_HELLO_TIMEOUT_S, self.abandon)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._host.connections.discard(self)
+        if self.task is not None:
+            self.task.cancel()
+        for waiting in (self._reader, self._writer):
+            if waiting is not None and not waiting.done():
+                waiting.cancel()
+
+    def abandon(self) -> None:
+        """Ends the stream without a word."""
+        self._transport.abort()
+
+    def eof_received(self) -> bool:
+        return False
+
+    def pause_writing(self) -> None:
+        self._full = True
+
+    def resume_writing(self) -> None:
+        self._full = False
+        if self._writer is not None and not self._writer.done():
+            self._writer.set_result(None)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        if self._large:
+            return memoryview(self._large)[self._large_filled :]
+        return memoryview(self._scratch)[self._scratch_filled :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self._large:
+            self._large_filled += nbytes
+            if self._large_filled == len(self._large):
+                kind, frame, self._large = self._large_kind, self._large, bytearray()
+                self._took(kind, frame)
+            return
+        self._scratch_filled += nbytes
+        at = 0
+        while self._scratch_filled - at >= HEADER.size:
+            kind, length = HEADER.unpack_from(self._scratch, at)
+            if length > self._host.max_message_bytes:
+                self._refuse(f"a frame of {length} bytes; the limit max_message_bytes is {self._host.max_message_bytes}")
+                return
+            begin = at + HEADER.size
+            if self._scratch_filled - begin >= length:
+                at = begin + length
+                self._took(kind, bytes(memoryview(self._scratch)[begin:at]))
+                continue
+            if length > _SCRATCH_NBYTES - HEADER.size:
+                # Memory for the announced bytes; what has not come stays untouched, and so is not there yet.
+                self._large, self._large_kind = bytearray(length), kind
+                self._large_filled = self._scratch_filled - begin
+                self._large[: self._large_filled] = memoryview(self._scratch)[begin : self._scratch_filled]
+                at = self._scratch_filled
+            break
+        if at:
+            rest = self._scratch[at : self._scratch_filled]
+            self._scratch[: len(rest)] = rest
+            self._scratch_filled = len(rest)
+
+    def _took(self, kind: int, frame: bytes | bytearray) -> None:
+        if self.task is None:
+            self._greet(kind, bytes(frame))
+        elif kind == MESSAGE:
+            self._messages.append(frame)
+            self._queued += len(frame)
+            if self._queued > _QUEUED_NBYTES and not self._paused:
+                self._paused = True
+                self._transport.pause_reading()
+            if self._reader is not None and not self._reader.done():
+                self._reader.set_result(None)
+        else:
+            self._refuse(f"a frame of kind {kind} in a stream; expected {MESSAGE}, a message")
+
+    def _greet(self, kind: int, frame: bytes) -> None:
+        try:
+            hello = SameHostHello.FromString(frame)
+        except DecodeError:
+            hello = SameHostHello()
+        handler = self._host.handlers.get(hello.method)
+        if kind != HELLO or handler is None:
+            self._refuse(f"a stream begins with a hello that names one of: {', '.join(self._host.handlers)}")
+            return
+        self._hello_due.cancel()
+        self._client = hello.client
+        self._metadata = tuple(hello.metadata.items())
+        self.task = self._loop.create_task(self._serve(handler))
+
+    async def _serve(self, handler: Any) -> None:
+        try:
+            await handler.stream_stream(None, self)
+            self._end(Status().SerializeToString())
+        except grpc.aio.AbortError:
+            pass  # the status has been sent
+        finally:
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        """Closes, once what has been said is sent; a peer that takes nothing any more is not waited for."""
+        self._transport.close()
+        if self._transport.get_write_buffer_size():
+            self._loop.call_later(_GOODBYE_S, self._transport.abort)
+
+    def _send(self, kind: int, payload: bytes) -> None:
+        header = HEADER.pack(kind, len(payload))
+        if len(payload) <= _SMALL_NBYTES:
+            self._transport.write(header + payload)
+        else:
+            self._transport.write(header)
+            self._transport.write(payload)
+
+    def _end(self, status: bytes) -> None:
+        if not self._transport.is_closing():
+            self._send(STATUS, status)
+
+    def _refuse(self, text: str) -> None:
+        self._end(Status(code=grpc.StatusCode.INVALID_ARGUMENT.value[0], message=text).SerializeToString())
+        self._hang_up()
