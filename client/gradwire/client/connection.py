@@ -13,7 +13,7 @@ import time
 import uuid
 import weakref
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -28,7 +28,7 @@ from gradwire.client.streams import Deadlines, Stream
 from gradwire.client.usage import Usage, usage_of
 from gradwire.v1 import estimator_pb2, model_pb2, model_pb2_grpc, usage_pb2, usage_pb2_grpc
 from gradwire.wire.errors import WireError
-from gradwire.wire.frames import messages, open_field
+from gradwire.wire.frames import first_message, open_field
 from gradwire.wire.tensors import Array
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ class Server:
 
         def once(attempt: int) -> Array:
             try:
-                sent = messages(opening if attempt == 1 else opening + _time_left(due_s), arrays)
+                sent = first_message(opening if attempt == 1 else opening + _time_left(due_s), arrays)
             except WireError as e:
                 raise error_of_wire(e) from None
             # If one open stream has ended, the others may have too.
@@ -285,10 +285,10 @@ class Server:
                 raise
         raise AssertionError("count does not end")
 
-    def _on_stream(self, method: str, stream: AnyStream, sent: Iterator[bytes], due_s: float | None) -> Array:
+    def _on_stream(self, method: str, stream: AnyStream, sent: tuple[bytes, list[memoryview]], due_s: float | None) -> Array:
         self._watch(stream, due_s)
         try:
-            stream.send(sent)
+            stream.send_call(*sent)
             result = stream.result()
         except grpc.RpcError as e:
             raise self.error_on(stream, e) from None

@@ -10,7 +10,7 @@ import os
 import select
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
 import grpc
@@ -20,7 +20,9 @@ from gradwire.client.errors import Unavailable
 from gradwire.client.streams import result_of
 from gradwire.v1 import transport_pb2, transport_pb2_grpc
 from gradwire.v1.transport_pb2 import SameHostHello
-from gradwire.wire.sockets import HEADER, HELLO, MESSAGE, STATUS, abstract, peer_of, supported
+from gradwire.wire.frames import CHUNK_NBYTES, Chunk, chunk_header
+from gradwire.wire.shared import OFFER, PLACE, SLOT, Segment, create
+from gradwire.wire.sockets import FREED, HEADER, HELLO, MESSAGE, SHARE, SHARED, STATUS, abstract, peer_of, supported
 from gradwire.wire.status import DETAILS_KEY
 from gradwire.wire.tensors import Array
 
@@ -125,41 +127,71 @@ class SocketStream:
         self._both.register(self._socket, select.POLLIN | select.POLLOUT)
         self._scratch = bytearray(_SCRATCH_NBYTES)
         self._begin = self._end = 0
-        # What the present call still has to send: the rest of a message, and the messages after it.
-        self._rest = memoryview(b"")
-        self._unsent: Iterator[bytes] | None = None
+        # What the present call still has to send: the rest of what is on its way, and what comes after it.
+        self._rest: list[memoryview] = []
+        self._unsent: Iterator[bytes | Chunk] | None = None
+        self._waiting: Chunk | None = None
+        # Memory that both sides share, once a large call has been made; False if the server cannot have it.
+        self._segment: Segment | bool | None = None
+        self._large_answer = False
+        self._lent: int | None = None
         self.opened_s = time.monotonic()
         self.calls = 0
 
     @property
     def usable(self) -> bool:
-        """Whether the server has not ended it, as far as is known here. Between calls there is nothing else to read."""
-        return self._begin == self._end and not self._readable.poll(0)
+        """Whether the server has not ended it, as far as is known here. Between calls it has only slots to give back."""
+        try:
+            while self._begin < self._end or self._readable.poll(0):
+                kind, frame = self._frame()
+                if kind != FREED or not isinstance(self._segment, Segment):
+                    return False
+                self._segment.freed(*SLOT.unpack(frame))
+        except grpc.RpcError:
+            return False
+        return True
 
-    def send(self, messages: Iterator[bytes]) -> None:
+    def send(self, messages: Iterator[bytes | Chunk]) -> None:
         """Sends of a call's messages what the socket takes at once; the others go while the answer is waited for."""
         self.calls += 1
+        self._give_back()
         self._unsent = messages
         self._push()
 
-    def receive(self) -> bytes | memoryview:
+    def send_call(self, first: bytes, chunked: Sequence[memoryview]) -> None:
+        """As `send`, of what `first_message` returned. Raises grpc.RpcError."""
+        if self._segment is None and (chunked or self._large_answer):
+            self._share()
+        self.send(_in_chunks(first, chunked))
+
+    def receive(self) -> bytes | memoryview | Chunk:
         """Waits for the next message. Raises grpc.RpcError, Unavailable."""
-        while self._unsent is not None and self._begin == self._end:
-            if any(events & ~select.POLLOUT for _, events in self._both.poll()):
-                break
-            self._push()
-        kind, frame = self._frame()
-        if kind == MESSAGE:
-            return frame
-        status = Status.FromString(bytes(frame)) if kind == STATUS else Status(code=13, message=f"a frame of kind {kind}")
-        if status.code == 0:
-            raise Unavailable("the server ended the stream before it answered")
-        code = _CODES.get(status.code, grpc.StatusCode.UNKNOWN)
-        raise StreamEnded(code, status.message, bytes(frame) if status.details else b"")
+        self._give_back()
+        while True:
+            while self._unsent is not None and self._waiting is None and self._begin == self._end:
+                if any(events & ~select.POLLOUT for _, events in self._both.poll()):
+                    break
+                self._push()
+            kind, frame = self._frame()
+            if kind == MESSAGE:
+                return frame
+            if not isinstance(self._segment, Segment) or kind not in (SHARED, FREED):
+                raise _ended(kind, frame)
+            if kind == SHARED:
+                self._lent, offset, nbytes = PLACE.unpack(frame)
+                self._large_answer = True
+                return Chunk(offset, self._segment.get(self._lent, nbytes))
+            self._segment.freed(*SLOT.unpack(frame))
+            if self._waiting is not None:
+                self._put(self._segment, self._waiting)
+                self._push()
 
     def result(self) -> Array:
         """Waits for the answer to a call on rows. Raises grpc.RpcError, WireError, Unavailable."""
-        return result_of(self.receive)
+        result = result_of(self.receive)
+        self._large_answer = result.nbytes > CHUNK_NBYTES
+        self._give_back()
+        return result
 
     def close(self) -> None:
         """Ends the stream."""
@@ -171,29 +203,72 @@ class SocketStream:
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def _push(self) -> None:
+        """Sends until the socket takes no more, or no slot is free."""
         try:
-            while self._unsent is not None:
-                if not self._rest:
-                    message = next(self._unsent, None)
-                    if message is None:
-                        self._unsent = None
-                        return
-                    header = HEADER.pack(MESSAGE, len(message))
-                    if len(message) > _SMALL_NBYTES:
-                        self._rest = memoryview(message)
-                        sent = self._socket.sendmsg([header, message], (), socket.MSG_DONTWAIT)
-                        if sent < len(header):
-                            self._rest = memoryview(header + message)[sent:]
-                        else:
-                            self._rest = self._rest[sent - len(header) :]
-                        continue
-                    self._rest = memoryview(header + message)
-                self._rest = self._rest[self._socket.send(self._rest, socket.MSG_DONTWAIT) :]
+            while True:
+                while self._rest:
+                    sent = self._socket.sendmsg(self._rest, (), socket.MSG_DONTWAIT)
+                    while self._rest and sent >= len(self._rest[0]):
+                        sent -= len(self._rest.pop(0))
+                    if sent:
+                        self._rest[0] = self._rest[0][sent:]
+                if self._unsent is None or self._waiting is not None:
+                    return
+                message = next(self._unsent, None)
+                if message is None:
+                    self._unsent = None
+                elif isinstance(message, Chunk) and isinstance(self._segment, Segment):
+                    self._put(self._segment, message)
+                elif isinstance(message, Chunk):
+                    header = chunk_header(message.offset, len(message.data))
+                    self._queue(MESSAGE, header, message.data)
+                elif len(message) > _SMALL_NBYTES:
+                    self._queue(MESSAGE, b"", memoryview(message))
+                else:
+                    self._queue(MESSAGE, message)
         except BlockingIOError:
             return
         except OSError:
             # The server has hung up; why, it may have said before.
-            self._unsent = None
+            self._unsent, self._waiting, self._rest = None, None, []
+
+    def _queue(self, kind: int, payload: bytes, data: memoryview | None = None) -> None:
+        nbytes = len(payload) + (0 if data is None else len(data))
+        self._rest.append(memoryview(HEADER.pack(kind, nbytes) + payload))
+        if data is not None:
+            self._rest.append(data)
+
+    def _put(self, segment: Segment, chunk: Chunk) -> None:
+        """Puts a chunk into a slot, or keeps it until one is free."""
+        self._waiting = None if segment.free else chunk
+        if segment.free:
+            self._queue(SHARED, PLACE.pack(segment.put(chunk.data), chunk.offset, len(chunk.data)))
+
+    def _give_back(self) -> None:
+        """Tells the server that the chunk which was read last may be overwritten."""
+        if self._lent is not None:
+            frame = HEADER.pack(FREED, SLOT.size) + SLOT.pack(self._lent)
+            self._lent = None
+            self._rest.append(memoryview(frame))
+            self._push()
+
+    def _share(self) -> None:
+        """Offers the server memory. Called between calls, when nothing else is on its way."""
+        self._segment = False
+        try:
+            file = create()
+        except OSError:
+            return
+        try:
+            self._queue(SHARE, OFFER.pack(file))
+            self._push()
+            kind, answer = self._frame()
+            if kind != SHARE:
+                raise _ended(kind, answer)
+            if bytes(answer) == b"\1":
+                self._segment = Segment(file, writes_second=False)
+        finally:
+            os.close(file)
 
     def _frame(self) -> tuple[int, bytes | memoryview]:
         while self._end - self._begin < HEADER.size:
@@ -227,3 +302,21 @@ class SocketStream:
         if not nbytes:
             raise StreamEnded(grpc.StatusCode.UNAVAILABLE, "the server hung up; it may have ended, or been restarted")
         return nbytes
+
+
+def _in_chunks(first: bytes, chunked: Sequence[memoryview]) -> Iterator[bytes | Chunk]:
+    yield first
+    for data in chunked:
+        for at in range(0, len(data), CHUNK_NBYTES):
+            yield Chunk(at, data[at : at + CHUNK_NBYTES])
+
+
+def _ended(kind: int, frame: bytes | memoryview) -> Exception:
+    """The error for a frame that ends a stream."""
+    if kind != STATUS:
+        return StreamEnded(grpc.StatusCode.INTERNAL, f"the server sent a frame of kind {kind}, which makes no sense here")
+    status = Status.FromString(bytes(frame))
+    if status.code == 0:
+        return Unavailable("the server ended the stream before it answered")
+    code = _CODES.get(status.code, grpc.StatusCode.UNKNOWN)
+    return StreamEnded(code, status.message, bytes(frame) if status.details else b"")

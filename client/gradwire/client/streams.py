@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Protocol, cast
 
@@ -16,7 +16,7 @@ from gradwire.client.errors import Unavailable
 from gradwire.v1.errors_pb2 import ERROR_REASON_BAD_FRAME
 from gradwire.v1.estimator_pb2 import PredictResponse
 from gradwire.wire.errors import WireError
-from gradwire.wire.frames import chunk_of
+from gradwire.wire.frames import Chunk, chunk_of, in_messages
 from gradwire.wire.tensors import Array, Assembler, inline, spec_of
 
 
@@ -78,6 +78,10 @@ class Stream:
         self.calls += 1
         self._outbox.put(messages)
 
+    def send_call(self, first: bytes, chunked: Sequence[memoryview]) -> None:
+        """As `send`, of what `first_message` returned."""
+        self.send(in_messages(first, chunked))
+
     def receive(self) -> bytes:
         """Waits for the next message. Raises grpc.RpcError, Unavailable."""
         message = self._next()
@@ -110,7 +114,7 @@ class Stream:
         self._outbox.put(None)
 
 
-def result_of(receive: Callable[[], bytes | memoryview]) -> Array:
+def result_of(receive: Callable[[], bytes | memoryview | Chunk]) -> Array:
     """The answer to a call on rows, from the messages that ``receive`` waits for. Raises what it raises, and WireError."""
     # protobuf reads memoryviews too, whatever its types say.
     answer = PredictResponse.FromString(cast(bytes, receive()))

@@ -10,6 +10,7 @@ The seven requests share their field numbers, and so do the responses: 1 ``open`
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from gradwire.v1.tensor_pb2 import Dtype
 from gradwire.wire.tensors import Array, elements, header_bytes, raw
@@ -21,6 +22,18 @@ _TENSORS = b"\x12"  # field 2, length-delimited
 _CHUNK = b"\x1a"  # field 3, length-delimited
 _OFFSET = 0x08  # field 1 of TensorChunk, varint
 _DATA = b"\x7a"  # field 15 of Tensor and TensorChunk, length-delimited
+
+
+class Chunk(NamedTuple):
+    """A chunk that came without a message around it.
+
+    Attributes:
+        offset: Of its first byte in its tensor.
+        data: Its bytes; to be read before the next message is.
+    """
+
+    offset: int
+    data: memoryview
 
 
 def varint(value: int) -> bytes:
@@ -48,14 +61,24 @@ def open_field(payload: bytes) -> bytes:
 def messages(opening: bytes, arrays: Sequence[tuple[str, Array]], chunk_nbytes: int = CHUNK_NBYTES) -> Iterator[bytes]:
     """A call, or its answer, as messages: one if all data is within ``chunk_nbytes``, else one and chunks.
 
+    As `first_message`, whose arguments and errors these are; nothing has been yielded when it raises.
+    """
+    return in_messages(*first_message(opening, arrays, chunk_nbytes), chunk_nbytes)
+
+
+def first_message(
+    opening: bytes, arrays: Sequence[tuple[str, Array]], chunk_nbytes: int = CHUNK_NBYTES
+) -> tuple[bytes, list[memoryview]]:
+    """The message that a call, or its answer, begins with, and the data that did not fit, a tensor each.
+
     Args:
-        opening: Serialised fields to begin the first message with; `open_field` for requests.
+        opening: Serialised fields to begin the message with; `open_field` for requests.
         arrays: Names and arrays in the order that the contract wants. The data of small ones travels in the first
             message as long as there is room.
         chunk_nbytes: Most data in one message.
 
     Raises:
-        WireError: An array cannot be sent; nothing has been yielded then.
+        WireError: An array cannot be sent.
     """
     parts: list[bytes | memoryview] = [opening]
     chunked: list[memoryview] = []
@@ -71,7 +94,14 @@ def messages(opening: bytes, arrays: Sequence[tuple[str, Array]], chunk_nbytes: 
             parts += (_TENSORS, varint(len(header)), header)
             if array.nbytes:
                 chunked.append(raw(array))
-    return _joined(parts, chunked, chunk_nbytes)
+    return b"".join(parts), chunked
+
+
+def in_messages(first: bytes, chunked: Sequence[memoryview], chunk_nbytes: int = CHUNK_NBYTES) -> Iterator[bytes]:
+    """What `first_message` returned, with the data in messages too."""
+    yield first
+    for data in chunked:
+        yield from chunk_messages(data, 0, chunk_nbytes)
 
 
 def header_message(name: str, value: Dtype, shape: tuple[int, ...], nbytes: int) -> bytes:
@@ -83,16 +113,22 @@ def chunk_messages(data: memoryview, begin: int = 0, chunk_nbytes: int = CHUNK_N
     """Messages of one chunk each for ``data``, which stands at byte ``begin`` of its tensor."""
     for at in range(0, len(data), chunk_nbytes):
         part = data[at : at + chunk_nbytes]
-        offset = begin + at
-        fields = (bytes((_OFFSET,)) + varint(offset) if offset else b"") + _DATA + varint(len(part))
-        yield b"".join((_CHUNK, varint(len(fields) + len(part)), fields, part))
+        yield b"".join((chunk_header(begin + at, len(part)), part))
 
 
-def chunk_of(message: bytes | memoryview) -> tuple[int, memoryview] | None:
-    """Offset and data of a message that holds nothing but a chunk, without copying the data; None for any other message.
+def chunk_header(offset: int, nbytes: int) -> bytes:
+    """What a message of one chunk has before the chunk's data."""
+    fields = (bytes((_OFFSET,)) + varint(offset) if offset else b"") + _DATA + varint(nbytes)
+    return _CHUNK + varint(len(fields) + nbytes) + fields
+
+
+def chunk_of(message: bytes | memoryview | Chunk) -> Chunk | None:
+    """The chunk of a message that holds nothing else, without copying the data; None for any other message.
 
     Fields in another order, unknown ones or a broken message are left to the protobuf library: None.
     """
+    if isinstance(message, Chunk):
+        return message
     if message[:1] != _CHUNK:
         return None
     view = memoryview(message)
@@ -105,13 +141,7 @@ def chunk_of(message: bytes | memoryview) -> tuple[int, memoryview] | None:
     if message[at : at + 1] != _DATA:
         return None
     length, at = _varint_at(message, at + 1)
-    return (offset, view[at:]) if at + length == len(message) else None
-
-
-def _joined(parts: list[bytes | memoryview], chunked: list[memoryview], chunk_nbytes: int) -> Iterator[bytes]:
-    yield b"".join(parts)
-    for data in chunked:
-        yield from chunk_messages(data, 0, chunk_nbytes)
+    return Chunk(offset, view[at:]) if at + length == len(message) else None
 
 
 def _varint_at(message: bytes | memoryview, at: int) -> tuple[int, int]:

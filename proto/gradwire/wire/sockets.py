@@ -6,8 +6,8 @@ import socket
 import struct
 from typing import NamedTuple
 
-HELLO, MESSAGE, STATUS = 1, 2, 3
-"""Kinds of frames."""
+HELLO, MESSAGE, STATUS, SHARE, SHARED, FREED = range(1, 7)
+"""Kinds of frames. The last three are about memory that both sides share: see `shared`."""
 
 HEADER = struct.Struct("<BI")
 

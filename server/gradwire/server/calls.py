@@ -10,18 +10,20 @@ from google.protobuf.message import DecodeError
 from gradwire.backends.backend import Array
 from gradwire.v1.errors_pb2 import ERROR_REASON_BAD_FRAME, ERROR_REASON_TOO_LARGE
 from gradwire.wire.errors import WireError
-from gradwire.wire.frames import chunk_of
+from gradwire.wire.frames import Chunk, chunk_of
 from gradwire.wire.tensors import Assembler, TensorSpec, inline, spec_of
 
 MAX_TENSORS = 2
 """Of one call: what it works on, and labels, a label or a cotangent."""
 
-Read = Callable[[], Awaitable[bytes | None]]
+Read = Callable[[], Awaitable[bytes | Chunk | None]]
 """Reads the next message of the stream; None at its end."""
 
 
-def parse(message: bytes, request: type[Any]) -> Any:
+def parse(message: bytes | Chunk, request: type[Any]) -> Any:
     """A message of a stream. Raises WireError."""
+    if isinstance(message, Chunk):
+        raise WireError(ERROR_REASON_BAD_FRAME, f"a chunk came where a {request.DESCRIPTOR.name} was expected")
     try:
         return request.FromString(message)
     except DecodeError:
@@ -93,7 +95,7 @@ class IncomingTensors:
             for block in assembler.feed(*self._chunk(message, assembler.spec.name)):
                 yield block
 
-    def _chunk(self, message: bytes, name: str) -> tuple[int, memoryview | bytes]:
+    def _chunk(self, message: bytes | Chunk, name: str) -> tuple[int, memoryview | bytes]:
         chunk = chunk_of(message)
         if chunk is not None:
             return chunk

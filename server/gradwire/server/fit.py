@@ -29,6 +29,7 @@ from gradwire.server.streams import OpenStream, OpenStreams
 from gradwire.v1 import estimator_pb2 as pb
 from gradwire.v1.errors_pb2 import ERROR_REASON_BAD_FRAME
 from gradwire.wire.errors import WireError
+from gradwire.wire.frames import Chunk
 
 log = logging.getLogger("gradwire.server")
 
@@ -62,7 +63,7 @@ class FitServicer:
     async def _stream(self, _: Any, context: Any) -> None:
         await self._streams.serve(context, self._call)
 
-    async def _call(self, stream: OpenStream, message: bytes) -> None:
+    async def _call(self, stream: OpenStream, message: bytes | Chunk) -> None:
         request = parse(message, pb.FitRequest)
         if not request.HasField("open"):
             raise WireError(ERROR_REASON_BAD_FRAME, "a Fit call begins with a message that holds open; got another")

@@ -11,9 +11,10 @@ import asyncio
 import logging
 import os
 import secrets
+import struct
 from collections import deque
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -21,7 +22,9 @@ from google.rpc.status_pb2 import Status
 
 from gradwire.v1.transport_pb2 import GetSameHostRequest, GetSameHostResponse, SameHostHello
 from gradwire.v1.transport_pb2_grpc import TransportServiceServicer
-from gradwire.wire.sockets import HEADER, HELLO, MESSAGE, STATUS, abstract, peer_of, supported
+from gradwire.wire.frames import Chunk, chunk_header
+from gradwire.wire.shared import OFFER, PLACE, SLOT, SLOTS, Segment, attach
+from gradwire.wire.sockets import FREED, HEADER, HELLO, MESSAGE, SHARE, SHARED, STATUS, abstract, peer_of, supported
 from gradwire.wire.status import DETAILS_KEY
 
 log = logging.getLogger("gradwire.server")
@@ -32,8 +35,18 @@ _QUEUED_NBYTES = 4 << 20
 """What is read ahead of a call that is computed meanwhile."""
 _SMALL_NBYTES = 64 << 10
 """Messages up to here are copied behind their header rather than sent by a second call."""
+_QUEUED_MESSAGES = 4 * SLOTS
+"""Chunks in shared memory that are announced and not read; a caller that keeps to the rules has no more than the slots."""
 _HELLO_TIMEOUT_S = 10.0
 _GOODBYE_S = 5.0
+
+
+class Place(NamedTuple):
+    """Where a chunk lies in the shared memory."""
+
+    slot: int
+    offset: int
+    nbytes: int
 
 
 class SameHost(TransportServiceServicer):
@@ -88,7 +101,10 @@ class Connection(asyncio.BufferedProtocol):
         # A frame too large for the scratch memory, while it comes.
         self._large = bytearray()
         self._large_filled = self._large_kind = 0
-        self._messages: deque[bytes | bytearray] = deque()
+        self._messages: deque[bytes | bytearray | Place] = deque()
+        self._segment: Segment | None = None
+        # The slot whose chunk is being read.
+        self._lent: int | None = None
         self._queued = 0
         self._paused = False
         self._reader: asyncio.Future[None] | None = None
@@ -107,10 +123,17 @@ class Connection(asyncio.BufferedProtocol):
 
     async def read(self) -> Any:
         """The next message. Whoever hangs up cancels the stream's task, as in gRPC."""
+        if self._lent is not None:
+            self._send(FREED, SLOT.pack(self._lent))
+            self._lent = None
         while not self._messages:
             self._reader = self._loop.create_future()
             await self._reader
         message = self._messages.popleft()
+        if isinstance(message, Place):
+            assert self._segment is not None  # what is in the queue came after it, and goes with it
+            self._lent = message.slot
+            return Chunk(message.offset, self._segment.get(message.slot, message.nbytes))
         self._queued -= len(message)
         if self._paused and self._queued <= _QUEUED_NBYTES // 2:
             self._paused = False
@@ -124,6 +147,16 @@ class Connection(asyncio.BufferedProtocol):
             self._writer = self._loop.create_future()
             await self._writer
 
+    async def write_chunk(self, offset: int, data: memoryview) -> None:
+        """Sends a chunk; through shared memory if the caller has offered some."""
+        if self._segment is None:
+            await self.write(b"".join((chunk_header(offset, len(data)), data)))
+            return
+        while not self._segment.free:
+            self._writer = self._loop.create_future()
+            await self._writer
+        self._send(SHARED, PLACE.pack(self._segment.put(data), offset, len(data)))
+
     async def abort(self, code: grpc.StatusCode, text: str, metadata: Any = ()) -> None:
         """Ends the stream with an error."""
         details = dict(metadata).get(DETAILS_KEY)
@@ -135,6 +168,7 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
         peer = peer_of(transport.get_extra_info("socket"))
+        self._pid = peer.pid
         if peer.uid != os.geteuid():
             log.warning("another user's process was turned away", extra={"pid": peer.pid, "uid": peer.uid})
             transport.abort()
@@ -149,6 +183,9 @@ class Connection(asyncio.BufferedProtocol):
         for waiting in (self._reader, self._writer):
             if waiting is not None and not waiting.done():
                 waiting.cancel()
+        # Now, and not when the last reference goes: sixteen megabytes and a file.
+        self._segment = None
+        self._messages.clear()
 
     def abandon(self) -> None:
         """Ends the stream without a word."""
@@ -162,8 +199,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         self._full = False
-        if self._writer is not None and not self._writer.done():
-            self._writer.set_result(None)
+        _wake(self._writer)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         if self._large:
@@ -210,10 +246,37 @@ class Connection(asyncio.BufferedProtocol):
             if self._queued > _QUEUED_NBYTES and not self._paused:
                 self._paused = True
                 self._transport.pause_reading()
-            if self._reader is not None and not self._reader.done():
-                self._reader.set_result(None)
+            _wake(self._reader)
+        elif kind == SHARE and len(frame) == OFFER.size and self._segment is None:
+            self._share(*OFFER.unpack(frame))
+        elif kind in (SHARED, FREED) and self._segment is not None:
+            self._about_slot(self._segment, kind, frame)
         else:
-            self._refuse(f"a frame of kind {kind} in a stream; expected {MESSAGE}, a message")
+            self._refuse(f"a frame of kind {kind} and {len(frame)} bytes in a stream; expected {MESSAGE}, a message")
+
+    def _share(self, number: int) -> None:
+        try:
+            self._segment = attach(self._pid, number)
+        except OSError as e:
+            # In a container of its own, say; chunks come in messages then.
+            log.info("no memory is shared", extra={"peer": self.peer(), "reason": str(e)})
+        self._send(SHARE, b"\1" if self._segment else b"\0")
+
+    def _about_slot(self, segment: Segment, kind: int, frame: bytes | bytearray) -> None:
+        try:
+            if kind == FREED:
+                segment.freed(*SLOT.unpack(frame))
+                _wake(self._writer)
+                return
+            place = Place(*PLACE.unpack(frame))
+            segment.get(place.slot, place.nbytes)
+            if len(self._messages) > _QUEUED_MESSAGES:
+                raise ValueError(f"more than {_QUEUED_MESSAGES} chunks at once")
+        except (ValueError, struct.error) as e:
+            self._refuse(f"a frame about shared memory makes no sense: {e}")
+            return
+        self._messages.append(place)
+        _wake(self._reader)
 
     def _greet(self, kind: int, frame: bytes) -> None:
         try:
@@ -259,3 +322,8 @@ class Connection(asyncio.BufferedProtocol):
     def _refuse(self, text: str) -> None:
         self._end(Status(code=grpc.StatusCode.INVALID_ARGUMENT.value[0], message=text).SerializeToString())
         self._hang_up()
+
+
+def _wake(waiting: asyncio.Future[None] | None) -> None:
+    if waiting is not None and not waiting.done():
+        waiting.set_result(None)

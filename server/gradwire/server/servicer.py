@@ -24,7 +24,7 @@ from gradwire.server.streams import OpenStream, OpenStreams
 from gradwire.server.usage import Charge, Rows
 from gradwire.v1.errors_pb2 import ERROR_REASON_BAD_FRAME, ERROR_REASON_TOO_LARGE
 from gradwire.wire.errors import WireError
-from gradwire.wire.frames import chunk_messages, header_message, messages
+from gradwire.wire.frames import Chunk, first_message, header_message
 from gradwire.wire.tensors import elements, raw
 
 SERVICE = "gradwire.v1.EstimatorService"
@@ -62,7 +62,7 @@ class RowServicer:
 
         return serve
 
-    async def _call(self, operation: RowOperation, stream: OpenStream, message: bytes) -> None:
+    async def _call(self, operation: RowOperation, stream: OpenStream, message: bytes | Chunk) -> None:
         request = parse(message, operation.request)
         if not request.HasField("open"):
             raise WireError(ERROR_REASON_BAD_FRAME, f"a {operation.method} call begins with a message that holds open; got another")
@@ -131,8 +131,7 @@ class RowServicer:
         charge.add_computed(_cost(plan, len(block)))
         if plan.reduce is not None:
             result = plan.reduce([result], await _divisor(plan, served, ticket))
-        for message in messages(b"", [("result", result)]):
-            await stream.write(message)
+        await _write(stream, result)
 
     async def _many_blocks(
         self,
@@ -175,8 +174,7 @@ class RowServicer:
             for future, _ in under_way:
                 future.cancel()
         if plan.reduce is not None:
-            for message in messages(b"", [("result", plan.reduce(reduced, divisor))]):
-                await stream.write(message)
+            await _write(stream, plan.reduce(reduced, divisor))
 
 
 class ResultWriter:
@@ -204,9 +202,15 @@ class ResultWriter:
             raise ModelFailed(
                 f"the model answered row blocks in shapes {self._row_shape} and {block.shape[1:]}; expected one shape"
             )
-        for message in chunk_messages(raw(block), self._sent):
-            await self._stream.write(message)
+        await self._stream.write_data(raw(block), self._sent)
         self._sent += block.nbytes
+
+
+async def _write(stream: OpenStream, result: Array) -> None:
+    first, chunked = first_message(b"", [("result", result)])
+    await stream.write(first)
+    for data in chunked:
+        await stream.write_data(data)
 
 
 def _cost(plan: Plan, rows: int) -> Rows:

@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 
 from gradwire.server.faults import Draining, Stalled, TimedOut, fault
+from gradwire.wire.frames import CHUNK_NBYTES, Chunk, chunk_messages
 
 log = logging.getLogger("gradwire.server")
 
@@ -34,13 +35,15 @@ class OpenStream:
         self.in_call = False
         self.waiting_since_s: float | None = None
         self._context = context
+        # A stream on this host has a shorter way for chunks than messages.
+        self._write_chunk = getattr(context, "write_chunk", None)
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
         self._reason: Exception | None = None
         self._ended = False
         self._writing = False
 
-    async def read(self) -> bytes | None:
+    async def read(self) -> bytes | Chunk | None:
         """The next message; None once the client has closed its side."""
         self._heed()
         self.waiting_since_s = self._loop.time()
@@ -56,6 +59,20 @@ class OpenStream:
         await self._context.write(message)
         self._writing = False
         self.waiting_since_s = None
+
+    async def write_data(self, data: memoryview, begin: int = 0) -> None:
+        """Sends data as chunks; it stands at byte ``begin`` of its tensor."""
+        if self._write_chunk is None:
+            for message in chunk_messages(data, begin):
+                await self.write(message)
+            return
+        for at in range(0, len(data), CHUNK_NBYTES):
+            self._heed()
+            self.waiting_since_s = self._loop.time()
+            self._writing = True
+            await self._write_chunk(begin + at, data[at : at + CHUNK_NBYTES])
+            self._writing = False
+            self.waiting_since_s = None
 
     def call_ended(self) -> None:
         """The call under way has been answered; that its time was over meanwhile no longer matters."""
@@ -122,7 +139,7 @@ class OpenStreams:
     def __len__(self) -> int:
         return len(self._open)
 
-    async def serve(self, context: Any, call: Callable[[OpenStream, bytes], Awaitable[None]]) -> None:
+    async def serve(self, context: Any, call: Callable[[OpenStream, bytes | Chunk], Awaitable[None]]) -> None:
         """Serves calls on a stream, one after the other, until the client closes it or a call fails."""
         stream = OpenStream(context)
         self._open.add(stream)

@@ -1,0 +1,98 @@
+"""Memory that a client and a server on one host share: one file in memory, cut into slots that take a chunk each.
+
+The client makes it and the server maps it. Half of the slots carry chunks to the server, half to the client. Whoever
+writes into a slot says so in a frame; whoever reads copies the chunk out and gives the slot back. So no more than the slots
+is ever under way, the same few pages are used again and again, and nothing stays behind when both processes are gone.
+
+The file is sealed: its size cannot change any more, so that nobody is killed by pages that are not there.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import struct
+from collections import deque
+
+from gradwire.wire.frames import CHUNK_NBYTES
+
+SLOTS = 8
+"""In each direction."""
+
+OFFER = struct.Struct("<I")
+"""Payload of a SHARE frame of the client: the number of the file in its process. The server answers with one byte."""
+PLACE = struct.Struct("<BQI")
+"""Payload of a SHARED frame: the slot, the chunk's offset in its tensor, its bytes."""
+SLOT = struct.Struct("<B")
+"""Payload of a FREED frame."""
+
+_HALF_NBYTES = SLOTS * CHUNK_NBYTES
+_NBYTES = 2 * _HALF_NBYTES
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL if hasattr(fcntl, "F_SEAL_SHRINK") else 0
+
+
+class Segment:
+    """One side's view of the shared memory.
+
+    Args:
+        file: Of the memory; closed.
+        writes_second: Whether this side's own slots are those of the second half.
+    """
+
+    def __init__(self, file: int, writes_second: bool) -> None:
+        self._memory = memoryview(mmap.mmap(file, _NBYTES))
+        self._own, self._other = (_HALF_NBYTES, 0) if writes_second else (0, _HALF_NBYTES)
+        self.free = deque(range(SLOTS))
+        """Own slots that nothing is under way in."""
+
+    def put(self, data: memoryview) -> int:
+        """Copies a chunk into a free slot of this side's, and returns its number."""
+        slot = self.free.popleft()
+        begin = self._own + slot * CHUNK_NBYTES
+        self._memory[begin : begin + len(data)] = data
+        return slot
+
+    def get(self, slot: int, nbytes: int) -> memoryview:
+        """What the other side has put into one of its slots. Raises ValueError if there is no such slot or room."""
+        if slot >= SLOTS or nbytes > CHUNK_NBYTES:
+            raise ValueError(f"slot {slot} with {nbytes} bytes; there are {SLOTS} of {CHUNK_NBYTES}")
+        begin = self._other + slot * CHUNK_NBYTES
+        return self._memory[begin : begin + nbytes]
+
+    def freed(self, slot: int) -> None:
+        """Takes a slot back. Raises ValueError if it is not one that was given away."""
+        if slot >= SLOTS or slot in self.free:
+            raise ValueError(f"slot {slot} is given back; it was not taken")
+        self.free.append(slot)
+
+
+def create() -> int:
+    """A sealed file in memory, for the client to map and offer. Raises OSError."""
+    file = os.memfd_create("gradwire", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(file, _NBYTES)
+        fcntl.fcntl(file, fcntl.F_ADD_SEALS, _SEALS)
+    except OSError:
+        os.close(file)
+        raise
+    return file
+
+
+def attach(pid: int, number: int) -> Segment:
+    """Maps the file that another process of this user offers.
+
+    Args:
+        pid: The process, by the kernel's word.
+        number: Of the file there.
+
+    Raises:
+        OSError: It cannot be opened from here (in another container, say), is not sealed or of another size.
+    """
+    file = os.open(f"/proc/{pid}/fd/{number}", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        if fcntl.fcntl(file, fcntl.F_GET_SEALS) & _SEALS != _SEALS or os.fstat(file).st_size != _NBYTES:
+            raise OSError("the file that was offered is not sealed, or of another size")
+        return Segment(file, writes_second=True)
+    finally:
+        os.close(file)

@@ -1,0 +1,333 @@
+"""Large calls on one host go through memory that both sides share: same bytes, bounded, and checked by both."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from google.rpc.status_pb2 import Status
+
+from gradwire.client import Retry, Server, connect
+from gradwire.client import same_host as client_side
+from gradwire.client.same_host import SocketStream
+from gradwire.server import serving
+from gradwire.v1 import estimator_pb2 as pb
+from gradwire.v1 import transport_pb2, transport_pb2_grpc
+from gradwire.v1.transport_pb2 import SameHostHello
+from gradwire.wire import shared
+from gradwire.wire.frames import CHUNK_NBYTES, first_message, open_field
+from gradwire.wire.shared import OFFER, PLACE, SLOT, SLOTS, Segment
+from gradwire.wire.sockets import FREED, HEADER, HELLO, MESSAGE, SHARE, SHARED, STATUS, abstract
+
+WIDTH = 4096
+
+
+def negated() -> Callable[[Any], Any]:
+    return lambda x: -x
+
+
+MODEL = {"backend": "blackbox", "factory": negated, "input_shape": [WIDTH], "nb_classes": WIDTH, "task": "regression"}
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with serving({"m": MODEL}, limits={"stall_timeout_s": 2.0}) as address:
+        yield address
+
+
+@pytest.fixture
+def server(address: str) -> Iterator[Server]:
+    with connect(address, retry=Retry(attempts=1)) as server:
+        yield server
+
+
+def rows(n: int) -> Any:
+    return np.random.default_rng(n).random((n, WIDTH), np.float32)
+
+
+def open_files() -> int:
+    return sum(os.path.islink(f"/proc/self/fd/{n}") and "memfd:gradwire" in os.readlink(f"/proc/self/fd/{n}") for n in _numbers())
+
+
+def mapped() -> int:
+    with open("/proc/self/maps") as maps:
+        return sum("memfd:gradwire" in line for line in maps)
+
+
+def _numbers() -> list[str]:
+    return os.listdir("/proc/self/fd")
+
+
+# 64 rows are 1 MiB: these are just below, at and above what one message takes, more than the slots, and no multiple of them.
+@pytest.mark.parametrize("n", [1, 63, 64, 65, 128, 64 * SLOTS, 64 * SLOTS + 1, 3001])
+def test_every_size_comes_back_whole(server: Server, n: int) -> None:
+    x = rows(n)
+    remote = server.estimator("m")
+    for _ in range(3):
+        np.testing.assert_array_equal(remote.predict(x), -x)
+
+
+def test_large_calls_share_memory_and_small_ones_do_not(address: str) -> None:
+    with connect(address) as server:
+        remote = server.estimator("m")
+        remote.predict(rows(3))
+        (stream,) = server._idle["Predict"]
+        assert isinstance(stream, SocketStream)
+        assert stream._segment is None
+        remote.predict(rows(100))
+        assert isinstance(stream._segment, Segment)
+        remote.predict(rows(3))
+        assert list(server._idle["Predict"]) == [stream]
+
+
+def test_large_answers_to_small_questions_share_memory_from_the_second_on(address: str) -> None:
+    def wide() -> Callable[[Any], Any]:
+        return lambda x: np.repeat(x, 1 << 19, axis=1)
+
+    model = {"backend": "blackbox", "factory": wide, "input_shape": [1], "nb_classes": 1 << 19, "task": "regression"}
+    with serving({"m": model}) as address, connect(address) as server:
+        remote = server.estimator("m")
+        x = np.arange(3, dtype=np.float32)[:, None]
+        for shares in (False, True, True):
+            answer = remote.predict(x)
+            assert (answer == x).all()
+            (stream,) = server._idle["Predict"]
+            assert isinstance(stream, SocketStream)
+            assert isinstance(stream._segment, Segment) is shares
+
+
+def test_many_threads_with_large_calls_get_their_own_rows(server: Server) -> None:
+    remote, wrong = server.estimator("m"), []
+
+    def work(n: int) -> None:
+        x = rows(n)
+        for _ in range(6):
+            if not np.array_equal(remote.predict(x), -x):
+                wrong.append(n)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in (70, 200, 400, 700, 1000, 1500)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_memory_goes_with_the_connection(address: str) -> None:
+    end_s = time.monotonic() + 10
+    with connect(address) as server:
+        server.estimator("m").predict(rows(200))
+        assert mapped() >= 2  # both sides are in this process
+        before = mapped(), open_files()
+    while mapped() > before[0] - 2 or open_files() > before[1] - 2:
+        assert time.monotonic() < end_s, (before, mapped(), open_files())
+        time.sleep(0.05)
+
+
+def test_a_server_that_cannot_map_the_memory_gets_chunks(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container of its own."""
+    from gradwire.server import same_host as server_side
+
+    def refused(pid: int, number: int) -> Segment:
+        raise PermissionError("another container")
+
+    monkeypatch.setattr(server_side, "attach", refused)
+    with connect(address) as server:
+        x = rows(300)
+        for _ in range(2):
+            np.testing.assert_array_equal(server.estimator("m").predict(x), -x)
+        (stream,) = server._idle["Predict"]
+        assert isinstance(stream, SocketStream)
+        assert stream._segment is False
+
+
+def test_a_client_without_files_in_memory_sends_chunks(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> int:
+        raise OSError("too many open files")
+
+    monkeypatch.setattr(client_side, "create", none)
+    with connect(address) as server:
+        x = rows(300)
+        np.testing.assert_array_equal(server.estimator("m").predict(x), -x)
+
+
+def test_an_error_in_the_middle_leaves_the_next_call_right(server: Server) -> None:
+    remote = server.estimator("m")
+    x = rows(1000)
+    np.testing.assert_array_equal(remote.predict(x), -x)
+    opening = open_field(pb.PredictOpen(call=pb.CallHeader(model="nobody")).SerializeToString())
+    for _ in range(3):
+        with pytest.raises(Exception, match="nobody"):
+            server.call("Predict", opening, [("x", x)])
+        np.testing.assert_array_equal(remote.predict(x), -x)
+
+
+class Caller:
+    """Somebody who speaks the protocol by hand."""
+
+    def __init__(self, address: str) -> None:
+        with grpc.insecure_channel(address) as channel:
+            stub = transport_pb2_grpc.TransportServiceStub(channel)
+            name = stub.GetSameHost(transport_pb2.GetSameHostRequest()).socket
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(10)
+        self.socket.connect(abstract(name))
+        self.send(HELLO, SameHostHello(method="Predict", client="c").SerializeToString())
+
+    def send(self, kind: int, payload: bytes) -> None:
+        self.socket.sendall(HEADER.pack(kind, len(payload)) + payload)
+
+    def receive(self) -> tuple[int, bytes]:
+        kind, length = HEADER.unpack(self._exactly(HEADER.size))
+        return kind, self._exactly(length)
+
+    def _exactly(self, nbytes: int) -> bytes:
+        taken = b""
+        while len(taken) < nbytes:
+            piece = self.socket.recv(nbytes - len(taken))
+            assert piece, "hung up"
+            taken += piece
+        return taken
+
+    def status(self) -> Status:
+        while True:
+            kind, payload = self.receive()
+            if kind == STATUS:
+                return Status.FromString(payload)
+
+    def __enter__(self) -> Caller:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+
+def unsealed() -> int:
+    file = os.memfd_create("gradwire", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(file, shared._NBYTES)
+    return file
+
+
+def short() -> int:
+    file = os.memfd_create("gradwire", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(file, 4096)
+    import fcntl
+
+    fcntl.fcntl(file, fcntl.F_ADD_SEALS, shared._SEALS)
+    return file
+
+
+def no_memory() -> int:
+    return os.open("/dev/null", os.O_RDWR)
+
+
+@pytest.mark.parametrize("make", [unsealed, short, no_memory])
+def test_memory_that_could_be_cut_off_is_not_taken(address: str, server: Server, make: Callable[[], int]) -> None:
+    file = make()
+    try:
+        with Caller(address) as caller:
+            caller.send(SHARE, OFFER.pack(file))
+            assert caller.receive() == (SHARE, b"\0")
+    finally:
+        os.close(file)
+    with Caller(address) as caller:
+        caller.send(SHARE, OFFER.pack(999_999))
+        assert caller.receive() == (SHARE, b"\0")
+    assert server.estimator("m").predict(rows(1)).shape == (1, WIDTH)
+
+
+@pytest.mark.parametrize(
+    ("kind", "payload"),
+    [
+        (SHARED, PLACE.pack(SLOTS, 0, 10)),
+        (SHARED, PLACE.pack(255, 0, 10)),
+        (SHARED, PLACE.pack(0, 0, CHUNK_NBYTES + 1)),
+        (SHARED, PLACE.pack(0, 0, 0xFFFFFFFF)),
+        (SHARED, b"short"),
+        (FREED, SLOT.pack(0)),
+        (FREED, SLOT.pack(200)),
+        (FREED, b""),
+        (SHARE, b""),
+        (SHARE, OFFER.pack(0)),
+    ],
+)
+def test_frames_about_memory_that_make_no_sense_end_the_stream(address: str, server: Server, kind: int, payload: bytes) -> None:
+    file = shared.create()
+    try:
+        with Caller(address) as caller:
+            caller.send(SHARE, OFFER.pack(file))
+            assert caller.receive() == (SHARE, b"\1")
+            caller.send(kind, payload)
+            assert caller.status().code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
+    finally:
+        os.close(file)
+    assert server.estimator("m").predict(rows(1)).shape == (1, WIDTH)
+
+
+@pytest.mark.parametrize(
+    ("offset", "nbytes", "told"), [(7, 100, "begins at byte 7"), (0, 0, "empty chunk"), (1, CHUNK_NBYTES, "begins at byte 1")]
+)
+def test_chunks_in_slots_are_checked_as_those_in_messages_are(address: str, offset: int, nbytes: int, told: str) -> None:
+    file = shared.create()
+    opening = open_field(pb.PredictOpen(call=pb.CallHeader(model="m")).SerializeToString())
+    first, _ = first_message(opening, [("x", rows(65))])
+    try:
+        with Caller(address) as caller:
+            caller.send(SHARE, OFFER.pack(file))
+            caller.send(MESSAGE, first)
+            caller.send(SHARED, PLACE.pack(0, offset, nbytes))
+            status = caller.status()
+            assert status.code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
+            assert told in status.message
+    finally:
+        os.close(file)
+
+
+def test_chunks_where_a_call_should_begin_and_too_many_of_them_are_refused(address: str, server: Server) -> None:
+    file = shared.create()
+    try:
+        with Caller(address) as caller:
+            caller.send(SHARE, OFFER.pack(file))
+            caller.send(SHARED, PLACE.pack(0, 0, 10))
+            assert "a chunk came where a PredictRequest was expected" in caller.status().message
+        with Caller(address) as caller:
+            caller.send(SHARE, OFFER.pack(file))
+            frame = PLACE.pack(0, 0, 10)
+            caller.socket.sendall((HEADER.pack(SHARED, len(frame)) + frame) * 1000)
+            assert caller.status().code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
+    finally:
+        os.close(file)
+    assert server.estimator("m").predict(rows(1)).shape == (1, WIDTH)
+
+
+def test_a_caller_who_never_gives_slots_back_loses_its_call(address: str, server: Server) -> None:
+    file = shared.create()
+    opening = open_field(pb.PredictOpen(call=pb.CallHeader(model="m")).SerializeToString())
+    x = rows(64 * (SLOTS + 3))
+    first, chunked = first_message(opening, [("x", x)])
+    try:
+        with Caller(address) as caller:
+            caller.send(SHARE, OFFER.pack(file))
+            mine = Segment(os.dup(file), writes_second=False)
+            caller.send(MESSAGE, first)
+            for at in range(0, len(chunked[0]), CHUNK_NBYTES):
+                data = chunked[0][at : at + CHUNK_NBYTES]
+                while not mine.free:
+                    kind, payload = caller.receive()
+                    if kind == FREED:
+                        mine.freed(*SLOT.unpack(payload))
+                caller.send(SHARED, PLACE.pack(mine.put(data), at, len(data)))
+            began_s = time.monotonic()
+            status = caller.status()
+            assert status.code == grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
+            assert time.monotonic() - began_s < 10
+    finally:
+        os.close(file)
+    np.testing.assert_array_equal(server.estimator("m").predict(x), -x)
