@@ -19,8 +19,8 @@ from art.estimators.classification.classifier import ClassGradientsMixin, Classi
 from art.estimators.estimator import BaseEstimator, LossGradientsMixin, NeuralNetworkMixin
 from art.estimators.regression import RegressorMixin
 from art.exceptions import EstimatorError
-from sklearn.linear_model import LinearRegression, LogisticRegression
-from sklearn.naive_bayes import GaussianNB
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 
 import models
 from gradwire.client import Server, connect
@@ -57,7 +57,7 @@ def server() -> Iterator[Server]:
         # Logits, because ART's APGD refuses probabilities.
         "logistic": {**vectors, "factory": lambda: logistic, "nb_classes": 3, "output": "logits"},
         "logistic-labels": {"same_as": "logistic", "access": "labels"},
-        "bayes": {**vectors, "factory": lambda: GaussianNB().fit(ROWS, CLASSES), "nb_classes": 3},
+        "neighbours": {**vectors, "factory": lambda: KNeighborsClassifier(3).fit(ROWS, CLASSES), "nb_classes": 3},
         "probabilities": {"backend": "torch", "factory": lambda: models.cnn().append(torch.nn.Softmax(dim=1)), **images},
         "torch-regression": {
             **mlp,
@@ -68,7 +68,7 @@ def server() -> Iterator[Server]:
         },
         "regression": {
             **vectors,
-            "factory": lambda: LinearRegression().fit(ROWS, ROWS.sum(1)),
+            "factory": lambda: KNeighborsRegressor(1).fit(ROWS, ROWS.sum(1)),
             "task": "regression",
             "nb_classes": 1,
             "clip_values": [[0.0, 0.0, 0.0, 0.0], 1.0],
@@ -79,7 +79,7 @@ def server() -> Iterator[Server]:
 
 
 NEURAL = {"trainer", "gradients", "scores", "labels", "no-loss", "channels-last", "probabilities"}
-CLASSIFIERS = NEURAL | {"blackbox", "logistic", "logistic-labels", "bayes"}
+CLASSIFIERS = NEURAL | {"blackbox", "logistic", "logistic-labels", "neighbours"}
 LOSS_GRADIENTS = {"trainer", "gradients", "logistic"}
 CLASS_GRADIENTS = {"trainer", "gradients", "logistic", "no-loss", "probabilities"}
 REGRESSIONS = {"regression", "torch-regression"}

@@ -28,7 +28,13 @@ ROWS = torch.rand(5, 6, dtype=torch.float64, generator=torch.Generator().manual_
 def server() -> Iterator[Server]:
     vectors: dict[str, Any] = {"backend": "torch", "input_shape": [6], "nb_classes": 4}
     served = {
-        "cnn": {"backend": "torch", "factory": models.cnn, "input_shape": [1, 8, 8], "nb_classes": 5},
+        "cnn": {
+            "backend": "torch",
+            "factory": models.cnn,
+            "memory_format": "contiguous",  # as the local module, to the last bit
+            "input_shape": [1, 8, 8],
+            "nb_classes": 5,
+        },
         "scores": {"same_as": "cnn", "access": "scores"},
         "mlp": {**vectors, "factory": models.mlp, "preprocessing": {"mean": 0.5, "std": 0.25}},
         "normalised": {**vectors, "factory": models.normalised},

@@ -28,6 +28,7 @@ class Case:
         layers: Names of layers, in order, if there are any.
         step: Of finite differences; by precision.
         single_output: Whether two classes have one output.
+        loss_of_outputs: Whether the loss is one of predict's outputs; an ensemble's is one of its members'.
     """
 
     config: dict[str, Any]
@@ -39,6 +40,7 @@ class Case:
     layers: tuple[str, ...] = ()
     step: float = 1e-5
     single_output: bool = False
+    loss_of_outputs: bool = True
 
     @property
     def nb_classes(self) -> int:

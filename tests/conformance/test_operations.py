@@ -84,7 +84,7 @@ def test_loss_reduces_to_the_sum_and_mean_of_its_rows(remote: RemoteEstimator, c
     assert remote.loss(x, y, reduction="mean").shape == ()
 
 
-@with_operation("loss", where=lambda case: case.scores)
+@with_operation("loss", where=lambda case: case.scores and case.loss_of_outputs)
 def test_loss_of_predictions_is_the_loss(remote: RemoteEstimator, case: Case) -> None:
     x, y = case.rows(N, 5), case.labels(N)
     expected = remote.compute_loss(x, y)

@@ -257,3 +257,30 @@ def test_a_client_that_dies_in_the_middle_of_a_call_costs_nothing(address: str) 
 
 def socket_count() -> int:
     return len(os.listdir("/proc/self/fd"))
+
+
+def test_closing_a_connection_ends_its_calls() -> None:
+    model = {"backend": "blackbox", "factory": lambda: waits, "input_shape": [1], "nb_classes": 2}
+    with serving({"m": model}) as address, connect(address, retry=Retry(attempts=1)) as server:
+        remote, ended = server.estimator("m"), []
+
+        def call() -> None:
+            began_s = time.monotonic()
+            with pytest.raises(Unavailable):
+                remote.predict(np.ones((1, 1)))
+            ended.append(time.monotonic() - began_s)
+
+        thread = threading.Thread(target=call)
+        thread.start()
+        time.sleep(0.3)
+        server.close()
+        thread.join(10)
+        assert ended
+        assert ended[0] < 1.5
+        assert remote.predict(np.zeros((1, 1))).shape == (1, 2)
+
+
+def waits(x: Any) -> Any:
+    """Two seconds, if the first input is positive."""
+    time.sleep(2.0 * float(x[0, 0] > 0))
+    return np.full((len(x), 2), 0.5)

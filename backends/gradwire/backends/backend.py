@@ -1,7 +1,8 @@
 """What a backend is: a module that knows one framework, and what the models it loads can do.
 
 A backend module defines two names: ``Config``, the keys that it takes in a model's configuration, and
-``load(config)``, which returns a model. The model is arithmetic on *model inputs*: numpy in, numpy out, no
+``load(config)``, which returns a model (or ``load(config, members)``, if a ``Config`` is ``made_of`` other models, which it
+then gets loaded, by name). The model is arithmetic on *model inputs*: numpy in, numpy out, no
 preprocessing, no label forms, no access. `Estimator` puts those around it.
 
 Operations are optional. What a model can do is what it defines (see `capabilities`): a model without ``class_gradient``
@@ -10,6 +11,7 @@ has no class gradients, and callers are told so.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
@@ -48,6 +50,22 @@ class Model(Protocol):
 
     def predict(self, x: Array, *, training_mode: bool) -> Array:
         """Outputs ``(n, C)``, or ``(n, 1)`` for a model with one output, for model inputs ``x (n, *input_shape)``."""
+        ...
+
+
+class Telling(Protocol):
+    """What a model may define besides `Model.predict` to tell more of its outputs; each stands for itself."""
+
+    def logits(self, x: Array, *, training_mode: bool) -> Array:
+        """The outputs before they are squashed into probabilities, in the shape of the outputs."""
+        ...
+
+    def uncertainty(self, x: Array, *, training_mode: bool) -> Array:
+        """How uncertain the model is of the logits, as a variance, ``(n, 1)``."""
+        ...
+
+    def members(self, x: Array, *, training_mode: bool) -> Array:
+        """What the outputs are the sum of, ``(n, k, C)``: the outputs of ``k`` members, each times its weight."""
         ...
 
 
@@ -129,8 +147,7 @@ class BackendModule(Protocol):
     """The two names that an entry point of the group ``gradwire.backends`` must lead to."""
 
     Config: type[Any]
-
-    def load(self, config: Any) -> Model: ...
+    load: Callable[..., Model]
 
 
 Backend: TypeAlias = BackendModule | ModuleType

@@ -1,16 +1,19 @@
-"""A callable that answers rows with outputs, and nothing else: code, a remote service, a device.
+"""Something that answers rows with outputs, and nothing else: code, a remote service, a device, a table of known answers.
 
-What it answers is not trusted: every answer is checked before callers get it.
+What a callable answers is not trusted: every answer is checked before callers get it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import Field, model_validator
 
 from gradwire.backends.backend import Array, OutputKind
+from gradwire.backends.blackbox_table import Table, read
 from gradwire.backends.config import ModelConfig, ObjectRef
 from gradwire.backends.errors import ModelConfigError, ModelFailed
 from gradwire.backends.labels import one_hot
@@ -19,33 +22,61 @@ from gradwire.backends.labels import one_hot
 class Config(ModelConfig):
     """Keys of a black box."""
 
-    factory: ObjectRef
-    """The owner's code; called without positional arguments, returns a callable of rows, or an object with a ``predict``."""
+    factory: ObjectRef | None = None
+    """The owner's code; called without positional arguments, returns a callable of rows, one with a ``predict``, or (x, y)."""
+    table: Path | None = None
+    """A .npz file of arrays ``x`` and ``y``, in place of a factory: see `blackbox_table`."""
+    tolerance: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """Of a table: how far each number of a row may be from the one that is looked up; without it rows are found exactly."""
+
+    @model_validator(mode="after")
+    def _factory_or_table(self) -> Config:
+        if (self.factory is None) == (self.table is None):
+            given = "neither factory nor table is" if self.factory is None else "factory and table are both"
+            raise ValueError(f"{given} set; expected one of them: a callable, or a .npz file of x and y")
+        return self
 
 
 def load(config: Config) -> BlackBoxModel:
     """The model that a configuration describes. Raises ModelConfigError."""
+    if config.table is not None:
+        return _of_table(config, read(config.table), "table")
+    assert config.factory is not None
     made = config.factory.build("factory")
+    if isinstance(made, tuple) and len(made) == 2:
+        return _of_table(config, made, "factory")
+    if config.tolerance is not None:
+        raise ModelConfigError(
+            "tolerance", f"{config.tolerance:g}, but {config.factory.path!r} returned no table (x, y); leave it out"
+        )
     function = made.predict if callable(getattr(made, "predict", None)) else made
     if not callable(function):
         raise ModelConfigError(
             "factory",
-            f"{config.factory.path!r} returned {type(made).__name__}; expected a callable of rows, or one with a predict",
+            f"{config.factory.path!r} returned {type(made).__name__}; "
+            "expected a callable of rows, one with a predict, or a table (x, y)",
         )
     return BlackBoxModel(config, function)
 
 
+def _of_table(config: Config, arrays: tuple[Any, Any], key: str) -> BlackBoxModel:
+    try:
+        x, y = map(np.asarray, arrays)
+    except (TypeError, ValueError) as e:
+        raise ModelConfigError(key, f"returned two values that make no arrays: {e}; expected rows x and labels y") from e
+    return BlackBoxModel(config, Table(x, y, config.tolerance, config, key))
+
+
 class BlackBoxModel:
-    """Predictions of a callable, which gets float32 rows ``(n, *input_shape)``.
+    """Predictions of a callable, which gets rows ``(n, *input_shape)``: float32, or in the precision of a table.
 
     It answers ``(n, C)`` or ``(n,)`` numbers; integers ``(n,)`` from a classifier are class indices.
 
     Args:
         config: The model's configuration.
-        function: What its factory made.
+        function: What its factory made, or a table.
     """
 
-    may_wait = True
     fitted = True
 
     def __init__(self, config: Config, function: Callable[[Array], Any]) -> None:
@@ -58,6 +89,10 @@ class BlackBoxModel:
         self.loss_reduction: Literal["mean", "sum"] = "mean"
         self.device = config.device
         self.notes = ["a black box: training mode changes nothing"]
+        self.may_wait = True
+        if isinstance(function, Table):
+            self.input_dtype, self.example, self.may_wait = function.dtype, function.example, False
+            self.notes.append(f"a table of {len(function)} rows; others have no answer")
 
     def predict(self, x: Array, *, training_mode: bool) -> Array:
         # A copy each way: the callable may work in place on its rows, or keep what it returns.

@@ -38,10 +38,37 @@ _DEFINED_BY: dict[Operation, tuple[tuple[str, ...], ...]] = {
 assert set(_DEFINED_BY) == set(Operation)
 
 
+class Answer(str, Enum):
+    """What `predict` can be asked to answer, by the names that users type."""
+
+    OUTPUTS = "outputs"
+    LOGITS = "logits"
+    UNCERTAINTY = "uncertainty"
+    MEMBERS = "members"
+
+
+_ANSWERED_BY: dict[Answer, str] = {
+    Answer.OUTPUTS: "predict",
+    Answer.LOGITS: "logits",
+    Answer.UNCERTAINTY: "uncertainty",
+    Answer.MEMBERS: "members",
+}
+assert set(_ANSWERED_BY) == set(Answer)
+
+
 def capabilities(model: Model) -> frozenset[Operation]:
     """The operations that a model can carry out."""
 
     def defines(names: tuple[str, ...]) -> bool:
-        return all(callable(getattr(model, name, None)) for name in names)
+        return all(_defines(model, name) for name in names)
 
     return frozenset(operation for operation, groups in _DEFINED_BY.items() if any(map(defines, groups)))
+
+
+def answers(model: Model) -> frozenset[Answer]:
+    """What `predict` of a model can be asked to answer."""
+    return frozenset(answer for answer, name in _ANSWERED_BY.items() if _defines(model, name))
+
+
+def _defines(model: Model, name: str) -> bool:
+    return callable(getattr(model, name, None))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -105,6 +105,15 @@ class ModelConfig(BaseModel):
     def _sizes(self) -> ModelConfig:
         if any(size != -1 and size < 1 for size in self.input_shape):
             raise ValueError(f"input_shape {list(self.input_shape)} has a size below 1; write -1 where any size is taken")
-        if self.task == "classification" and self.nb_classes < 2:
-            raise ValueError(f"nb_classes is {self.nb_classes}; a classifier has at least 2, also with a single output")
+        if self.task == "classification" and self.nb_classes == 1:
+            raise ValueError("nb_classes is 1; a classifier has at least 2, also with a single output")
+        return self
+
+    @property
+    def made_of(self) -> tuple[str, ...]:
+        """Names of other models of the same configuration that must be loaded first: `load` hands them to the backend."""
+        return ()
+
+    def completed(self, members: Mapping[str, ModelConfig]) -> ModelConfig:
+        """The configuration, with what it leaves to the models that it is `made_of` taken from theirs. Raises ModelConfigError."""
         return self

@@ -16,7 +16,7 @@ import numpy as np
 
 from gradwire.backends import labels, training
 from gradwire.backends.backend import Array, Model
-from gradwire.backends.capabilities import Operation, capabilities
+from gradwire.backends.capabilities import Answer, Operation, answers, capabilities
 from gradwire.backends.config import ModelConfig
 from gradwire.backends.errors import (
     BackendError,
@@ -55,7 +55,8 @@ class Estimator:
         self.preprocessing = preprocessing
         self.postprocessing = tuple(postprocessing)
         self.capabilities = capabilities(model)
-        self.version = "initial"
+        self.answers = answers(model)
+        self._version = "initial"
         self.output_shape: tuple[int, ...] = (config.nb_classes,)
         """Of one row, before postprocessing; learnt whenever the model predicts, and first of all at loading."""
         self.output_dtype: np.dtype[Any] = self._float_dtype
@@ -63,6 +64,11 @@ class Estimator:
         self._initial: object | None = None
         # The operations that this model has, without a type per framework: `capabilities` says which are there.
         self._do = cast(Any, model)
+
+    @property
+    def version(self) -> str:
+        """Of the weights that answer. A model that is made of others has the version that they have."""
+        return str(getattr(self.model, "version", self._version))
 
     # What a caller sends, checked before any of it is held.
 
@@ -133,6 +139,22 @@ class Estimator:
         if labels_only:
             return labels.top_class(outputs, self.config.nb_classes, 0.0 if self.model.output_kind == "logits" else 0.5)
         return outputs
+
+    def answer(
+        self, x: Array, kind: Answer, *, training_mode: bool = False, standardisation: Standardisation | None = None
+    ) -> Array:
+        """What else the model tells of rows, ``(n, ...)``: see `backend.Telling`. Postprocessing is of outputs alone.
+
+        ART postprocesses the logits and the variance of a Gaussian process too, as if they were probabilities.
+        """
+        if kind not in self.answers:
+            can = ", ".join(sorted(answer.value for answer in self.answers))
+            raise Unsupported(f"this {self.config.backend} model ({type(self.model).__name__}) has no {kind.value}; it has {can}")
+        if kind is Answer.OUTPUTS:
+            return self.predict(x, training_mode=training_mode, standardisation=standardisation)
+        with _owners_code(kind.value):
+            tell = getattr(self._do, kind.value)
+            return np.asarray(tell(self.preprocessing(x, standardisation), training_mode=training_mode))
 
     def loss(self, x: Array, y: Array, *, training_mode: bool = False, standardisation: Standardisation | None = None) -> Array:
         """The loss of each row, ``(n,)``."""
@@ -262,14 +284,14 @@ class Estimator:
                 problem = e.problem.replace(str(path), f"version {version!r}")
                 raise Unsupported(f"{problem}; the model is as it was") from e
             raise
-        self.version = version
+        self._version = version
 
     def reset(self) -> None:
         """Brings back the weights that the model was loaded with."""
         self._require(Operation.VERSIONS)
         if self._initial is not None:
             self._do.rollback(self._initial)
-        self.version = "initial"
+        self._version = "initial"
 
     def fresh(self) -> Estimator:
         """An estimator of the same architecture that has not been fitted."""
@@ -323,7 +345,7 @@ class Estimator:
             self._do.rollback(before)
             raise
         self._fits += 1
-        self.version = f"fit-{self._fits}"
+        self._version = f"fit-{self._fits}"
 
     def _keep_initial(self) -> None:
         if self._initial is None and Operation.VERSIONS in self.capabilities:

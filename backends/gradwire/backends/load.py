@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,16 +14,31 @@ from gradwire.backends.preprocessing import Preprocessing, Standardisation
 from gradwire.backends.registry import backend
 
 
-def load(config: ModelConfig) -> Estimator:
+def load(config: ModelConfig, loaded: Mapping[str, Estimator] | None = None) -> Estimator:
     """Loads a model, puts its preprocessing around it and lets it predict one row.
+
+    Args:
+        config: The model's configuration.
+        loaded: Models by name, among them those that this one is made of, if it is made of others. They are shared.
 
     Raises:
         ModelConfigError: A key of the configuration is wrong; the error names it.
     """
-    model = backend(config.backend).load(config)
+    members = _members(config, loaded or {})
+    config = config.completed({name: member.config for name, member in members.items()})
+    module = backend(config.backend)
+    model = module.load(config, members) if members else module.load(config)
     estimator = Estimator(model, config, _preprocessing(config, model.input_dtype), _postprocessing(config))
     _probe(estimator)
     return estimator
+
+
+def _members(config: ModelConfig, loaded: Mapping[str, Estimator]) -> dict[str, Estimator]:
+    missing = [name for name in config.made_of if name not in loaded]
+    if missing:
+        there = ", ".join(loaded) or "none"
+        raise ModelConfigError("members", f"{missing[0]!r} is not a model that has been loaded; there are: {there}")
+    return {name: loaded[name] for name in config.made_of}
 
 
 def _preprocessing(config: ModelConfig, dtype: np.dtype[Any]) -> Preprocessing:
@@ -64,10 +80,16 @@ _FREE_SIZE = 8
 def _probe(estimator: Estimator) -> None:
     """Lets the model predict one row, so that a wrong input shape or number of classes shows at start and not to callers.
 
-    A model that has not been fitted yet is taken as it is, and so is one that does not take the free sizes that were tried.
+    A model that has not been fitted yet is taken as it is, and so is one that does not take the free sizes that were tried. One
+    that does not answer just any row has a model input that it answers as its ``example``.
     """
     config = estimator.config
     if not estimator.model.fitted:
+        return
+    example = getattr(estimator.model, "example", None)
+    if example is not None:
+        outputs = estimator.model.predict(example, training_mode=False)
+        estimator.output_shape, estimator.output_dtype = outputs.shape[1:], outputs.dtype
         return
     shape = tuple(_FREE_SIZE if size == -1 else size for size in config.input_shape)
     low = 0.0 if config.clip_values is None else np.min(config.clip_values[0])

@@ -8,6 +8,7 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "1")
 
 from gradwire.client.card import ModelCard
 from gradwire.client.connection import Server, connect
+from gradwire.client.ensemble import RemoteEnsemble
 from gradwire.client.errors import GradwireError
 from gradwire.client.estimator import RemoteEstimator
 from gradwire.client.fit import Progress
@@ -19,6 +20,7 @@ __all__ = [
     "GradwireError",
     "ModelCard",
     "Progress",
+    "RemoteEnsemble",
     "RemoteEstimator",
     "Renewal",
     "Retry",

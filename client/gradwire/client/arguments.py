@@ -7,8 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from gradwire.client.card import ModelCard
-from gradwire.client.errors import DtypeError, InvalidCall, LabelError, LayerError, ShapeError, TooLarge, Unsupported
+from gradwire.client.card import ANSWER_NAMES, ModelCard
+from gradwire.client.errors import (
+    DtypeError,
+    InvalidCall,
+    LabelError,
+    LayerError,
+    NotGranted,
+    ShapeError,
+    TooLarge,
+    Unsupported,
+)
 from gradwire.v1 import estimator_pb2 as pb
 from gradwire.wire.tensors import Array, elements, raw
 
@@ -118,6 +127,15 @@ def reduction(value: str) -> pb.Reduction:
         return _REDUCTIONS[value]
     except (KeyError, TypeError):
         raise InvalidCall(f"reduction is {value!r}; expected one of: {', '.join(_REDUCTIONS)}") from None
+
+
+def answer(name: str, card: ModelCard) -> pb.Answer:
+    """What predict is to answer, by its name on the card. Raises NotGranted, Unsupported if the card does not list it."""
+    if name in card.answers:
+        return next(number for number, known in ANSWER_NAMES.items() if known == name)
+    error = NotGranted if card.access == "labels" else Unsupported
+    offered = ", ".join(sorted(card.answers)) or "outputs"
+    raise error(f"{card.name!r} does not answer {name} to callers with access {card.access!r}; it answers {offered}")
 
 
 def layer(value: str | int, card: ModelCard) -> pb.Layer:

@@ -16,6 +16,8 @@ from art.estimators.estimator import BaseEstimator, LossGradientsMixin, NeuralNe
 from art.estimators.regression.regressor import RegressorMixin
 
 from gradwire.client.card import ModelCard
+from gradwire.client.described import Described
+from gradwire.client.ensemble import RemoteEnsemble
 from gradwire.client.errors import InvalidCall, Unsupported
 from gradwire.client.estimator import RemoteEstimator
 from gradwire.wire.tensors import Array
@@ -32,8 +34,8 @@ _CHANNELS_FIRST = {
 """Backends of neural networks, and what holds for their images where the owner does not say: as in ART, the framework's habit."""
 
 
-def art_estimator(remote: RemoteEstimator) -> Any:
-    """An ART estimator of a remote model.
+def art_estimator(remote: RemoteEstimator | RemoteEnsemble) -> Any:
+    """An ART estimator of a remote model, or of an ensemble of them.
 
     Its class has `ClassifierMixin` or `RegressorMixin`; `LossGradientsMixin` and, of classifiers, `ClassGradientsMixin` if
     the card has those operations; and `NeuralNetworkMixin` if the backend is one of neural networks, or if the card has
@@ -42,7 +44,8 @@ def art_estimator(remote: RemoteEstimator) -> Any:
 
     Args:
         remote: The model. Where its owner does not say `channels_first`, the habit of its framework holds: true for torch
-            and MXNet, false for TensorFlow, Keras, JAX and ensembles, true for others.
+            and MXNet, false for TensorFlow, Keras, JAX and served ensembles, true for others; of a `RemoteEnsemble`, its
+            members' habit, and false if they differ.
 
     Returns:
         An ``art.estimators.BaseEstimator`` whose methods take and give what ART's do, in the dtypes of the model.
@@ -51,7 +54,7 @@ def art_estimator(remote: RemoteEstimator) -> Any:
     return _kind(card.task, _is_neural(card), card.operations.intersection(_OPTIONAL))(remote)
 
 
-def art_pytorch_classifier(remote: RemoteEstimator, loss: Any = None) -> Any:
+def art_pytorch_classifier(remote: RemoteEstimator | RemoteEnsemble, loss: Any = None) -> Any:
     """ART's own PyTorchClassifier around a remote model, for attacks that accept nothing else.
 
     Those are AutoAttack with its default list, AutoProjectedGradientDescent and its kin with a `loss_type`, BrendelBethge, and
@@ -85,7 +88,7 @@ def art_pytorch_classifier(remote: RemoteEstimator, loss: Any = None) -> Any:
         input_shape=remote.input_shape,
         nb_classes=remote.nb_classes,
         optimizer=None,
-        channels_first=_channels_first(card),
+        channels_first=_channels_first(remote),
         clip_values=_clip_values(remote),
         preprocessing=None,
         device_type="cpu",
@@ -101,17 +104,30 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
 
     estimator_params = (*BaseEstimator.estimator_params, "nb_classes", "input_shape", "channels_first")
 
-    def __init__(self, remote: RemoteEstimator) -> None:
-        neural = {"channels_first": _channels_first(remote.card)} if isinstance(self, NeuralNetworkMixin) else {}
+    def __init__(self, remote: RemoteEstimator | RemoteEnsemble) -> None:
+        neural = {"channels_first": _channels_first(remote)} if isinstance(self, NeuralNetworkMixin) else {}
         super().__init__(model=remote, clip_values=None, preprocessing=None, **neural)
         if isinstance(self, ClassifierMixin):
             # After ART's constructor, which leaves -1 there.
             self.nb_classes = remote.nb_classes
 
-    def predict(self, x: Any, batch_size: int = 0, training_mode: bool | None = None, **kwargs: Any) -> Array:
+    def predict(
+        self,
+        x: Any,
+        batch_size: int = 0,
+        training_mode: bool | None = None,
+        logits: bool = False,
+        raw: bool = False,
+        **kwargs: Any,
+    ) -> Array:
         """As `RemoteEstimator.predict`; other keywords have no effect, as in ART."""
-        outputs: Array = self.model.predict(x, batch_size=batch_size, training_mode=training_mode)
+        outputs: Array = self.model.predict(x, batch_size=batch_size, training_mode=training_mode, logits=logits, raw=raw)
         return outputs
+
+    def predict_uncertainty(self, x: Any) -> Array:
+        """As `RemoteEstimator.predict_uncertainty`, as of ART's Gaussian process."""
+        uncertainty: Array = self.model.predict_uncertainty(x)
+        return uncertainty
 
     def compute_loss(self, x: Any, y: Any, reduction: str = "none", training_mode: bool | None = None, **kwargs: Any) -> Array:
         """As `RemoteEstimator.compute_loss`; other keywords have no effect, as in ART."""
@@ -155,7 +171,7 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
     @property
     def channels_first(self) -> bool:
         """Whether the channels of images come before height and width."""
-        return _channels_first(self.model.card)
+        return _channels_first(self.model)
 
     def get_params(self) -> dict[str, Any]:
         """Parameters by the names that ART gives them; ``preprocessing`` is what the server does, (mean, std), or None."""
@@ -250,11 +266,15 @@ def _is_neural(card: ModelCard) -> bool:
     return card.backend in _CHANNELS_FIRST or card.channels_first is not None or "get_activations" in card.operations
 
 
-def _channels_first(card: ModelCard) -> bool:
-    return _CHANNELS_FIRST.get(card.backend, True) if card.channels_first is None else card.channels_first
+def _channels_first(remote: Described) -> bool:
+    if remote.channels_first is not None:
+        return remote.channels_first
+    if isinstance(remote, RemoteEnsemble):
+        return all(map(_channels_first, remote.members))
+    return _CHANNELS_FIRST.get(remote.card.backend, True)
 
 
-def _clip_values(remote: RemoteEstimator) -> Array | None:
+def _clip_values(remote: Described) -> Array | None:
     values = remote.clip_values
     return None if values is None else np.stack(np.broadcast_arrays(*values))
 

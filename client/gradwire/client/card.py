@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from gradwire.v1 import estimator_pb2
 from gradwire.v1 import model_pb2 as pb
 from gradwire.v1.tensor_pb2 import Tensor
 from gradwire.wire.dtypes import to_numpy
@@ -25,6 +26,13 @@ OPERATION_NAMES: dict[pb.Operation, str] = {
     pb.OPERATION_CLONE: "clone_for_refitting",
 }
 """Operations by the names of the estimator's methods."""
+
+ANSWER_NAMES: dict[estimator_pb2.Answer, str] = {
+    estimator_pb2.ANSWER_OUTPUTS: "outputs",
+    estimator_pb2.ANSWER_LOGITS: "logits",
+    estimator_pb2.ANSWER_UNCERTAINTY: "uncertainty",
+    estimator_pb2.ANSWER_MEMBERS: "members",
+}
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,7 @@ class ModelCard:
         postprocessing_defences: Names.
         clone_of: For a clone, the name it was made from.
         limits: What the server takes.
+        answers: What `predict` may be asked for: "outputs", "logits", "members" (``raw``), "uncertainty" (`predict_uncertainty`).
     """
 
     name: str
@@ -91,6 +100,7 @@ class ModelCard:
     postprocessing_defences: tuple[str, ...]
     clone_of: str
     limits: Limits
+    answers: frozenset[str] = frozenset({"outputs"})
 
 
 def card_of(message: pb.ModelCard) -> ModelCard:
@@ -123,6 +133,7 @@ def card_of(message: pb.ModelCard) -> ModelCard:
         postprocessing_defences=tuple(message.postprocessing_defences),
         clone_of=message.clone_of,
         limits=Limits(message.limits.max_tensor_bytes, message.limits.max_held_bytes, message.limits.max_batch_rows),
+        answers=frozenset(ANSWER_NAMES[answer] for answer in message.answers if answer in ANSWER_NAMES),
     )
 
 

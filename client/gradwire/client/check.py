@@ -186,7 +186,29 @@ def _predict(trial: _Trial) -> str:
         raise _Wrong(f"outputs are to be one-hot rows; the first is {outputs[0]}")
     if card.output_kind == "probabilities" and not ((outputs >= -1e-6) & (outputs <= 1 + 1e-6)).all():
         raise _Wrong(f"outputs are to be probabilities; they go from {outputs.min():g} to {outputs.max():g}")
-    return f"{outputs.dtype} {outputs.shape}, {card.output_kind}; together or one by one: {one_by_one:.1e} apart"
+    more = _more_answers(trial, outputs)
+    return f"{outputs.dtype} {outputs.shape}, {card.output_kind}; together or one by one: {one_by_one:.1e} apart{more}"
+
+
+def _more_answers(trial: _Trial, outputs: Array) -> str:
+    """What predict answers besides outputs, if the card lists more."""
+    remote, x, told = trial.remote, trial.x, []
+    if "logits" in trial.card.answers:
+        _expect(remote.predict(x, logits=True), outputs.shape, None)
+        told.append("logits")
+    if "uncertainty" in trial.card.answers:
+        uncertainty = remote.predict_uncertainty(x)
+        _expect(uncertainty, (len(x), 1), None)
+        if (uncertainty < 0).any():
+            raise _Wrong(f"uncertainty is a variance; the least is {uncertainty.min():g}")
+        told.append("uncertainty")
+    if "members" in trial.card.answers:
+        members = remote.predict(x, raw=True)
+        _expect(members, (len(members), *outputs.shape), None)
+        if not trial.card.postprocessing_defences and _apart(members.sum(axis=0), outputs) > trial.close:
+            raise _Wrong("the members' answers do not add up to the outputs")
+        told.append(f"{len(members)} members")
+    return f"; also {', '.join(told)}" if told else ""
 
 
 def _loss(trial: _Trial) -> str:

@@ -22,6 +22,7 @@ _ABOUT = """Use models that run elsewhere: predictions, losses, gradients, activ
 [dim]$[/] gradwire serve digits.yaml           [dim]serve the models that a file names[/]
 [dim]$[/] gradwire models gpu-node:50051       [dim]what a server offers to you[/]
 [dim]$[/] gradwire check gpu-node:50051 digits [dim]are its gradients right?[/]
+[dim]$[/] gradwire bench gpu-node:50051 digits [dim]how fast is it, under load?[/]
 
 From Python: [bold]from gradwire.client import connect[/], then [bold]connect("gpu-node:50051").estimator("digits")[/].
 """

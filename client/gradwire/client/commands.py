@@ -129,6 +129,7 @@ def _panel(card: ModelCard) -> Panel:
             (*(("standardisation",) if card.preprocessing else ()), *card.preprocessing_defences, *card.postprocessing_defences)
         ),
         "access": f"{access}: {operations}",
+        "answers": ", ".join(sorted(card.answers)) if card.answers - {"outputs"} else "",
         "notes": "; ".join(card.notes),
     }
     grid = Table.grid(padding=(0, 2))

@@ -146,8 +146,9 @@ class Server:
     def close(self) -> None:
         """Closes the connection. It opens again if it is used again."""
         with self._lock:
-            channel, idle = self._channel, self._idle
+            channel, idle, same_host = self._channel, self._idle, self._same_host
             self._forget()
+        same_host.close()
         for streams in idle.values():
             for stream in streams:
                 stream.close()

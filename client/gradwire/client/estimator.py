@@ -14,6 +14,7 @@ import numpy as np
 from gradwire.client import arguments
 from gradwire.client.card import ModelCard
 from gradwire.client.connection import Server
+from gradwire.client.described import Described
 from gradwire.client.errors import InvalidCall, Unsupported
 from gradwire.client.fit import Progress, batches_of, fit_batches, fit_rows
 from gradwire.client.usage import Usage
@@ -23,7 +24,7 @@ from gradwire.wire.frames import open_field
 from gradwire.wire.tensors import Array
 
 
-class RemoteEstimator:
+class RemoteEstimator(Described):
     """One served model. Made by `Server.estimator`; threads may share it, and it can be pickled and copied.
 
     Attributes:
@@ -37,11 +38,8 @@ class RemoteEstimator:
     """
 
     def __init__(self, server: Server, card: ModelCard) -> None:
+        super().__init__(card)
         self.server = server
-        self.card = card
-        self._clip_values = card.clip_values
-        self._preprocessing: tuple[Any, Any] | None = None
-        self._learning_phase: bool | None = None
 
     def refresh(self) -> ModelCard:
         """Asks for the card again: a fit makes a new version, an owner may change the access."""
@@ -50,20 +48,41 @@ class RemoteEstimator:
 
     # Operations on rows.
 
-    def predict(self, x: Any, batch_size: int = 0, training_mode: bool | None = None) -> Array:
+    def predict(
+        self, x: Any, batch_size: int = 0, training_mode: bool | None = None, logits: bool = False, raw: bool = False
+    ) -> Array:
         """Outputs for inputs.
 
         Args:
             x: ``(n, *input_shape)``.
             batch_size: Most rows that the server computes at once; 0: its own choice.
             training_mode: Dropout and batch normalisation behave as in training; None: as `set_learning_phase` said.
+            logits: The outputs before they are squashed into probabilities; of Gaussian processes.
+            raw: What the outputs are the sum of, a member's part each; of ensembles.
 
         Returns:
-            ``(n, C)``, or ``(n, 1)`` for a model with one output; one-hot rows where the access is "labels".
+            ``(n, C)``, or ``(n, 1)`` for a model with one output; one-hot rows where the access is "labels". With ``raw``
+            ``(k, n, C)`` for ``k`` members.
+
+        Raises:
+            Unsupported, NotGranted: The card does not list "logits", or "members" for ``raw``, among its answers.
+            InvalidCall: Both are asked for.
         """
+        if logits or raw:
+            if logits and raw:
+                raise InvalidCall("logits and raw ask for two answers; expected one of them")
+            answer = self._ask("logits" if logits else "members", x, batch_size, training_mode)
+            return np.ascontiguousarray(answer.swapaxes(0, 1)) if raw else answer
         x = arguments.rows(x, self.card)
         opened = pb.PredictOpen(call=self._header(), options=self._options(batch_size, training_mode))
         return self._call("Predict", opened, ("x", x))
+
+    def predict_uncertainty(self, x: Any, batch_size: int = 0, training_mode: bool | None = None) -> Array:
+        """How uncertain the model is of its logits: their variance, ``(n, 1)``. Of Gaussian processes.
+
+        Arguments as for `predict`. Raises Unsupported or NotGranted if the card does not list "uncertainty" among its answers.
+        """
+        return self._ask("uncertainty", x, batch_size, training_mode)
 
     def compute_loss(
         self, x: Any, y: Any, reduction: str = "none", batch_size: int = 0, training_mode: bool | None = None
@@ -325,96 +344,17 @@ class RemoteEstimator:
         """The rows that this caller has used of this model, and those left of a budget. Raises UnknownModel."""
         return self.server.usage(self.card.name)[0]
 
-    # What it is.
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """Sizes of a row's axes."""
-        return self.card.input_shape
-
-    @property
-    def nb_classes(self) -> int:
-        """How many classes there are."""
-        return self.card.nb_classes
-
-    @property
-    def clip_values(self) -> Array | tuple[Array, Array] | None:
-        """Least and greatest input values, float32: one array of two numbers, or two arrays."""
-        values = self._clip_values
-        if values is not None and values[0].ndim == values[1].ndim == 0:
-            return np.array(values, np.float32)
-        return values
-
-    @property
-    def channels_first(self) -> bool | None:
-        """Whether the channels of images come before their height and width; None if the owner does not say."""
-        return self.card.channels_first
-
-    @property
-    def channel_index(self) -> int | None:
-        """The axis of a batch that holds channels: 1 or the last; ART's older name for `channels_first`."""
-        if self.channels_first is None:
-            return None
-        return 1 if self.channels_first else len(self.input_shape)
-
-    @property
-    def layer_names(self) -> list[str]:
-        """In the order of their indices."""
-        return list(self.card.layer_names)
-
-    @property
-    def learning_phase(self) -> bool | None:
-        """What `set_learning_phase` said last."""
-        return self._learning_phase
-
-    def set_learning_phase(self, train: bool) -> None:
-        """What ``training_mode`` is in calls that do not say it; ART's older way. It concerns this object alone."""
-        if not isinstance(train, (bool, np.bool_)):
-            raise InvalidCall(f"train is {train!r}; expected True or False")
-        self._learning_phase = bool(train)
-
-    def get_params(self) -> dict[str, Any]:
-        """What ART calls the parameters of an estimator. ``preprocessing`` is (mean, std), or None."""
-        return {
-            "clip_values": self.clip_values,
-            "preprocessing": self._preprocessing if self._preprocessing is not None else self.card.preprocessing,
-            "preprocessing_defences": list(self.card.preprocessing_defences),
-            "postprocessing_defences": list(self.card.postprocessing_defences),
-            "channels_first": self.channels_first,
-            "nb_classes": self.nb_classes,
-            "input_shape": self.input_shape,
-            "layer_names": self.layer_names,
-            "learning_phase": self._learning_phase,
-        }
-
-    def set_params(self, **params: Any) -> None:
-        """Changes how this object uses the model; other callers notice nothing.
-
-        Args:
-            clip_values: ``(min, max)``, numbers or arrays.
-            preprocessing: ``(mean, std)``, which replaces the server's in each call of this object; None: the server's.
-
-        Raises:
-            Unsupported: Anything else belongs to the model's owner.
-            InvalidCall: A value is wrong; then nothing has changed.
-        """
-        fixed = sorted(set(params) - {"clip_values", "preprocessing"})
-        if fixed:
-            raise Unsupported(
-                f"{', '.join(fixed)} cannot be changed remotely; the model's owner sets it in the server's configuration. "
-                "clip_values and preprocessing can."
-            )
-        clip_values, preprocessing = self._clip_values, self._preprocessing
-        if "clip_values" in params:
-            clip_values = arguments.clip_values(params["clip_values"])
-        if "preprocessing" in params:
-            preprocessing = arguments.preprocessing(params["preprocessing"])
-        self._clip_values, self._preprocessing = clip_values, preprocessing
-
     def __repr__(self) -> str:
         return f"RemoteEstimator({self.card.name!r} at {self.server.address}, {self.card.backend}, access {self.card.access})"
 
     # Inside.
+
+    def _ask(self, answer: str, x: Any, batch_size: int, training_mode: bool | None) -> Array:
+        """Another answer of `predict` than outputs."""
+        asked = arguments.answer(answer, self.card)
+        x = arguments.rows(x, self.card)
+        opened = pb.PredictOpen(call=self._header(), options=self._options(batch_size, training_mode), answer=asked)
+        return self._call("Predict", opened, ("x", x))
 
     def _call(self, method: str, opened: Any, *arrays: tuple[str, Array]) -> Array:
         return self.server.call(method, open_field(opened.SerializeToString()), arrays)

@@ -10,6 +10,7 @@ import os
 import select
 import socket
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
@@ -44,6 +45,12 @@ class SameHost:
     def __init__(self, wanted: bool) -> None:
         self._wanted = wanted and supported()
         self._name: str | None = None
+        self._streams: weakref.WeakSet[SocketStream] = weakref.WeakSet()
+
+    def close(self) -> None:
+        """Ends all streams, and with them the calls that are under way."""
+        for stream in list(self._streams):
+            stream.cancel()
 
     def open(
         self,
@@ -59,9 +66,12 @@ class SameHost:
             if not self._wanted or not (name := self._ask(channel, metadata, due_s)):
                 return None
             try:
-                return SocketStream(name, method, client, metadata)
+                stream = SocketStream(name, method, client, metadata)
             except OSError:
                 self._name = None
+                continue
+            self._streams.add(stream)
+            return stream
         # Not on this host after all: behind a tunnel, in another container, or another user's.
         self._wanted = False
         return None

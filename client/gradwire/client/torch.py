@@ -13,11 +13,12 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
+from gradwire.client.ensemble import RemoteEnsemble
 from gradwire.client.estimator import RemoteEstimator
 from gradwire.wire.tensors import Array
 
 
-def remote_module(remote: RemoteEstimator) -> nn.Module:
+def remote_module(remote: RemoteEstimator | RemoteEnsemble) -> nn.Module:
     """A module whose forward and backward are computed by the server.
 
     It takes tensors ``(n, *input_shape)`` and gives ``(n, *output_shape)``, on the device of its inputs and, where those are
@@ -38,7 +39,7 @@ class RemoteModule(nn.Module):
         remote: The model.
     """
 
-    def __init__(self, remote: RemoteEstimator) -> None:
+    def __init__(self, remote: RemoteEstimator | RemoteEnsemble) -> None:
         super().__init__()
         self.remote = remote
         dtype = remote.card.input_dtype if remote.card.input_dtype.kind == "f" else np.float32
@@ -55,7 +56,7 @@ class RemoteModule(nn.Module):
 
 class _Remote(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, remote: RemoteEstimator, training_mode: bool) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, remote: RemoteEstimator | RemoteEnsemble, training_mode: bool) -> torch.Tensor:
         ctx.save_for_backward(x)
         ctx.remote, ctx.training_mode = remote, training_mode
         return _tensor(remote.predict(_array(x), training_mode=training_mode), x)

@@ -14,10 +14,23 @@ class Reduction(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REDUCTION_MEAN: _ClassVar[Reduction]
     REDUCTION_SUM: _ClassVar[Reduction]
     REDUCTION_NONE: _ClassVar[Reduction]
+
+class Answer(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ANSWER_UNSPECIFIED: _ClassVar[Answer]
+    ANSWER_OUTPUTS: _ClassVar[Answer]
+    ANSWER_LOGITS: _ClassVar[Answer]
+    ANSWER_UNCERTAINTY: _ClassVar[Answer]
+    ANSWER_MEMBERS: _ClassVar[Answer]
 REDUCTION_UNSPECIFIED: Reduction
 REDUCTION_MEAN: Reduction
 REDUCTION_SUM: Reduction
 REDUCTION_NONE: Reduction
+ANSWER_UNSPECIFIED: Answer
+ANSWER_OUTPUTS: Answer
+ANSWER_LOGITS: Answer
+ANSWER_UNCERTAINTY: Answer
+ANSWER_MEMBERS: Answer
 
 class CallHeader(_message.Message):
     __slots__ = ("model", "request_id", "timeout_s", "traceparent", "result_codec")
@@ -60,12 +73,14 @@ class Layer(_message.Message):
     def __init__(self, name: _Optional[str] = ..., index: _Optional[int] = ...) -> None: ...
 
 class PredictOpen(_message.Message):
-    __slots__ = ("call", "options")
+    __slots__ = ("call", "options", "answer")
     CALL_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
     call: CallHeader
     options: RowOptions
-    def __init__(self, call: _Optional[_Union[CallHeader, _Mapping]] = ..., options: _Optional[_Union[RowOptions, _Mapping]] = ...) -> None: ...
+    answer: Answer
+    def __init__(self, call: _Optional[_Union[CallHeader, _Mapping]] = ..., options: _Optional[_Union[RowOptions, _Mapping]] = ..., answer: _Optional[_Union[Answer, str]] = ...) -> None: ...
 
 class PredictRequest(_message.Message):
     __slots__ = ("open", "tensors", "chunk")

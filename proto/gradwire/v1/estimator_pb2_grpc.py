@@ -75,7 +75,7 @@ class EstimatorServiceServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def Predict(self, request_iterator, context):
-        """Outputs for inputs. Tensors: x. Result: (n, *output_shape).
+        """Outputs for inputs, or another answer. Tensors: x. Result: (n, *output_shape), or as Answer says.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

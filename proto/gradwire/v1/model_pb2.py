@@ -23,62 +23,63 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from gradwire.v1 import estimator_pb2 as gradwire_dot_v1_dot_estimator__pb2
 from gradwire.v1 import tensor_pb2 as gradwire_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17gradwire/v1/model.proto\x12\x0bgradwire.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18gradwire/v1/tensor.proto\"\xed\x06\n\tModelCard\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x02 \x01(\t\x12\x1f\n\x04task\x18\x03 \x01(\x0e\x32\x11.gradwire.v1.Task\x12\x13\n\x0binput_shape\x18\x04 \x03(\x03\x12\'\n\x0binput_dtype\x18\x05 \x01(\x0e\x32\x12.gradwire.v1.Dtype\x12\x14\n\x0coutput_shape\x18\x06 \x03(\x03\x12(\n\x0coutput_dtype\x18\x07 \x01(\x0e\x32\x12.gradwire.v1.Dtype\x12\x12\n\nnb_classes\x18\x08 \x01(\x03\x12,\n\x0boutput_kind\x18\t \x01(\x0e\x32\x17.gradwire.v1.OutputKind\x12%\n\x08\x63lip_min\x18\n \x01(\x0b\x32\x13.gradwire.v1.Tensor\x12%\n\x08\x63lip_max\x18\x0b \x01(\x0b\x32\x13.gradwire.v1.Tensor\x12\x1b\n\x0e\x63hannels_first\x18\x0c \x01(\x08H\x00\x88\x01\x01\x12\x13\n\x0blayer_names\x18\r \x03(\t\x12#\n\x06\x61\x63\x63\x65ss\x18\x0e \x01(\x0e\x32\x13.gradwire.v1.Access\x12*\n\noperations\x18\x0f \x03(\x0e\x32\x16.gradwire.v1.Operation\x12\x16\n\x0eloss_reduction\x18\x10 \x01(\t\x12\x0c\n\x04loss\x18\x11 \x01(\t\x12\x0f\n\x07version\x18\x12 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x13 \x01(\t\x12\x13\n\x0b\x64\x65vice_uuid\x18\x14 \x01(\t\x12\r\n\x05notes\x18\x15 \x03(\t\x12/\n\x12preprocessing_mean\x18\x16 \x01(\x0b\x32\x13.gradwire.v1.Tensor\x12.\n\x11preprocessing_std\x18\x17 \x01(\x0b\x32\x13.gradwire.v1.Tensor\x12\x1e\n\x16preprocessing_defences\x18\x18 \x03(\t\x12\x1f\n\x17postprocessing_defences\x18\x19 \x03(\t\x12\"\n\x06\x63odecs\x18\x1a \x03(\x0e\x32\x12.gradwire.v1.Codec\x12\'\n\x06limits\x18\x1b \x01(\x0b\x32\x17.gradwire.v1.CallLimits\x12\x10\n\x08\x63oalesce\x18\x1c \x01(\x08\x12\x10\n\x08\x63lone_of\x18\x1d \x01(\tB\x11\n\x0f_channels_first\"v\n\nCallLimits\x12\x18\n\x10max_tensor_bytes\x18\x01 \x01(\x04\x12\x16\n\x0emax_held_bytes\x18\x02 \x01(\x04\x12\x16\n\x0emax_batch_rows\x18\x03 \x01(\x04\x12\x1e\n\x16max_message_data_bytes\x18\x04 \x01(\x04\"Y\n\x0cModelVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12+\n\x07\x63reated\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06nbytes\x18\x03 \x01(\x04\"\x13\n\x11ListModelsRequest\"<\n\x12ListModelsResponse\x12&\n\x06models\x18\x01 \x03(\x0b\x32\x16.gradwire.v1.ModelCard\" \n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"9\n\x10GetModelResponse\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.gradwire.v1.ModelCard\"G\n\x12SaveVersionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x11\n\toverwrite\x18\x03 \x01(\x08\"A\n\x13SaveVersionResponse\x12*\n\x07version\x18\x01 \x01(\x0b\x32\x19.gradwire.v1.ModelVersion\"$\n\x13ListVersionsRequest\x12\r\n\x05model\x18\x01 \x01(\t\"C\n\x14ListVersionsResponse\x12+\n\x08versions\x18\x01 \x03(\x0b\x32\x19.gradwire.v1.ModelVersion\"7\n\x15RestoreVersionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\")\n\x16RestoreVersionResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\"\"\n\x11ResetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"%\n\x12ResetModelResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\"\"\n\x11\x43loneModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\";\n\x12\x43loneModelResponse\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.gradwire.v1.ModelCard\"#\n\x12\x44\x65leteCloneRequest\x12\r\n\x05model\x18\x01 \x01(\t\"\x15\n\x13\x44\x65leteCloneResponse*\xad\x02\n\tOperation\x12\x19\n\x15OPERATION_UNSPECIFIED\x10\x00\x12\x15\n\x11OPERATION_PREDICT\x10\x01\x12\x12\n\x0eOPERATION_LOSS\x10\x02\x12\x1b\n\x17OPERATION_LOSS_GRADIENT\x10\x03\x12\x1c\n\x18OPERATION_CLASS_GRADIENT\x10\x04\x12\x1d\n\x19OPERATION_GET_ACTIVATIONS\x10\x05\x12%\n!OPERATION_VECTOR_JACOBIAN_PRODUCT\x10\x06\x12\x11\n\rOPERATION_FIT\x10\x07\x12\x19\n\x15OPERATION_FIT_BATCHES\x10\x08\x12\x16\n\x12OPERATION_VERSIONS\x10\t\x12\x13\n\x0fOPERATION_CLONE\x10\n*p\n\x06\x41\x63\x63\x65ss\x12\x16\n\x12\x41\x43\x43\x45SS_UNSPECIFIED\x10\x00\x12\x11\n\rACCESS_LABELS\x10\x01\x12\x11\n\rACCESS_SCORES\x10\x02\x12\x14\n\x10\x41\x43\x43\x45SS_GRADIENTS\x10\x03\x12\x12\n\x0e\x41\x43\x43\x45SS_TRAINER\x10\x04*J\n\x04Task\x12\x14\n\x10TASK_UNSPECIFIED\x10\x00\x12\x17\n\x13TASK_CLASSIFICATION\x10\x01\x12\x13\n\x0fTASK_REGRESSION\x10\x02*\x90\x01\n\nOutputKind\x12\x1b\n\x17OUTPUT_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12OUTPUT_KIND_LOGITS\x10\x01\x12\x1d\n\x19OUTPUT_KIND_PROBABILITIES\x10\x02\x12\x16\n\x12OUTPUT_KIND_LABELS\x10\x03\x12\x16\n\x12OUTPUT_KIND_VALUES\x10\x04\x32\x98\x05\n\x0cModelService\x12M\n\nListModels\x12\x1e.gradwire.v1.ListModelsRequest\x1a\x1f.gradwire.v1.ListModelsResponse\x12G\n\x08GetModel\x12\x1c.gradwire.v1.GetModelRequest\x1a\x1d.gradwire.v1.GetModelResponse\x12P\n\x0bSaveVersion\x12\x1f.gradwire.v1.SaveVersionRequest\x1a .gradwire.v1.SaveVersionResponse\x12S\n\x0cListVersions\x12 .gradwire.v1.ListVersionsRequest\x1a!.gradwire.v1.ListVersionsResponse\x12Y\n\x0eRestoreVersion\x12\".gradwire.v1.RestoreVersionRequest\x1a#.gradwire.v1.RestoreVersionResponse\x12M\n\nResetModel\x12\x1e.gradwire.v1.ResetModelRequest\x1a\x1f.gradwire.v1.ResetModelResponse\x12M\n\nCloneModel\x12\x1e.gradwire.v1.CloneModelRequest\x1a\x1f.gradwire.v1.CloneModelResponse\x12P\n\x0b\x44\x65leteClone\x12\x1f.gradwire.v1.DeleteCloneRequest\x1a .gradwire.v1.DeleteCloneResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17gradwire/v1/model.proto\x12\x0bgradwire.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bgradwire/v1/estimator.proto\x1a\x18gradwire/v1/tensor.proto\"\x93\x07\n\tModelCard\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x02 \x01(\t\x12\x1f\n\x04task\x18\x03 \x01(\x0e\x32\x11.gradwire.v1.Task\x12\x13\n\x0binput_shape\x18\x04 \x03(\x03\x12\'\n\x0binput_dtype\x18\x05 \x01(\x0e\x32\x12.gradwire.v1.Dtype\x12\x14\n\x0coutput_shape\x18\x06 \x03(\x03\x12(\n\x0coutput_dtype\x18\x07 \x01(\x0e\x32\x12.gradwire.v1.Dtype\x12\x12\n\nnb_classes\x18\x08 \x01(\x03\x12,\n\x0boutput_kind\x18\t \x01(\x0e\x32\x17.gradwire.v1.OutputKind\x12%\n\x08\x63lip_min\x18\n \x01(\x0b\x32\x13.gradwire.v1.Tensor\x12%\n\x08\x63lip_max\x18\x0b \x01(\x0b\x32\x13.gradwire.v1.Tensor\x12\x1b\n\x0e\x63hannels_first\x18\x0c \x01(\x08H\x00\x88\x01\x01\x12\x13\n\x0blayer_names\x18\r \x03(\t\x12#\n\x06\x61\x63\x63\x65ss\x18\x0e \x01(\x0e\x32\x13.gradwire.v1.Access\x12*\n\noperations\x18\x0f \x03(\x0e\x32\x16.gradwire.v1.Operation\x12\x16\n\x0eloss_reduction\x18\x10 \x01(\t\x12\x0c\n\x04loss\x18\x11 \x01(\t\x12\x0f\n\x07version\x18\x12 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x13 \x01(\t\x12\x13\n\x0b\x64\x65vice_uuid\x18\x14 \x01(\t\x12\r\n\x05notes\x18\x15 \x03(\t\x12/\n\x12preprocessing_mean\x18\x16 \x01(\x0b\x32\x13.gradwire.v1.Tensor\x12.\n\x11preprocessing_std\x18\x17 \x01(\x0b\x32\x13.gradwire.v1.Tensor\x12\x1e\n\x16preprocessing_defences\x18\x18 \x03(\t\x12\x1f\n\x17postprocessing_defences\x18\x19 \x03(\t\x12\"\n\x06\x63odecs\x18\x1a \x03(\x0e\x32\x12.gradwire.v1.Codec\x12\'\n\x06limits\x18\x1b \x01(\x0b\x32\x17.gradwire.v1.CallLimits\x12\x10\n\x08\x63oalesce\x18\x1c \x01(\x08\x12\x10\n\x08\x63lone_of\x18\x1d \x01(\t\x12$\n\x07\x61nswers\x18\x1e \x03(\x0e\x32\x13.gradwire.v1.AnswerB\x11\n\x0f_channels_first\"v\n\nCallLimits\x12\x18\n\x10max_tensor_bytes\x18\x01 \x01(\x04\x12\x16\n\x0emax_held_bytes\x18\x02 \x01(\x04\x12\x16\n\x0emax_batch_rows\x18\x03 \x01(\x04\x12\x1e\n\x16max_message_data_bytes\x18\x04 \x01(\x04\"Y\n\x0cModelVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12+\n\x07\x63reated\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06nbytes\x18\x03 \x01(\x04\"\x13\n\x11ListModelsRequest\"<\n\x12ListModelsResponse\x12&\n\x06models\x18\x01 \x03(\x0b\x32\x16.gradwire.v1.ModelCard\" \n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"9\n\x10GetModelResponse\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.gradwire.v1.ModelCard\"G\n\x12SaveVersionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x11\n\toverwrite\x18\x03 \x01(\x08\"A\n\x13SaveVersionResponse\x12*\n\x07version\x18\x01 \x01(\x0b\x32\x19.gradwire.v1.ModelVersion\"$\n\x13ListVersionsRequest\x12\r\n\x05model\x18\x01 \x01(\t\"C\n\x14ListVersionsResponse\x12+\n\x08versions\x18\x01 \x03(\x0b\x32\x19.gradwire.v1.ModelVersion\"7\n\x15RestoreVersionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\")\n\x16RestoreVersionResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\"\"\n\x11ResetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"%\n\x12ResetModelResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\"\"\n\x11\x43loneModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\";\n\x12\x43loneModelResponse\x12%\n\x05model\x18\x01 \x01(\x0b\x32\x16.gradwire.v1.ModelCard\"#\n\x12\x44\x65leteCloneRequest\x12\r\n\x05model\x18\x01 \x01(\t\"\x15\n\x13\x44\x65leteCloneResponse*\xad\x02\n\tOperation\x12\x19\n\x15OPERATION_UNSPECIFIED\x10\x00\x12\x15\n\x11OPERATION_PREDICT\x10\x01\x12\x12\n\x0eOPERATION_LOSS\x10\x02\x12\x1b\n\x17OPERATION_LOSS_GRADIENT\x10\x03\x12\x1c\n\x18OPERATION_CLASS_GRADIENT\x10\x04\x12\x1d\n\x19OPERATION_GET_ACTIVATIONS\x10\x05\x12%\n!OPERATION_VECTOR_JACOBIAN_PRODUCT\x10\x06\x12\x11\n\rOPERATION_FIT\x10\x07\x12\x19\n\x15OPERATION_FIT_BATCHES\x10\x08\x12\x16\n\x12OPERATION_VERSIONS\x10\t\x12\x13\n\x0fOPERATION_CLONE\x10\n*p\n\x06\x41\x63\x63\x65ss\x12\x16\n\x12\x41\x43\x43\x45SS_UNSPECIFIED\x10\x00\x12\x11\n\rACCESS_LABELS\x10\x01\x12\x11\n\rACCESS_SCORES\x10\x02\x12\x14\n\x10\x41\x43\x43\x45SS_GRADIENTS\x10\x03\x12\x12\n\x0e\x41\x43\x43\x45SS_TRAINER\x10\x04*J\n\x04Task\x12\x14\n\x10TASK_UNSPECIFIED\x10\x00\x12\x17\n\x13TASK_CLASSIFICATION\x10\x01\x12\x13\n\x0fTASK_REGRESSION\x10\x02*\x90\x01\n\nOutputKind\x12\x1b\n\x17OUTPUT_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12OUTPUT_KIND_LOGITS\x10\x01\x12\x1d\n\x19OUTPUT_KIND_PROBABILITIES\x10\x02\x12\x16\n\x12OUTPUT_KIND_LABELS\x10\x03\x12\x16\n\x12OUTPUT_KIND_VALUES\x10\x04\x32\x98\x05\n\x0cModelService\x12M\n\nListModels\x12\x1e.gradwire.v1.ListModelsRequest\x1a\x1f.gradwire.v1.ListModelsResponse\x12G\n\x08GetModel\x12\x1c.gradwire.v1.GetModelRequest\x1a\x1d.gradwire.v1.GetModelResponse\x12P\n\x0bSaveVersion\x12\x1f.gradwire.v1.SaveVersionRequest\x1a .gradwire.v1.SaveVersionResponse\x12S\n\x0cListVersions\x12 .gradwire.v1.ListVersionsRequest\x1a!.gradwire.v1.ListVersionsResponse\x12Y\n\x0eRestoreVersion\x12\".gradwire.v1.RestoreVersionRequest\x1a#.gradwire.v1.RestoreVersionResponse\x12M\n\nResetModel\x12\x1e.gradwire.v1.ResetModelRequest\x1a\x1f.gradwire.v1.ResetModelResponse\x12M\n\nCloneModel\x12\x1e.gradwire.v1.CloneModelRequest\x1a\x1f.gradwire.v1.CloneModelResponse\x12P\n\x0b\x44\x65leteClone\x12\x1f.gradwire.v1.DeleteCloneRequest\x1a .gradwire.v1.DeleteCloneResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'gradwire.v1.model_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_OPERATION']._serialized_start=1946
-  _globals['_OPERATION']._serialized_end=2247
-  _globals['_ACCESS']._serialized_start=2249
-  _globals['_ACCESS']._serialized_end=2361
-  _globals['_TASK']._serialized_start=2363
-  _globals['_TASK']._serialized_end=2437
-  _globals['_OUTPUTKIND']._serialized_start=2440
-  _globals['_OUTPUTKIND']._serialized_end=2584
-  _globals['_MODELCARD']._serialized_start=100
-  _globals['_MODELCARD']._serialized_end=977
-  _globals['_CALLLIMITS']._serialized_start=979
-  _globals['_CALLLIMITS']._serialized_end=1097
-  _globals['_MODELVERSION']._serialized_start=1099
-  _globals['_MODELVERSION']._serialized_end=1188
-  _globals['_LISTMODELSREQUEST']._serialized_start=1190
-  _globals['_LISTMODELSREQUEST']._serialized_end=1209
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1211
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1271
-  _globals['_GETMODELREQUEST']._serialized_start=1273
-  _globals['_GETMODELREQUEST']._serialized_end=1305
-  _globals['_GETMODELRESPONSE']._serialized_start=1307
-  _globals['_GETMODELRESPONSE']._serialized_end=1364
-  _globals['_SAVEVERSIONREQUEST']._serialized_start=1366
-  _globals['_SAVEVERSIONREQUEST']._serialized_end=1437
-  _globals['_SAVEVERSIONRESPONSE']._serialized_start=1439
-  _globals['_SAVEVERSIONRESPONSE']._serialized_end=1504
-  _globals['_LISTVERSIONSREQUEST']._serialized_start=1506
-  _globals['_LISTVERSIONSREQUEST']._serialized_end=1542
-  _globals['_LISTVERSIONSRESPONSE']._serialized_start=1544
-  _globals['_LISTVERSIONSRESPONSE']._serialized_end=1611
-  _globals['_RESTOREVERSIONREQUEST']._serialized_start=1613
-  _globals['_RESTOREVERSIONREQUEST']._serialized_end=1668
-  _globals['_RESTOREVERSIONRESPONSE']._serialized_start=1670
-  _globals['_RESTOREVERSIONRESPONSE']._serialized_end=1711
-  _globals['_RESETMODELREQUEST']._serialized_start=1713
-  _globals['_RESETMODELREQUEST']._serialized_end=1747
-  _globals['_RESETMODELRESPONSE']._serialized_start=1749
-  _globals['_RESETMODELRESPONSE']._serialized_end=1786
-  _globals['_CLONEMODELREQUEST']._serialized_start=1788
-  _globals['_CLONEMODELREQUEST']._serialized_end=1822
-  _globals['_CLONEMODELRESPONSE']._serialized_start=1824
-  _globals['_CLONEMODELRESPONSE']._serialized_end=1883
-  _globals['_DELETECLONEREQUEST']._serialized_start=1885
-  _globals['_DELETECLONEREQUEST']._serialized_end=1920
-  _globals['_DELETECLONERESPONSE']._serialized_start=1922
-  _globals['_DELETECLONERESPONSE']._serialized_end=1943
-  _globals['_MODELSERVICE']._serialized_start=2587
-  _globals['_MODELSERVICE']._serialized_end=3251
+  _globals['_OPERATION']._serialized_start=2013
+  _globals['_OPERATION']._serialized_end=2314
+  _globals['_ACCESS']._serialized_start=2316
+  _globals['_ACCESS']._serialized_end=2428
+  _globals['_TASK']._serialized_start=2430
+  _globals['_TASK']._serialized_end=2504
+  _globals['_OUTPUTKIND']._serialized_start=2507
+  _globals['_OUTPUTKIND']._serialized_end=2651
+  _globals['_MODELCARD']._serialized_start=129
+  _globals['_MODELCARD']._serialized_end=1044
+  _globals['_CALLLIMITS']._serialized_start=1046
+  _globals['_CALLLIMITS']._serialized_end=1164
+  _globals['_MODELVERSION']._serialized_start=1166
+  _globals['_MODELVERSION']._serialized_end=1255
+  _globals['_LISTMODELSREQUEST']._serialized_start=1257
+  _globals['_LISTMODELSREQUEST']._serialized_end=1276
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1278
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1338
+  _globals['_GETMODELREQUEST']._serialized_start=1340
+  _globals['_GETMODELREQUEST']._serialized_end=1372
+  _globals['_GETMODELRESPONSE']._serialized_start=1374
+  _globals['_GETMODELRESPONSE']._serialized_end=1431
+  _globals['_SAVEVERSIONREQUEST']._serialized_start=1433
+  _globals['_SAVEVERSIONREQUEST']._serialized_end=1504
+  _globals['_SAVEVERSIONRESPONSE']._serialized_start=1506
+  _globals['_SAVEVERSIONRESPONSE']._serialized_end=1571
+  _globals['_LISTVERSIONSREQUEST']._serialized_start=1573
+  _globals['_LISTVERSIONSREQUEST']._serialized_end=1609
+  _globals['_LISTVERSIONSRESPONSE']._serialized_start=1611
+  _globals['_LISTVERSIONSRESPONSE']._serialized_end=1678
+  _globals['_RESTOREVERSIONREQUEST']._serialized_start=1680
+  _globals['_RESTOREVERSIONREQUEST']._serialized_end=1735
+  _globals['_RESTOREVERSIONRESPONSE']._serialized_start=1737
+  _globals['_RESTOREVERSIONRESPONSE']._serialized_end=1778
+  _globals['_RESETMODELREQUEST']._serialized_start=1780
+  _globals['_RESETMODELREQUEST']._serialized_end=1814
+  _globals['_RESETMODELRESPONSE']._serialized_start=1816
+  _globals['_RESETMODELRESPONSE']._serialized_end=1853
+  _globals['_CLONEMODELREQUEST']._serialized_start=1855
+  _globals['_CLONEMODELREQUEST']._serialized_end=1889
+  _globals['_CLONEMODELRESPONSE']._serialized_start=1891
+  _globals['_CLONEMODELRESPONSE']._serialized_end=1950
+  _globals['_DELETECLONEREQUEST']._serialized_start=1952
+  _globals['_DELETECLONEREQUEST']._serialized_end=1987
+  _globals['_DELETECLONERESPONSE']._serialized_start=1989
+  _globals['_DELETECLONERESPONSE']._serialized_end=2010
+  _globals['_MODELSERVICE']._serialized_start=2654
+  _globals['_MODELSERVICE']._serialized_end=3318
 # @@protoc_insertion_point(module_scope)

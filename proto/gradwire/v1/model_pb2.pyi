@@ -1,6 +1,7 @@
 import datetime
 
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from gradwire.v1 import estimator_pb2 as _estimator_pb2
 from gradwire.v1 import tensor_pb2 as _tensor_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -72,7 +73,7 @@ OUTPUT_KIND_LABELS: OutputKind
 OUTPUT_KIND_VALUES: OutputKind
 
 class ModelCard(_message.Message):
-    __slots__ = ("name", "backend", "task", "input_shape", "input_dtype", "output_shape", "output_dtype", "nb_classes", "output_kind", "clip_min", "clip_max", "channels_first", "layer_names", "access", "operations", "loss_reduction", "loss", "version", "device", "device_uuid", "notes", "preprocessing_mean", "preprocessing_std", "preprocessing_defences", "postprocessing_defences", "codecs", "limits", "coalesce", "clone_of")
+    __slots__ = ("name", "backend", "task", "input_shape", "input_dtype", "output_shape", "output_dtype", "nb_classes", "output_kind", "clip_min", "clip_max", "channels_first", "layer_names", "access", "operations", "loss_reduction", "loss", "version", "device", "device_uuid", "notes", "preprocessing_mean", "preprocessing_std", "preprocessing_defences", "postprocessing_defences", "codecs", "limits", "coalesce", "clone_of", "answers")
     NAME_FIELD_NUMBER: _ClassVar[int]
     BACKEND_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
@@ -102,6 +103,7 @@ class ModelCard(_message.Message):
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     COALESCE_FIELD_NUMBER: _ClassVar[int]
     CLONE_OF_FIELD_NUMBER: _ClassVar[int]
+    ANSWERS_FIELD_NUMBER: _ClassVar[int]
     name: str
     backend: str
     task: Task
@@ -131,7 +133,8 @@ class ModelCard(_message.Message):
     limits: CallLimits
     coalesce: bool
     clone_of: str
-    def __init__(self, name: _Optional[str] = ..., backend: _Optional[str] = ..., task: _Optional[_Union[Task, str]] = ..., input_shape: _Optional[_Iterable[int]] = ..., input_dtype: _Optional[_Union[_tensor_pb2.Dtype, str]] = ..., output_shape: _Optional[_Iterable[int]] = ..., output_dtype: _Optional[_Union[_tensor_pb2.Dtype, str]] = ..., nb_classes: _Optional[int] = ..., output_kind: _Optional[_Union[OutputKind, str]] = ..., clip_min: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., clip_max: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., channels_first: bool = ..., layer_names: _Optional[_Iterable[str]] = ..., access: _Optional[_Union[Access, str]] = ..., operations: _Optional[_Iterable[_Union[Operation, str]]] = ..., loss_reduction: _Optional[str] = ..., loss: _Optional[str] = ..., version: _Optional[str] = ..., device: _Optional[str] = ..., device_uuid: _Optional[str] = ..., notes: _Optional[_Iterable[str]] = ..., preprocessing_mean: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., preprocessing_std: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., preprocessing_defences: _Optional[_Iterable[str]] = ..., postprocessing_defences: _Optional[_Iterable[str]] = ..., codecs: _Optional[_Iterable[_Union[_tensor_pb2.Codec, str]]] = ..., limits: _Optional[_Union[CallLimits, _Mapping]] = ..., coalesce: bool = ..., clone_of: _Optional[str] = ...) -> None: ...
+    answers: _containers.RepeatedScalarFieldContainer[_estimator_pb2.Answer]
+    def __init__(self, name: _Optional[str] = ..., backend: _Optional[str] = ..., task: _Optional[_Union[Task, str]] = ..., input_shape: _Optional[_Iterable[int]] = ..., input_dtype: _Optional[_Union[_tensor_pb2.Dtype, str]] = ..., output_shape: _Optional[_Iterable[int]] = ..., output_dtype: _Optional[_Union[_tensor_pb2.Dtype, str]] = ..., nb_classes: _Optional[int] = ..., output_kind: _Optional[_Union[OutputKind, str]] = ..., clip_min: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., clip_max: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., channels_first: bool = ..., layer_names: _Optional[_Iterable[str]] = ..., access: _Optional[_Union[Access, str]] = ..., operations: _Optional[_Iterable[_Union[Operation, str]]] = ..., loss_reduction: _Optional[str] = ..., loss: _Optional[str] = ..., version: _Optional[str] = ..., device: _Optional[str] = ..., device_uuid: _Optional[str] = ..., notes: _Optional[_Iterable[str]] = ..., preprocessing_mean: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., preprocessing_std: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., preprocessing_defences: _Optional[_Iterable[str]] = ..., postprocessing_defences: _Optional[_Iterable[str]] = ..., codecs: _Optional[_Iterable[_Union[_tensor_pb2.Codec, str]]] = ..., limits: _Optional[_Union[CallLimits, _Mapping]] = ..., coalesce: bool = ..., clone_of: _Optional[str] = ..., answers: _Optional[_Iterable[_Union[_estimator_pb2.Answer, str]]] = ...) -> None: ...
 
 class CallLimits(_message.Message):
     __slots__ = ("max_tensor_bytes", "max_held_bytes", "max_batch_rows", "max_message_data_bytes")

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 from gradwire.backends.backend import Array
-from gradwire.backends.capabilities import Operation
+from gradwire.backends.capabilities import Answer, Operation
 from gradwire.backends.config import ModelConfig
 from gradwire.server.access import CONTRACT
 from gradwire.server.catalogue import Served
 from gradwire.server.config import Limits
+from gradwire.v1 import estimator_pb2
 from gradwire.v1 import model_pb2 as pb
 from gradwire.v1.tensor_pb2 import Tensor
 from gradwire.wire.dtypes import to_contract
@@ -32,6 +33,15 @@ OPERATIONS: dict[Operation, pb.Operation] = {
 }
 assert set(OPERATIONS) == set(Operation)
 assert set(OPERATIONS.values()) == set(pb.Operation.values()) - {pb.OPERATION_UNSPECIFIED}
+
+ANSWERS: dict[Answer, estimator_pb2.Answer] = {
+    Answer.OUTPUTS: estimator_pb2.ANSWER_OUTPUTS,
+    Answer.LOGITS: estimator_pb2.ANSWER_LOGITS,
+    Answer.UNCERTAINTY: estimator_pb2.ANSWER_UNCERTAINTY,
+    Answer.MEMBERS: estimator_pb2.ANSWER_MEMBERS,
+}
+assert set(ANSWERS) == set(Answer)
+assert set(ANSWERS.values()) == set(estimator_pb2.Answer.values()) - {estimator_pb2.ANSWER_UNSPECIFIED}
 
 _TASKS: dict[str, pb.Task] = {"classification": pb.TASK_CLASSIFICATION, "regression": pb.TASK_REGRESSION}
 _OUTPUT_KINDS: dict[str, pb.OutputKind] = {
@@ -63,6 +73,7 @@ def card(served: Served, limits: Limits) -> pb.ModelCard:
         output_kind=pb.OUTPUT_KIND_LABELS if served.labels_only else _OUTPUT_KINDS[model.output_kind],
         access=CONTRACT[served.access],
         operations=operations(served),
+        answers=sorted(ANSWERS[answer] for answer in served.answers),
         version=estimator.version,
         device=model.device,
         limits=pb.CallLimits(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from gradwire.backends.capabilities import Operation
+from gradwire.backends.capabilities import Answer, Operation
 from gradwire.backends.errors import Unsupported
 from gradwire.backends.estimator import Estimator
 from gradwire.server.access import GRANTED, AccessLevel, least_access
@@ -52,6 +52,20 @@ class Served:
         return GRANTED[self.access] & self.estimator.capabilities
 
     @property
+    def answers(self) -> frozenset[Answer]:
+        """What a caller may ask predict for, and the model can tell.
+
+        Postprocessing is of outputs alone: where there is some, to ask for more is for those who see behind it anyway.
+        """
+        return self.estimator.answers & self._granted_answers
+
+    @property
+    def _granted_answers(self) -> frozenset[Answer]:
+        if self.labels_only or (self.access == "scores" and self.estimator.postprocessing):
+            return frozenset({Answer.OUTPUTS})
+        return frozenset(Answer)
+
+    @property
     def labels_only(self) -> bool:
         return self.access == "labels"
 
@@ -65,7 +79,16 @@ class Served:
         if operation not in self.estimator.capabilities:
             can = ", ".join(sorted(o.value for o in self.operations))
             kind = self.estimator.config.backend
-            raise Unsupported(f"{self.name!r}, a {kind} model, has no {operation.value}; it has: {can}")
+            raise Unsupported(f"{self.name!r} ({kind}) has no {operation.value}; it has: {can}")
+
+    def allow_answer(self, answer: Answer) -> None:
+        """Raises NotGranted if the name does not give the answer, Unsupported if the model does not have it."""
+        if answer not in self._granted_answers:
+            least, why = ("scores", "") if self.labels_only else ("gradients", ", because outputs are postprocessed")
+            raise NotGranted(f"{self.name!r} is served with access {self.access!r}; {answer.value} needs {least!r}{why}")
+        if answer not in self.estimator.answers:
+            can = ", ".join(sorted(a.value for a in self.answers))
+            raise Unsupported(f"{self.name!r} ({self.estimator.config.backend}) has no {answer.value}; it has: {can}")
 
 
 class Catalogue:

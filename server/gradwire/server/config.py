@@ -5,7 +5,8 @@ Every error names the file, the key, what is there and what would be right.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -142,7 +143,19 @@ def parse_config(content: Any, folder: Path, source: str) -> ServerConfig:
     except ValidationError as e:
         raise ConfigError(_explained(e, source, ServerConfig)) from e
     _check_names(config, source)
-    return config
+    return _with_members(config, source)
+
+
+def parts(models: Sequence[ServedModel]) -> dict[str, frozenset[str]]:
+    """By name, all models that each model of its own is made of, the members of its members too.
+
+    The order is one to load them in: every model comes after its parts. Raises graphlib.CycleError.
+    """
+    direct = {served.name: served.model.made_of for served in models if served.model is not None}
+    found: dict[str, frozenset[str]] = {}
+    for name in TopologicalSorter(direct).static_order():
+        found[name] = frozenset(direct[name]).union(*(found[member] for member in direct[name]))
+    return found
 
 
 def _served(content: Mapping[str, Any], where: str, folder: Path) -> ServedModel:
@@ -156,9 +169,10 @@ def _served(content: Mapping[str, Any], where: str, folder: Path) -> ServedModel
             return ServedModel.model_validate(own)
         if "backend" not in keys:
             raise ConfigError(f"{label}: backend: missing; expected the name of a backend, for example torch (or same_as)")
-        if isinstance(keys.get("weights"), str):
-            keys["weights"] = folder / keys["weights"]
         module = backend(str(keys["backend"]))
+        for key, field in module.Config.model_fields.items():
+            if isinstance(keys.get(key), str) and Path in (field.annotation, *get_args(field.annotation)):
+                keys[key] = folder / keys[key]
         try:
             model = module.Config.model_validate(keys)
         except ValidationError as e:
@@ -181,6 +195,30 @@ def _check_names(config: ServerConfig, source: str) -> None:
                 f"{source}: models[{index}] ({served.name}): same_as: {served.same_as!r} is not a model of its own here; "
                 f"expected one of: {', '.join(sorted(own))}"
             )
+
+
+def _with_members(config: ServerConfig, source: str) -> ServerConfig:
+    """Checks what models are made of, and completes them by it."""
+    places = {served.name: f"{source}: models[{index}] ({served.name})" for index, served in enumerate(config.models)}
+    own = {served.name: served.model for served in config.models if served.model is not None}
+    for name, model in own.items():
+        for member in model.made_of:
+            if member not in own:
+                raise ConfigError(
+                    f"{places[name]}: members: {member!r} is not a model of its own here; expected some of: "
+                    f"{', '.join(sorted(own.keys() - {name}))}"
+                )
+    try:
+        order = parts(config.models)
+    except CycleError as e:
+        raise ConfigError(f"{places[e.args[1][0]]}: members: {' in '.join(e.args[1])}: a model cannot be made of itself") from None
+    for name in order:
+        try:
+            own[name] = own[name].completed({member: own[member] for member in own[name].made_of})
+        except ModelConfigError as e:
+            raise ConfigError(f"{places[name]}: {e}") from e
+    models = [served.model_copy(update={"model": own.get(served.name)}) for served in config.models]
+    return config.model_copy(update={"models": models})
 
 
 def _explained(error: ValidationError, source: str, schema: type[BaseModel]) -> str:

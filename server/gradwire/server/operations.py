@@ -12,9 +12,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from gradwire.backends.backend import Array
-from gradwire.backends.capabilities import Operation
+from gradwire.backends.capabilities import Answer, Operation
 from gradwire.backends.errors import InvalidLabel, InvalidLayer, InvalidShape, InvalidValue
 from gradwire.backends.estimator import Estimator
+from gradwire.server.cards import ANSWERS
 from gradwire.server.catalogue import Served
 from gradwire.server.usage import Rows
 from gradwire.v1 import estimator_pb2 as pb
@@ -26,6 +27,9 @@ _MAX_STANDARDISATION_BYTES = 1 << 20
 """Of a caller's own mean or std; an array of an image's shape fits."""
 
 _FORWARD = Rows(1, 0)
+
+_ANSWERS: dict[int, Answer] = {number: answer for answer, number in ANSWERS.items()}
+_OUTPUTS = (pb.ANSWER_UNSPECIFIED, pb.ANSWER_OUTPUTS)
 
 
 @dataclass
@@ -118,10 +122,21 @@ def _small(tensor: Any) -> Array:
 
 def _predict(served: Served, opened: Any, rows: int, held: Mapping[str, Array]) -> Plan:
     options = row_options(served.estimator, opened.options)
+    if opened.answer not in _OUTPUTS:
+        kind = _answer(served, opened.answer)
+        return Plan(served.estimator.answer, options={"kind": kind, **options})
     if served.labels_only:
         # Training mode would let a caller see through dropout's noise what the labels alone do not say.
         options = {"labels_only": True, **{k: v for k, v in options.items() if k == "standardisation"}}
     return Plan(served.estimator.predict, options=options)
+
+
+def _answer(served: Served, number: int) -> Answer:
+    if number not in _ANSWERS:
+        known = ", ".join(sorted(answer.value for answer in served.answers))
+        raise InvalidValue(f"answer number {number} is not in the contract; {served.name!r} answers: {known}")
+    served.allow_answer(_ANSWERS[number])
+    return _ANSWERS[number]
 
 
 def _loss(served: Served, opened: Any, rows: int, held: Mapping[str, Array]) -> Plan:

@@ -3,7 +3,7 @@
 The loop's side admits calls, a bounded number of them, and queues their row blocks; the runner's side takes what comes
 next. Each client of a model has a queue of its own and the queues take turns, so that a client that streams a million
 rows does not hold up one that asks for a single row. A call may hold a model for itself (a fit): then nobody else's
-work on that model is taken until the call ends.
+work on that model, or on one that is made of it, is taken until the call ends.
 
 Whoever computes holds `Scheduler.device`, so that one thread at a time is on it.
 """
@@ -14,7 +14,7 @@ import asyncio
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -117,16 +117,18 @@ class Scheduler:
 
     Args:
         max_calls: Calls admitted at the same time, running and waiting.
+        parts: For models that are made of others, all that they are made of.
 
     Attributes:
         device: Held by the thread that computes.
         costs: How long blocks took.
     """
 
-    def __init__(self, max_calls: int) -> None:
+    def __init__(self, max_calls: int, parts: Mapping[Any, Iterable[Hashable]] | None = None) -> None:
         self.device = threading.Lock()
         self.costs = Costs()
         self._max_calls = max_calls
+        self._parts = {model: tuple(its) for model, its in (parts or {}).items()}
         self._calls = 0
         self._ready = threading.Condition(threading.Lock())
         self._queues: OrderedDict[tuple[Hashable, Hashable], deque[Work]] = OrderedDict()
@@ -203,9 +205,16 @@ class Scheduler:
             self._closed = True
             self._ready.notify()
 
+    def _holder(self, model: Hashable) -> Ticket | None:
+        """The call that has the model, or something that it is made of, for itself."""
+        if not self._holders:
+            return None
+        names = (model, *self._parts.get(model, ()))
+        return next((self._holders[name] for name in names if name in self._holders), None)
+
     def _next(self) -> Work | None:
         for key, queue in self._queues.items():
-            holder = self._holders.get(key[0])
+            holder = self._holder(key[0])
             if holder is not None and queue[0].ticket is not holder:
                 work = next((work for work in queue if work.ticket is holder), None)
                 if work is None:

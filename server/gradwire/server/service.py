@@ -16,7 +16,7 @@ from gradwire.backends.errors import BackendError
 from gradwire.backends.estimator import Estimator
 from gradwire.backends.load import load
 from gradwire.server.catalogue import Catalogue, Served
-from gradwire.server.config import ConfigError, ServerConfig
+from gradwire.server.config import ConfigError, ServerConfig, parts
 from gradwire.server.fit import FitServicer
 from gradwire.server.model_service import ModelServicer
 from gradwire.server.runner import Runner
@@ -52,7 +52,7 @@ class Service:
         limits = config.limits
         served = [Served(m.name, estimators[m.same_as or m.name], m.same_as or m.name, m.access) for m in config.models]
         self._catalogue = Catalogue(served, limits.max_clones)
-        self._scheduler = Scheduler(limits.max_calls)
+        self._scheduler = Scheduler(limits.max_calls, parts(config.models))
         self._streams = OpenStreams(limits.stall_timeout_s, limits.idle_timeout_s)
         self._health = HealthServicer()
         self._versions = VersionStore(config.state_dir / "versions")
@@ -112,7 +112,8 @@ class Service:
         model_pb2_grpc.add_ModelServiceServicer_to_server(models, self._server)
         usage_pb2_grpc.add_UsageServiceServicer_to_server(UsageServicer(self._catalogue, self._streams), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (SERVICE, _MODELS, _USAGE, _TRANSPORT, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
+        health = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+        names = (SERVICE, _MODELS, _USAGE, _TRANSPORT, health, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
 
     def _bind(self) -> int:
@@ -138,16 +139,15 @@ class Service:
 
 def load_models(config: ServerConfig) -> dict[str, Estimator]:
     """Loads every model of a configuration. Raises ConfigError, with the model's name and the key that is wrong."""
-    loaded = {}
-    for served in config.models:
-        if served.model is None:
-            continue
+    configs = {served.name: served.model for served in config.models if served.model is not None}
+    loaded: dict[str, Estimator] = {}
+    for name in parts(config.models):
         try:
-            loaded[served.name] = load(served.model)
+            loaded[name] = load(configs[name], loaded)
         except BackendError as e:
-            raise ConfigError(f"{served.name}: {e}") from e
-        model = loaded[served.name].model
-        log.info("loaded", extra={"model": served.name, "backend": served.model.backend, "device": model.device})
+            raise ConfigError(f"{name}: {e}") from e
+        model = loaded[name].model
+        log.info("loaded", extra={"model": name, "backend": configs[name].backend, "device": model.device})
     return loaded
 
 

@@ -10,14 +10,17 @@ from typing import Any
 
 import pytest
 from conformance.case import GRADIENTS, NEURAL, PREDICT, TRAINED, Case, uniform
-from conformance.cases import blackbox, sklearn, torch
+from conformance.cases import blackbox, ensemble, gpy, sklearn, tensorflow_v1, torch
 
 __all__ = ["CASES", "GRADIENTS", "NEURAL", "PREDICT", "TRAINED", "Case", "served", "uniform", "with_operation"]
 
 CASES: dict[str, Case] = {
     **torch.CASES,
+    **tensorflow_v1.CASES,
     **sklearn.CASES,
+    **gpy.CASES,
     **blackbox.CASES,
+    **ensemble.CASES,
 }
 
 
@@ -31,4 +34,4 @@ def served() -> dict[str, dict[str, Any]]:
     models = {name: {**case.config, "access": "trainer"} for name, case in CASES.items()}
     for access in ("labels", "scores", "gradients"):
         models[f"torch-cnn-{access}"] = {"same_as": "torch-cnn", "access": access}
-    return models
+    return models | ensemble.MEMBERS

@@ -1,0 +1,160 @@
+"""The calls that a load is made of: operations by the names that users type, on rows that are random and fit the model's card."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from gradwire.client import arguments
+from gradwire.client.card import ModelCard
+from gradwire.client.errors import InvalidCall, NotGranted
+from gradwire.client.estimator import RemoteEstimator
+from gradwire.wire.tensors import Array
+
+_POOL = 8
+_POOL_NBYTES = 64 << 20
+"""Clients of a process take turns with so many batches, or fewer if they are large: nothing is made while time is taken."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the arguments of calls look like.
+
+    Attributes:
+        card: The model's.
+        shape: Sizes of a row's axes; no -1 among them.
+        output_shape: Those of a cotangent's row.
+        layer: Whose activations are asked for; None if the model has no layers.
+    """
+
+    card: ModelCard
+    shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    layer: str | int | None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The arguments of a call, whatever the operation: ``x`` is ``(rows, *shape)``, the others have a row for each of its."""
+
+    x: Array
+    y: Array
+    label: Array
+    cotangent: Array
+    layer: str | int | None
+
+
+Call: TypeAlias = Callable[[RemoteEstimator, Batch], Array]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What can be measured.
+
+    Attributes:
+        granted_as: Its name on the card.
+        call: Makes one call.
+    """
+
+    granted_as: str
+    call: Call
+
+
+def _activations(remote: RemoteEstimator, batch: Batch) -> Array:
+    assert batch.layer is not None
+    return remote.get_activations(batch.x, batch.layer)
+
+
+OPERATIONS: dict[str, Operation] = {
+    "predict": Operation("predict", lambda remote, batch: remote.predict(batch.x)),
+    "loss": Operation("loss", lambda remote, batch: remote.compute_loss(batch.x, batch.y)),
+    "loss_gradient": Operation("loss_gradient", lambda remote, batch: remote.loss_gradient(batch.x, batch.y)),
+    "class_gradient": Operation("class_gradient", lambda remote, batch: remote.class_gradient(batch.x)),
+    "class_gradient:label": Operation("class_gradient", lambda remote, batch: remote.class_gradient(batch.x, batch.label)),
+    "get_activations": Operation("get_activations", _activations),
+    "vjp": Operation("vjp", lambda remote, batch: remote.vjp(batch.x, batch.cotangent)),
+}
+"""In the contract's order. ``class_gradient`` is of all classes, ``class_gradient:label`` of one class a row."""
+
+
+def granted(card: ModelCard) -> list[str]:
+    """What this caller can measure of a model."""
+    return [name for name, operation in OPERATIONS.items() if operation.granted_as in card.operations and _possible(name, card)]
+
+
+def checked(name: str, inputs: Inputs) -> str:
+    """The name of an operation. Raises InvalidCall if it is unknown, NotGranted if this caller cannot use it."""
+    card = inputs.card
+    if name not in OPERATIONS:
+        raise InvalidCall(f"operation {name!r} is unknown; expected one of: {', '.join(OPERATIONS)}")
+    if OPERATIONS[name].granted_as not in card.operations:
+        raise NotGranted(
+            f"{card.name!r} does not offer {name} to you (access {card.access!r}); it offers: {', '.join(granted(card))}"
+        )
+    if name == "get_activations" and inputs.layer is None:
+        raise InvalidCall(f"the card of {card.name!r} names no layers; say with --layer whose activations are meant")
+    return name
+
+
+def check_size(rows: int, inputs: Inputs) -> None:
+    """Raises TooLarge if the server does not take so many rows in a call, ShapeError if the card does not take the shape."""
+
+    def zeros(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Array:
+        return np.broadcast_to(np.zeros((), dtype), shape)  # without memory of that size
+
+    card = inputs.card
+    arguments.rows(zeros((rows, *inputs.shape), card.input_dtype), card)
+    arguments.cotangent(zeros((rows, *inputs.output_shape), card.output_dtype), rows, card)
+
+
+def all_classes_nbytes(rows: int, inputs: Inputs) -> int:
+    """What the gradients of all classes weigh, which can be a thousand times what is sent."""
+    return _nb_outputs(inputs) * rows * int(np.prod(inputs.shape)) * inputs.card.output_dtype.itemsize
+
+
+def batches(rows: int, inputs: Inputs, rng: np.random.Generator) -> list[Batch]:
+    """Random batches of so many rows, a few different ones."""
+    nbytes = rows * int(np.prod(inputs.shape)) * inputs.card.input_dtype.itemsize
+    return [_batch(rows, inputs, rng) for _ in range(min(_POOL, max(1, _POOL_NBYTES // max(1, nbytes))))]
+
+
+def random_rows(shape: tuple[int, ...], card: ModelCard, rng: np.random.Generator) -> Array:
+    """Uniform within the clip values; otherwise normal around the server's standardisation, integers 0 or 1."""
+    drawn = np.float64 if card.input_dtype.itemsize == 8 else np.float32
+    if card.clip_values is not None:
+        low, high = (np.asarray(bound, drawn) for bound in card.clip_values)
+        return np.asarray(low + (high - low) * rng.random(shape, drawn)).astype(card.input_dtype)
+    if card.input_dtype.kind in "iub":
+        # Tokens, maybe: what every vocabulary has.
+        return rng.integers(0, 2, shape).astype(card.input_dtype)
+    rows = rng.standard_normal(shape, drawn)
+    if card.preprocessing is not None:
+        mean, std = (np.asarray(value, drawn) for value in card.preprocessing)
+        try:
+            rows = np.asarray(mean + std * rows)
+        except ValueError:  # by channel, on an axis that is not the last
+            rows = np.asarray(mean.mean() + std.mean() * rows)
+    return rows.astype(card.input_dtype)
+
+
+def _batch(rows: int, inputs: Inputs, rng: np.random.Generator) -> Batch:
+    card = inputs.card
+    regression = card.task == "regression"
+    return Batch(
+        x=random_rows((rows, *inputs.shape), card, rng),
+        y=rng.standard_normal((rows, *inputs.output_shape)) if regression else rng.integers(0, card.nb_classes, rows),
+        label=rng.integers(0, max(1, min(_nb_outputs(inputs), card.nb_classes)), rows),
+        cotangent=rng.standard_normal((rows, *inputs.output_shape)).astype(card.output_dtype),
+        layer=inputs.layer,
+    )
+
+
+def _nb_outputs(inputs: Inputs) -> int:
+    return inputs.output_shape[0] if inputs.output_shape else inputs.card.nb_classes
+
+
+def _possible(name: str, card: ModelCard) -> bool:
+    return name != "get_activations" or bool(card.layer_names)

@@ -1,0 +1,54 @@
+"""Ensembles: frameworks side by side, what only predicts, and ensembles in ensembles."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from conformance.case import GRADIENTS, PREDICT, Case, Halve, uniform
+from conformance.cases.blackbox import centroids
+from conformance.cases.sklearn import iris_logistic
+from sklearn.datasets import load_iris
+from sklearn.svm import SVC
+from torch import nn
+
+import models
+
+
+def iris_net() -> nn.Module:
+    return models.mlp(4, 3)
+
+
+def iris_svc() -> SVC:
+    return SVC(kernel="poly", degree=2).fit(*load_iris(return_X_y=True))
+
+
+def softmax_net() -> nn.Module:
+    return models.mlp(end="Softmax")
+
+
+_IRIS: dict[str, Any] = dict(input_shape=[4], nb_classes=3)
+
+MEMBERS: dict[str, dict[str, Any]] = {
+    "member-net": dict(backend="torch", factory=iris_net, loss="torch.nn.CrossEntropyLoss", **_IRIS,
+                       preprocessing={"mean": 0.1, "std": 0.7}, preprocessing_defences=[Halve]),
+    "member-logistic": dict(backend="sklearn", factory=iris_logistic, output="logits", **_IRIS,
+                            preprocessing={"mean": 0.2, "std": 0.3}),
+    "member-svc": dict(backend="sklearn", factory=iris_svc, output="logits", **_IRIS),
+    "member-softmax": dict(backend="torch", factory=softmax_net, input_shape=[6], nb_classes=4),
+    "member-blackbox": dict(backend="blackbox", factory=centroids, input_shape=[6], nb_classes=4),
+}  # fmt: skip
+"""Served beside the cases; nothing else is tested on them."""
+
+CASES = {
+    "ensemble": Case(
+        dict(backend="ensemble", members=["member-net", "member-logistic"], member_weights=[0.7, 0.3], **_IRIS),
+        uniform(4), PREDICT | GRADIENTS, loss_of_outputs=False,
+    ),
+    "ensemble-nested": Case(
+        dict(backend="ensemble", members=["ensemble", "member-svc"], **_IRIS),
+        uniform(4), PREDICT | GRADIENTS, loss_of_outputs=False,
+    ),
+    "ensemble-blackbox": Case(
+        dict(backend="ensemble", members=["member-softmax", "member-blackbox"], input_shape=[6], nb_classes=4), uniform(6), PREDICT
+    ),
+}  # fmt: skip
