@@ -12,7 +12,7 @@ from commands import gradwire
 from torch import nn
 
 from gradwire.client import RemoteEstimator, connect
-from gradwire.client.check import Finding, check_model, random_rows
+from gradwire.client.check import Finding, check_model, rows_for
 from gradwire.client.differences import PRECISIONS, agreement, differences, directions
 from gradwire.client.errors import InvalidCall, ShapeError
 from gradwire.server import serving
@@ -178,7 +178,7 @@ def test_rows_of_another_shape_are_refused(models):
 
 
 def test_random_rows_stay_within_the_clip_values(models):
-    rows = random_rows(models["float32"].card, np.random.default_rng(0))
+    rows = rows_for(models["float32"].card, np.random.default_rng(0))
     assert rows.dtype == np.float32
     assert rows.min() >= 0
     assert rows.max() <= 1

@@ -16,6 +16,7 @@ from gradwire.client.card import OPERATION_NAMES, ModelCard
 from gradwire.client.differences import COARSE, PRECISIONS, Agreement, Differences, Precision, agreement, differences, directions
 from gradwire.client.errors import AccessError, InvalidCall, LayerError, ModelFailed, ServerError, Unsupported
 from gradwire.client.estimator import RemoteEstimator
+from gradwire.client.random_rows import random_rows
 from gradwire.wire.tensors import Array
 
 ROWS = 4
@@ -65,7 +66,7 @@ def check_model(remote: RemoteEstimator, x: Array | None = None, y: Array | None
     card = remote.card
 
     def trial(begin: int, precisions: dict[int, Precision] = PRECISIONS) -> _Trial:
-        rows = random_rows(card, rng) if x is None else arguments.rows(x[begin : begin + ROWS], card).astype(card.input_dtype)
+        rows = rows_for(card, rng) if x is None else arguments.rows(x[begin : begin + ROWS], card).astype(card.input_dtype)
         labels = random_labels(card, len(rows), rng) if y is None else np.asarray(y)[begin : begin + ROWS]
         return _Trial(remote, rows, labels, rng, precisions)
 
@@ -85,23 +86,13 @@ def check_model(remote: RemoteEstimator, x: Array | None = None, y: Array | None
             yield Finding(operation, "not granted", "not on the card")
 
 
-def random_rows(card: ModelCard, rng: np.random.Generator) -> Array:
-    """Rows ``(ROWS, *input_shape)``: uniform within the clip values, otherwise normal around the server's standardisation."""
+def rows_for(card: ModelCard, rng: np.random.Generator) -> Array:
+    """Rows ``(ROWS, *input_shape)`` to try a model on. Raises InvalidCall where nobody can guess what they should be."""
     if -1 in card.input_shape:
         raise InvalidCall(f"{card.name!r} takes rows of any size, {card.input_shape}; pass rows of your own")
-    shape = (ROWS, *card.input_shape)
-    if card.clip_values is not None:
-        low, high = (np.asarray(bound, np.float64) for bound in card.clip_values)
-        rows = low + (high - low) * rng.random(shape)
-    elif card.input_dtype.kind in "iu":
+    if card.clip_values is None and card.input_dtype.kind in "iu":
         raise InvalidCall(f"{card.name!r} takes {card.input_dtype} without saying from where to where; pass rows of your own")
-    else:
-        mean, std = card.preprocessing or (0.0, 1.0)
-        try:
-            rows = mean + std * rng.standard_normal(shape)
-        except ValueError:  # by channel, on an axis that is not the last
-            rows = np.mean(mean) + np.mean(std) * rng.standard_normal(shape)
-    return np.asarray(rows).astype(card.input_dtype)
+    return random_rows(card, (ROWS, *card.input_shape), rng)
 
 
 def random_labels(card: ModelCard, n: int, rng: np.random.Generator) -> Array:

@@ -20,7 +20,8 @@ from rich.table import Table
 from gradwire.client.card import OPERATION_NAMES, ModelCard
 from gradwire.client.check import Finding, check_model
 from gradwire.client.connection import Server, connect
-from gradwire.client.errors import AccessError, GradwireError, InvalidCall, NotFound
+from gradwire.client.endings import told
+from gradwire.client.errors import InvalidCall
 from gradwire.client.usage import Usage
 
 Address: TypeAlias = Annotated[str, typer.Argument(help="host:port or unix:PATH of a server.", show_default=False)]
@@ -85,19 +86,8 @@ def check(
 @contextmanager
 def _server(address: str, token: str | None, tls: str | None, timeout_s: float) -> Iterator[Server]:
     """A connection whose errors end the command with one line."""
-    try:
-        with connect(address, token=token, tls=True if tls == "system" else tls, timeout_s=timeout_s) as server:
-            yield server
-    except GradwireError as e:
-        asked_wrongly = isinstance(e, (InvalidCall, NotFound, AccessError))
-        raise _end(str(e), 2 if asked_wrongly else 3) from None
-    except OSError as e:
-        raise _end(f"{e.filename}: {e.strerror}" if e.filename else str(e), 2) from None
-
-
-def _end(text: str, code: int) -> typer.Exit:
-    Console(stderr=True, soft_wrap=True).print(f"[red]error[/] {escape(text)}", highlight=False)
-    return typer.Exit(code)
+    with told(), connect(address, token=token, tls=True if tls == "system" else tls, timeout_s=timeout_s) as server:
+        yield server
 
 
 def _read(path: Path) -> tuple[Any, Any]:

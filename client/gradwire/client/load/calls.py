@@ -12,6 +12,7 @@ from gradwire.client import arguments
 from gradwire.client.card import ModelCard
 from gradwire.client.errors import InvalidCall, NotGranted
 from gradwire.client.estimator import RemoteEstimator
+from gradwire.client.random_rows import random_rows
 from gradwire.wire.tensors import Array
 
 _POOL = 8
@@ -121,30 +122,11 @@ def batches(rows: int, inputs: Inputs, rng: np.random.Generator) -> list[Batch]:
     return [_batch(rows, inputs, rng) for _ in range(min(_POOL, max(1, _POOL_NBYTES // max(1, nbytes))))]
 
 
-def random_rows(shape: tuple[int, ...], card: ModelCard, rng: np.random.Generator) -> Array:
-    """Uniform within the clip values; otherwise normal around the server's standardisation, integers 0 or 1."""
-    drawn = np.float64 if card.input_dtype.itemsize == 8 else np.float32
-    if card.clip_values is not None:
-        low, high = (np.asarray(bound, drawn) for bound in card.clip_values)
-        return np.asarray(low + (high - low) * rng.random(shape, drawn)).astype(card.input_dtype)
-    if card.input_dtype.kind in "iub":
-        # Tokens, maybe: what every vocabulary has.
-        return rng.integers(0, 2, shape).astype(card.input_dtype)
-    rows = rng.standard_normal(shape, drawn)
-    if card.preprocessing is not None:
-        mean, std = (np.asarray(value, drawn) for value in card.preprocessing)
-        try:
-            rows = np.asarray(mean + std * rows)
-        except ValueError:  # by channel, on an axis that is not the last
-            rows = np.asarray(mean.mean() + std.mean() * rows)
-    return rows.astype(card.input_dtype)
-
-
 def _batch(rows: int, inputs: Inputs, rng: np.random.Generator) -> Batch:
     card = inputs.card
     regression = card.task == "regression"
     return Batch(
-        x=random_rows((rows, *inputs.shape), card, rng),
+        x=random_rows(card, (rows, *inputs.shape), rng),
         y=rng.standard_normal((rows, *inputs.output_shape)) if regression else rng.integers(0, card.nb_classes, rows),
         label=rng.integers(0, max(1, min(_nb_outputs(inputs), card.nb_classes)), rows),
         cotangent=rng.standard_normal((rows, *inputs.output_shape)).astype(card.output_dtype),

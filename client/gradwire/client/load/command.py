@@ -24,7 +24,8 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from gradwire.client.commands import Address, Timeout, Tls, Token
-from gradwire.client.errors import AccessError, GradwireError, InvalidCall, NotFound
+from gradwire.client.endings import ended, told
+from gradwire.client.errors import InvalidCall
 from gradwire.client.load.calls import OPERATIONS
 from gradwire.client.load.plan import Load, Step, Target, plan
 from gradwire.client.load.report import Figures, Report, all_failed, as_json, cores
@@ -94,7 +95,7 @@ def bench(
       gradwire bench gpu-node:50051 digits --rate 200 -c 32 -d 30 \\
         --mix predict=9,loss_gradient=1
     """
-    with _told():
+    with told():
         load = plan(
             Target(address, model, token, True if tls == "system" else tls, timeout_s, same_host),
             operations=operation or (),
@@ -115,10 +116,10 @@ def bench(
     if json == "-":
         sys.stdout.write(as_json(report))
     elif json is not None:
-        with _told():
+        with told():
             Path(json).write_text(as_json(report))
     if not report.figures:
-        raise _end("nothing was measured", 1)
+        raise ended("nothing was measured", 1)
     if all_failed(report.figures):
         raise typer.Exit(1)
 
@@ -158,22 +159,6 @@ def _check_writable(json: str | None) -> None:
         or not os.access(path if path.exists() else path.resolve().parent, os.W_OK)
     ):
         raise InvalidCall(f"--json {json} cannot be written; expected a file in a folder that exists, or - for stdout")
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """Errors end the command with one line."""
-    try:
-        yield
-    except GradwireError as e:
-        raise _end(str(e), 2 if isinstance(e, (InvalidCall, NotFound, AccessError)) else 3) from None
-    except OSError as e:
-        raise _end(f"{e.filename}: {e.strerror}" if e.filename else str(e), 2) from None
-
-
-def _end(text: str, code: int) -> typer.Exit:
-    Console(stderr=True, soft_wrap=True).print(f"[red]error[/] {escape(text)}", highlight=False)
-    return typer.Exit(code)
 
 
 # While it runs.

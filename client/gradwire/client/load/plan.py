@@ -12,7 +12,8 @@ import numpy as np
 from gradwire.client import arguments
 from gradwire.client.connection import Server, connect
 from gradwire.client.errors import InvalidCall
-from gradwire.client.load.calls import Inputs, all_classes_nbytes, check_size, checked, granted, random_rows
+from gradwire.client.load.calls import Inputs, all_classes_nbytes, check_size, checked, granted
+from gradwire.client.random_rows import random_rows
 from gradwire.client.settings import Retry
 
 _LARGE_NBYTES = 256 << 20
@@ -160,7 +161,7 @@ def _inputs(target: Target, shape: Sequence[int] | None, layer: str | int | None
         output_shape = card.output_shape
         if not output_shape or min(output_shape) < 1:
             # The card does not tell.
-            output_shape = remote.predict(random_rows((1, *sizes), card, np.random.default_rng(0))).shape[1:]
+            output_shape = remote.predict(random_rows(card, (1, *sizes), np.random.default_rng(0))).shape[1:]
         if layer is None and card.layer_names:
             # The last one's are the outputs; features come from the one before.
             layer = card.layer_names[-2:][0]
