@@ -29,6 +29,7 @@ class Case:
         step: Of finite differences; by precision.
         single_output: Whether two classes have one output.
         loss_of_outputs: Whether the loss is one of predict's outputs; an ensemble's is one of its members'.
+        environment: The one that its server runs in, a name for `environments.python_of`, if not the tests' own.
     """
 
     config: dict[str, Any]
@@ -41,6 +42,7 @@ class Case:
     step: float = 1e-5
     single_output: bool = False
     loss_of_outputs: bool = True
+    environment: str = ""
 
     @property
     def nb_classes(self) -> int:

@@ -1,4 +1,4 @@
-"""One server of all cases, over a real socket, for the whole run."""
+"""Servers of all cases, over real sockets, for the whole run: one in this process, and one in each other environment."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 from conformance.cases import CASES, Case, served
+from environments import MXNET, python_of
+from processes import server_process
 
 from gradwire.client import RemoteEstimator, Server, connect
 from gradwire.server import serving
@@ -16,6 +18,20 @@ from gradwire.server import serving
 def server() -> Iterator[Server]:
     with serving(served()) as address, connect(address) as connection:
         yield connection
+
+
+@pytest.fixture(scope="session")
+def mxnet_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    models = [{"name": name, **model} for name, model in served(MXNET).items()]
+    with server_process(tmp_path_factory.mktemp(MXNET), models, python=python_of(MXNET)) as process:
+        with connect(process.address) as connection:
+            yield connection
+
+
+@pytest.fixture(scope="session")
+def servers(server: Server, mxnet_server: Server) -> dict[str, Server]:
+    """By environment; the tests' own is "" as in a case."""
+    return {"": server, MXNET: mxnet_server}
 
 
 @pytest.fixture(params=list(CASES))
@@ -29,5 +45,7 @@ def case(name: str) -> Case:
 
 
 @pytest.fixture
-def remote(server: Server, name: str) -> RemoteEstimator:
+def remote(request: Any, case: Case, name: str) -> RemoteEstimator:
+    # Not `servers`: a run of some cases starts what these need.
+    server: Server = request.getfixturevalue(f"{case.environment}_server" if case.environment else "server")
     return server.estimator(name)

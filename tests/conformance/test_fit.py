@@ -176,6 +176,7 @@ def test_a_version_is_not_overwritten_unless_asked(remote: RemoteEstimator) -> N
     remote.save("once", overwrite=True)
 
 
+@with_operation("clone_for_refitting")
 def test_a_clone_is_fitted_without_the_original_noticing(remote: RemoteEstimator, case: Case) -> None:
     x, y = data(case)
     before = remote.predict(x)

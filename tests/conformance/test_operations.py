@@ -231,7 +231,7 @@ def test_a_callers_own_standardisation_replaces_the_servers(remote: RemoteEstima
     x = case.rows(N, 17)
     defence = 0.5 if "preprocessing_defences" in case.config else 1.0
     keys = case.config.get("preprocessing") or {"mean": 0.0, "std": 1.0}
-    shape = (-1,) + (1,) * (len(case.config["input_shape"]) - 1)
+    shape = (-1,) + (1,) * (len(case.config["input_shape"]) - 1 if case.config.get("channels_first") else 0)
     mean, std = (np.reshape(keys[key], shape if np.ndim(keys[key]) else ()) for key in ("mean", "std"))
     expected = remote.predict(x)
     remote.set_params(preprocessing=(0.0, 1.0))

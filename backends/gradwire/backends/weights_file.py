@@ -29,7 +29,7 @@ def read(path: Path) -> dict[str, Array]:
 
 def save(arrays: Mapping[str, Array], path: Path) -> None:
     """Writes arrays by name. Raises OSError if there is no room for them."""
-    safetensors.numpy.save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
+    safetensors.numpy.save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, path)
 
 
 def check(own: Mapping[str, tuple[int, ...]], given: Mapping[str, Array], source: Path) -> None:

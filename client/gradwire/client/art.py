@@ -121,6 +121,8 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         **kwargs: Any,
     ) -> Array:
         """As `RemoteEstimator.predict`; other keywords have no effect, as in ART."""
+        # Carlini's attacks ask every estimator for logits, and ART's own take no notice, but for Gaussian processes.
+        logits = logits and "logits" in self.model.card.answers
         outputs: Array = self.model.predict(x, batch_size=batch_size, training_mode=training_mode, logits=logits, raw=raw)
         return outputs
 

@@ -10,13 +10,17 @@ from typing import Any
 
 import pytest
 from conformance.case import GRADIENTS, NEURAL, PREDICT, TRAINED, Case, uniform
-from conformance.cases import blackbox, ensemble, gpy, sklearn, tensorflow_v1, torch
+from conformance.cases import blackbox, ensemble, gpy, jax, keras, mxnet, sklearn, tensorflow, tensorflow_v1, torch
 
 __all__ = ["CASES", "GRADIENTS", "NEURAL", "PREDICT", "TRAINED", "Case", "served", "uniform", "with_operation"]
 
 CASES: dict[str, Case] = {
     **torch.CASES,
+    **tensorflow.CASES,
+    **keras.CASES,
     **tensorflow_v1.CASES,
+    **jax.CASES,
+    **mxnet.CASES,
     **sklearn.CASES,
     **gpy.CASES,
     **blackbox.CASES,
@@ -29,9 +33,11 @@ def with_operation(operation: str, where: Callable[[Case], bool] = lambda case: 
     return pytest.mark.parametrize("name", [name for name, case in CASES.items() if operation in case.operations and where(case)])
 
 
-def served() -> dict[str, dict[str, Any]]:
-    """What a server of all cases serves: each as a trainer's, and one under every access."""
-    models = {name: {**case.config, "access": "trainer"} for name, case in CASES.items()}
+def served(environment: str = "") -> dict[str, dict[str, Any]]:
+    """What a server of an environment's cases serves: each as a trainer's, and of the tests' own one under every access."""
+    models = {name: {**case.config, "access": "trainer"} for name, case in CASES.items() if case.environment == environment}
+    if environment:
+        return models
     for access in ("labels", "scores", "gradients"):
         models[f"torch-cnn-{access}"] = {"same_as": "torch-cnn", "access": access}
     return models | ensemble.MEMBERS

@@ -12,10 +12,10 @@ _WIDE = {"dtype": "float64"}
 
 
 def smooth_cnn() -> Any:
-    """8x8x1 to 10 probabilities, float64; softplus and average pooling have gradients everywhere."""
+    """8x8x2 to 10 probabilities, float64; softplus and average pooling have gradients everywhere."""
     keras.utils.set_random_seed(1)
     return keras.Sequential([
-        keras.Input((8, 8, 1), **_WIDE), layers.Conv2D(4, 3, activation="softplus", name="conv", **_WIDE),
+        keras.Input((8, 8, 2), **_WIDE), layers.Conv2D(4, 3, activation="softplus", name="conv", **_WIDE),
         layers.AveragePooling2D(2, name="pool", **_WIDE), layers.Flatten(name="flat", **_WIDE),
         layers.Dense(16, activation="tanh", name="hidden", **_WIDE), layers.Dense(10, activation="softmax", name="scores", **_WIDE),
     ])  # fmt: skip
@@ -59,7 +59,9 @@ class Subclassed(keras.Model):
 def recurrent() -> Any:
     """Steps of three features to four logits."""
     keras.utils.set_random_seed(5)
-    return keras.Sequential([keras.Input((7, 3), **_WIDE), layers.GRU(5, name="gru", **_WIDE), layers.Dense(4, name="head", **_WIDE)])
+    return keras.Sequential(
+        [keras.Input((7, 3), **_WIDE), layers.GRU(5, name="gru", **_WIDE), layers.Dense(4, name="head", **_WIDE)]
+    )
 
 
 def _entropy(**args: Any) -> dict[str, Any]:
@@ -70,9 +72,9 @@ _ADAM = {"path": "keras.optimizers.Adam", "args": {"learning_rate": 0.01}}
 
 CASES = {
     "keras-cnn": Case(
-        dict(backend="keras", factory=smooth_cnn, loss=_entropy(), optimizer=_ADAM, input_shape=[8, 8, 1], nb_classes=10,
+        dict(backend="keras", factory=smooth_cnn, loss=_entropy(), optimizer=_ADAM, input_shape=[8, 8, 2], nb_classes=10,
              clip_values=[0.0, 1.0], channels_first=False, preprocessing={"mean": 0.4, "std": 0.5}),
-        uniform(8, 8, 1), NEURAL, layers=("conv", "pool", "flat", "hidden", "scores"),
+        uniform(8, 8, 2), NEURAL, layers=("conv", "pool", "flat", "hidden", "scores"),
     ),
     "keras-residual": Case(
         dict(backend="keras", factory=residual, input_shape=[6, 6, 3], nb_classes=5, channels_first=False,

@@ -1,11 +1,16 @@
-"""scikit-learn: closed forms, and what predicts without gradients."""
+"""scikit-learn: closed forms, behind scalers too, and what predicts without gradients."""
 
 from __future__ import annotations
 
-from conformance.case import GRADIENTS, PREDICT, TRAINED, Case, uniform
+from conformance.case import GRADIENTS, PREDICT, TRAINED, Case, Halve, uniform
 from sklearn.datasets import load_digits, load_iris
+from sklearn.decomposition import PCA
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
+from sklearn.naive_bayes import GaussianNB
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import Normalizer, StandardScaler
 from sklearn.svm import SVC
 
 
@@ -23,13 +28,41 @@ def digits_forest() -> RandomForestClassifier:
     return RandomForestClassifier(10, random_state=0).fit(x[:400] / 16, y[:400])
 
 
-CASES = {    "sklearn-logistic": Case(
+def iris_network() -> Pipeline:
+    """Two hidden layers, which callers can ask for, behind a scaler."""
+    network = MLPClassifier((6, 5), activation="tanh", max_iter=200, random_state=0)
+    return make_pipeline(StandardScaler(), network).fit(*load_iris(return_X_y=True))
+
+
+def iris_bayes() -> Pipeline:
+    return make_pipeline(Normalizer(), GaussianNB(var_smoothing=0.1)).fit(*load_iris(return_X_y=True))
+
+
+def digits_pipeline() -> Pipeline:
+    x, y = load_digits(return_X_y=True)
+    return make_pipeline(PCA(12, random_state=0), SVC(kernel="poly", gamma=0.1, coef0=0.5)).fit(x[:400] / 16, y[:400])
+
+
+CASES = {
+    "sklearn-logistic": Case(
         dict(backend="sklearn", factory=iris_logistic, input_shape=[4], nb_classes=3, preprocessing={"mean": 0.2, "std": 0.3}),
         uniform(4), PREDICT | TRAINED | GRADIENTS,
     ),
     "sklearn-svc": Case(
         dict(backend="sklearn", factory=digits_svc, input_shape=[64], nb_classes=10),
         uniform(64), PREDICT | TRAINED | GRADIENTS - {"vjp"}, scores=False,
+    ),
+    "sklearn-network": Case(
+        dict(backend="sklearn", factory=iris_network, input_shape=[4], nb_classes=3, preprocessing_defences=[Halve]),
+        uniform(4), PREDICT | TRAINED | GRADIENTS | {"get_activations"}, layers=("hidden_0", "hidden_1", "output"),
+    ),
+    "sklearn-bayes": Case(
+        dict(backend="sklearn", factory=iris_bayes, input_shape=[2, 2], nb_classes=3, output="logits"),
+        uniform(2, 2), PREDICT | TRAINED | GRADIENTS,
+    ),
+    "sklearn-pipeline": Case(
+        dict(backend="sklearn", factory=digits_pipeline, input_shape=[8, 8], nb_classes=10),
+        uniform(8, 8), PREDICT | TRAINED | GRADIENTS - {"vjp"}, scores=False,
     ),
     "sklearn-forest": Case(
         dict(backend="sklearn", factory=digits_forest, input_shape=[8, 8], nb_classes=10), uniform(8, 8), PREDICT | TRAINED

@@ -14,7 +14,7 @@ from conformance.case import NEURAL, Case, Halve, uniform
 
 
 def _variable(seed: int, *shape: int, dtype: str = "float64") -> Any:
-    return tf.Variable(np.random.default_rng(seed).normal(0, 0.5, shape).astype(dtype))
+    return tf.Variable(np.random.default_rng(seed).normal(0, np.prod(shape[:-1]) ** -0.5, shape).astype(dtype))
 
 
 class Dense(tf.Module):
@@ -28,11 +28,11 @@ class Dense(tf.Module):
 
 
 class SmoothCnn(tf.Module):
-    """8x8x1 to 10 logits, float64; softplus and average pooling have gradients everywhere."""
+    """8x8x2 to 10 logits, float64; softplus and average pooling have gradients everywhere."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.kernel = _variable(1, 3, 3, 1, 4)
+        self.kernel = _variable(1, 3, 3, 2, 4)
         self.hidden = Dense(36, 16)
         self.logits = Dense(16, 10)
 
@@ -115,9 +115,9 @@ _ADAM = {"path": "keras.optimizers.Adam", "args": {"learning_rate": 0.01}}
 
 CASES = {
     "tensorflow-cnn": Case(
-        dict(backend="tensorflow", factory=SmoothCnn, loss=_entropy(), optimizer=_ADAM, input_shape=[8, 8, 1], nb_classes=10,
+        dict(backend="tensorflow", factory=SmoothCnn, loss=_entropy(), optimizer=_ADAM, input_shape=[8, 8, 2], nb_classes=10,
              clip_values=[0.0, 1.0], channels_first=False, preprocessing={"mean": 0.4, "std": 0.5}),
-        uniform(8, 8, 1), NEURAL, layers=("hidden", "logits"),
+        uniform(8, 8, 2), NEURAL, layers=("hidden", "logits"),
     ),
     "tensorflow-float32": Case(
         dict(backend="tensorflow", factory=Normalised, loss=_entropy(), optimizer=_ADAM, input_shape=[6, 6, 3], nb_classes=5,
