@@ -144,7 +144,7 @@ CASES = {
         uniform(6), NEURAL - {"get_activations"},
     ),
     "tensorflow-saved-model": Case(
-        dict(backend="tensorflow", weights=_saved_model(), loss=_entropy(), optimizer=_ADAM, input_shape=[6], nb_classes=4),
+        dict(backend="tensorflow", saved_model=_saved_model(), loss=_entropy(), optimizer=_ADAM, input_shape=[6], nb_classes=4),
         uniform(6), NEURAL - {"get_activations", "clone_for_refitting"},
     ),
     "tensorflow-binary": Case(

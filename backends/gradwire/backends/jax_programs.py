@@ -1,0 +1,115 @@
+"""Compiled functions of one model, and the scope that they are traced and called in.
+
+What holds: a function is traced once for each size of `padded_rows`, not for each number of rows that callers send; weights
+are arguments, so that a fit changes none of the programs; other models of the process see nothing of the scope.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager, nullcontext
+from types import TracebackType
+from typing import Any
+
+import jax
+import numpy as np
+
+from gradwire.backends.backend import Array
+from gradwire.backends.errors import OutOfMemory
+
+# Rows whose axes are of any size (-1), and fits in batches that cannot be padded, may ask for any number of shapes.
+_KEPT = 64
+"""Shapes of one program that are kept compiled; one more, and they begin anew."""
+
+
+def padded_rows(rows: int, max_batch_rows: int) -> int:
+    """How many rows a program computes for ``rows``: the next power of two, or ``max_batch_rows`` itself where that is less.
+
+    More rows than ``max_batch_rows`` (a fit may ask for them) go by powers of two as well.
+    """
+    power = 1 << (rows - 1).bit_length()
+    return max_batch_rows if rows <= max_batch_rows < power else power
+
+
+def padded(x: Array, rows: int) -> Array:
+    """``rows`` rows, of which the last ones repeat the first.
+
+    A real row and not zeros: a model may divide by what is 0 there, and some optimizers' checks would see the NaN.
+    """
+    if len(x) == rows:
+        return x
+    result = np.empty((rows, *x.shape[1:]), x.dtype)
+    result[: len(x)] = x
+    result[len(x) :] = x[0]
+    return result
+
+
+class Programs:
+    """What a model has compiled so far, by name. Not thread-safe.
+
+    Attributes:
+        traces: How often a function was traced, and so compiled, since the model was loaded.
+    """
+
+    def __init__(self) -> None:
+        self.traces = 0
+        self._compiled: dict[Hashable, Callable[..., Any]] = {}
+
+    def get(self, name: Hashable, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The program of that name, compiled from ``function`` unless there is one already."""
+        program = self._compiled.get(name)
+        if program is None:
+            program = self._compiled[name] = self._jit(function)
+        return program
+
+    def _jit(self, function: Callable[..., Any]) -> Any:
+        kept = 0
+
+        def traced(*args: Any) -> Any:
+            nonlocal kept
+            self.traces += 1
+            if kept == _KEPT:
+                compiled.clear_cache()
+                kept = 0
+            kept += 1
+            return function(*args)
+
+        compiled: Any = jax.jit(traced)
+        return compiled
+
+
+class Scope(AbstractContextManager[None]):
+    """What a model is loaded and called in: its own precision, in this thread, and out of memory by its name.
+
+    ``jax_enable_x64`` for the whole process would change the models beside it.
+    """
+
+    __slots__ = ("_precision", "_x64")
+
+    def __init__(self, x64: bool) -> None:
+        self._x64 = x64
+
+    def __enter__(self) -> None:
+        self._precision = enabled_x64() if self._x64 else None
+        if self._precision is not None:
+            self._precision.__enter__()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._precision is not None:
+            self._precision.__exit__(kind, error, trace)
+        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
+            raise OutOfMemory(
+                "the device has no memory left for so many rows; send fewer, or set a smaller max_batch_rows"
+            ) from error
+
+
+def enabled_x64() -> AbstractContextManager[Any]:
+    """float64 and int64 in this thread; under its two names, of which each jax has one."""
+    if jax.config.jax_enable_x64:
+        return nullcontext()
+    enable = getattr(jax, "enable_x64", None)
+    if enable is None:
+        enable = importlib.import_module("jax.experimental").enable_x64
+    scope: AbstractContextManager[Any] = enable(True)
+    return scope

@@ -1,0 +1,121 @@
+"""Defences stand in front of every backend and behind it, and gradients go back through them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from conformance.cases import CASES, Case, with_operation
+from environments import MXNET, python_of
+from processes import server_process
+
+from gradwire.client import RemoteEstimator, Server, connect
+from gradwire.server import serving
+
+N = 6
+
+
+def defended(case: Case) -> dict[str, Any]:
+    # By their names: servers of other environments get them in a file.
+    front, behind = "defences:Sine", "defences:Rounded"
+    return {
+        **case.config,
+        "access": "gradients",
+        "preprocessing_defences": [front, *case.config.get("preprocessing_defences", [])],
+        "postprocessing_defences": [behind],
+    }
+
+
+# A table answers only the rows that it has, and an ensemble's members are models with defences of their own.
+NAMES = [name for name, case in CASES.items() if case.config["backend"] != "ensemble" and name != "blackbox-table"]
+
+
+@pytest.fixture(scope="module")
+def defended_server() -> Iterator[Server]:
+    models = {name: defended(CASES[name]) for name in NAMES if not CASES[name].environment}
+    with serving(models) as address, connect(address) as connection:
+        yield connection
+
+
+@pytest.fixture(scope="module")
+def defended_mxnet_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    models = [{"name": name, **defended(CASES[name])} for name in NAMES if CASES[name].environment == MXNET]
+    with server_process(tmp_path_factory.mktemp(MXNET), models, python=python_of(MXNET)) as process:
+        with connect(process.address) as connection:
+            yield connection
+
+
+@pytest.fixture
+def behind_defences(request: Any, case: Case, name: str) -> RemoteEstimator:
+    fixture = f"defended_{case.environment}_server" if case.environment else "defended_server"
+    server: Server = request.getfixturevalue(fixture)
+    return server.estimator(name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_predict_is_between_its_defences(remote: RemoteEstimator, behind_defences: RemoteEstimator, case: Case) -> None:
+    x = case.rows(N, 30)
+    expected = np.round(remote.predict(np.sin(x)) * 4) / 4
+    found = behind_defences.predict(x)
+    # A value beside the middle of a step may be rounded either way.
+    assert np.isclose(found, expected, atol=1e-6).mean() > 0.9
+    np.testing.assert_allclose(found, expected, atol=0.25 + 1e-6)
+    np.testing.assert_array_equal(found * 4, np.round(found * 4))
+
+
+@with_operation("loss_gradient", where=lambda case: case.config["backend"] != "ensemble")
+def test_loss_gradients_go_back_through_defences(remote: RemoteEstimator, behind_defences: RemoteEstimator, case: Case) -> None:
+    x, y = case.rows(N, 31), case.labels(N)
+    expected = remote.loss_gradient(np.sin(x), y) * np.cos(x)
+    close = {"rtol": 1e-4, "atol": 1e-6 * max(1.0, float(np.abs(expected).max()))}
+    np.testing.assert_allclose(behind_defences.compute_loss(x, y), remote.compute_loss(np.sin(x), y), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(behind_defences.loss_gradient(x, y), expected, **close)
+
+
+@with_operation("class_gradient", where=lambda case: case.config["backend"] != "ensemble")
+def test_class_gradients_go_back_through_defences(remote: RemoteEstimator, behind_defences: RemoteEstimator, case: Case) -> None:
+    x = case.rows(N, 32)
+    expected = remote.class_gradient(np.sin(x)) * np.cos(x)[:, None]
+    close = {"rtol": 1e-4, "atol": 1e-6 * max(1.0, float(np.abs(expected).max()))}
+    np.testing.assert_allclose(behind_defences.class_gradient(x), expected, **close)
+
+
+def test_arts_defences_with_gradients_of_their_own_give_what_art_gives() -> None:
+    """An encoding that changes the rows' shape, and a standardisation."""
+    import torch
+    from art.defences.preprocessor import ThermometerEncoding
+    from art.estimators.classification import PyTorchClassifier
+    from art.preprocessing.standardisation_mean_std import StandardisationMeanStd
+    from torch import nn
+
+    def encoded() -> nn.Module:
+        torch.manual_seed(1)
+        return nn.Sequential(nn.Conv2d(4, 3, 3), nn.Softplus(), nn.Flatten(), nn.Linear(48, 4))
+
+    def plain() -> nn.Module:
+        torch.manual_seed(2)
+        return nn.Sequential(nn.Conv2d(1, 3, 3), nn.Softplus(), nn.Flatten(), nn.Linear(48, 4))
+
+    kinds = {
+        "thermometer": (encoded, ThermometerEncoding((0.0, 1.0), num_space=4, channels_first=True)),
+        "standardisation": (plain, StandardisationMeanStd(mean=0.3, std=0.4)),
+    }
+    models = {
+        name: {"backend": "torch", "factory": factory, "loss": "torch.nn.CrossEntropyLoss", "input_shape": [1, 6, 6],
+               "nb_classes": 4, "preprocessing_defences": [lambda defence=defence: defence], "memory_format": "contiguous"}
+        for name, (factory, defence) in kinds.items()
+    }  # fmt: skip
+    x = np.random.default_rng(0).uniform(0.05, 0.95, (5, 1, 6, 6)).astype(np.float32)
+    y = np.eye(4, dtype=np.float32)[[0, 1, 2, 3, 0]]
+    with serving(models) as address, connect(address) as server:
+        for name, (factory, defence) in kinds.items():
+            local = PyTorchClassifier(
+                factory(), nn.CrossEntropyLoss(), (1, 6, 6), 4, device_type="cpu", preprocessing_defences=[defence]
+            )
+            remote = server.estimator(name)
+            np.testing.assert_allclose(remote.predict(x), local.predict(x), rtol=1e-5, atol=1e-6)
+            expected = local.loss_gradient(x, y)
+            assert np.abs(expected).max() > 1e-4
+            np.testing.assert_allclose(remote.loss_gradient(x, y), expected, rtol=1e-4, atol=1e-7)
