@@ -83,39 +83,38 @@ def test_class_gradients_go_back_through_defences(remote: RemoteEstimator, behin
 
 
 def test_arts_defences_with_gradients_of_their_own_give_what_art_gives() -> None:
-    """An encoding that changes the rows' shape, and a standardisation."""
+    """A filter, whose gradient is a filter, and a standardisation by feature."""
     import torch
-    from art.defences.preprocessor import ThermometerEncoding
     from art.estimators.classification import PyTorchClassifier
+    from art.preprocessing.audio import LFilter
     from art.preprocessing.standardisation_mean_std import StandardisationMeanStd
     from torch import nn
 
-    def encoded() -> nn.Module:
+    def mlp() -> nn.Module:
         torch.manual_seed(1)
-        return nn.Sequential(nn.Conv2d(4, 3, 3), nn.Softplus(), nn.Flatten(), nn.Linear(48, 4))
+        return nn.Sequential(nn.Linear(16, 12), nn.Tanh(), nn.Linear(12, 4))
 
-    def plain() -> nn.Module:
-        torch.manual_seed(2)
-        return nn.Sequential(nn.Conv2d(1, 3, 3), nn.Softplus(), nn.Flatten(), nn.Linear(48, 4))
-
-    kinds = {
-        "thermometer": (encoded, ThermometerEncoding((0.0, 1.0), num_space=4, channels_first=True)),
-        "standardisation": (plain, StandardisationMeanStd(mean=0.3, std=0.4)),
+    defences = {
+        "filter": LFilter(numerator_coef=np.array([0.5, 0.3, 0.2]), denominator_coef=np.array([1.0])),
+        "standardisation": StandardisationMeanStd(mean=np.linspace(0.1, 0.9, 16), std=np.linspace(0.3, 2.0, 16)),
     }
     models = {
-        name: {"backend": "torch", "factory": factory, "loss": "torch.nn.CrossEntropyLoss", "input_shape": [1, 6, 6],
-               "nb_classes": 4, "preprocessing_defences": [lambda defence=defence: defence], "memory_format": "contiguous"}
-        for name, (factory, defence) in kinds.items()
+        name: {"backend": "torch", "factory": mlp, "loss": "torch.nn.CrossEntropyLoss", "input_shape": [16], "nb_classes": 4,
+               "preprocessing_defences": [lambda defence=defence: defence]}
+        for name, defence in defences.items()
     }  # fmt: skip
-    x = np.random.default_rng(0).uniform(0.05, 0.95, (5, 1, 6, 6)).astype(np.float32)
+    x = np.random.default_rng(0).uniform(0.05, 0.95, (5, 16)).astype(np.float32)
     y = np.eye(4, dtype=np.float32)[[0, 1, 2, 3, 0]]
+    plain = PyTorchClassifier(mlp(), nn.CrossEntropyLoss(), (16,), 4, device_type="cpu", preprocessing=None)
     with serving(models) as address, connect(address) as server:
-        for name, (factory, defence) in kinds.items():
+        for name, defence in defences.items():
             local = PyTorchClassifier(
-                factory(), nn.CrossEntropyLoss(), (1, 6, 6), 4, device_type="cpu", preprocessing_defences=[defence]
+                mlp(), nn.CrossEntropyLoss(), (16,), 4, device_type="cpu", preprocessing=None, preprocessing_defences=[defence]
             )
             remote = server.estimator(name)
             np.testing.assert_allclose(remote.predict(x), local.predict(x), rtol=1e-5, atol=1e-6)
             expected = local.loss_gradient(x, y)
-            assert np.abs(expected).max() > 1e-4
             np.testing.assert_allclose(remote.loss_gradient(x, y), expected, rtol=1e-4, atol=1e-7)
+            # The defence has a part in it.
+            assert np.abs(expected - plain.loss_gradient(defence(x)[0].astype(np.float32), y)).max() > 1e-3
+            np.testing.assert_allclose(remote.class_gradient(x, label=2), local.class_gradient(x, label=2), rtol=1e-4, atol=1e-6)
