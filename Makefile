@@ -5,6 +5,10 @@ ENV := .venv
 BIN := $(ENV)/bin
 # Depends on what an environment is made of: when that changes, it is brought up to date.
 STAMP := $(ENV)/.made
+# MXNet needs a numpy that no other framework takes any more: its servers, and nothing else, run in an environment of their own.
+MXNET_PYTHON ?= $(PYTHON)
+MXNET_ENV := .venv-mxnet
+MXNET_STAMP := $(MXNET_ENV)/.made
 PROTOS := $(sort $(wildcard proto/gradwire/v1/*.proto))
 # Two test processes with one thread each are faster than one with two, and measured times mean something.
 PYTEST_ARGS ?= -n 2
@@ -12,20 +16,20 @@ export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint format types proto proto-check bench clean
+.PHONY: help env demo test lint format types proto readme proto-check bench clean
 
 help: ## list the targets
 	@echo "gradwire: make TARGET"
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
 
-env: $(STAMP) ## make .venv with everything to develop, test and demonstrate (minutes, once)
+env: $(STAMP) $(MXNET_STAMP) ## make .venv with everything to develop, test and demonstrate, and .venv-mxnet (minutes, once)
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "error: gradwire needs Python 3.10 or later; $(PYTHON) is" \
 	  "$$($(PYTHON) --version 2>&1). Another one: make env PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "error: $(PYTHON) cannot make environments." \
 	  "On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
-	@echo "making $(ENV) with $$($(PYTHON) --version): torch, ART and tools, some 2 GB; two to five minutes ..."
+	@echo "making $(ENV) with $$($(PYTHON) --version): torch, TensorFlow, JAX, ART and tools, some 3.5 GB; two to five minutes ..."
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(ENV)
 	@# torch first and exactly: resolved among the others, it may bring gigabytes of CUDA libraries.
 	@$(BIN)/python -m pip install --quiet -c constraints.txt torch==2.13.0
@@ -33,10 +37,24 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 	@echo "$(ENV) is ready"
 
+$(MXNET_STAMP): pyproject.toml constraints-mxnet.txt
+	@$(MXNET_PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 12))' || { echo "error: MXNet 1.9.1 needs numpy 1.23," \
+	  "which is there for Python 3.10 and 3.11; $(MXNET_PYTHON) is $$($(MXNET_PYTHON) --version 2>&1)." \
+	  "Name one beside it: make env MXNET_PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(MXNET_PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "error: $(MXNET_PYTHON) cannot make environments." \
+	  "On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@echo "making $(MXNET_ENV) with $$($(MXNET_PYTHON) --version): MXNet, 400 MB; half a minute ..."
+	@$(MXNET_ENV)/bin/python -m pip --version >/dev/null 2>&1 || $(MXNET_PYTHON) -m venv --clear $(MXNET_ENV)
+	@$(MXNET_ENV)/bin/python -m pip install --quiet -c constraints-mxnet.txt -e '.[mxnet]'
+	@$(MXNET_ENV)/bin/python -c 'import mxnet' || { echo "error: MXNet does not start; it needs libgomp1 and libquadmath0" \
+	  "of the system. On Debian and Ubuntu: apt-get install libgomp1 libquadmath0" >&2; exit 1; }
+	@touch $@
+	@echo "$(MXNET_ENV) is ready"
+
 demo: $(STAMP) ## serve a model, attack it from another process, draw pictures (about a minute)
 	@$(BIN)/gradwire demo
 
-test: lint ## check everything: lint, then all tests
+test: lint $(MXNET_STAMP) ## check everything: lint, then all tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: $(STAMP) types proto-check ## style, types, contract, generated code
@@ -54,6 +72,9 @@ format: $(STAMP) ## bring the code into its form
 proto: $(STAMP) ## generate the Python code of the contract anew
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=proto --pyi_out=proto --grpc_python_out=proto $(PROTOS)
 
+readme: $(STAMP) $(MXNET_STAMP) ## write the README's table of operations from what the backends can do
+	GRADWIRE_WRITE_README=1 $(BIN)/python -m pytest -q tests/conformance/test_readme.py
+
 proto-check: $(STAMP) ## is the generated code what the contract gives?
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out="$$folder" --pyi_out="$$folder" --grpc_python_out="$$folder" $(PROTOS) && \
@@ -63,6 +84,7 @@ proto-check: $(STAMP) ## is the generated code what the contract gives?
 
 bench: $(STAMP) ## gradwire beside plain frameworks and local ART
 	$(BIN)/python -m benchmarks.run
+	$(BIN)/python -m benchmarks.frameworks.run
 
 clean: ## remove what was made, but for the environment
 	rm -rf gradwire-demo dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .gradwire

@@ -45,18 +45,23 @@ class ServerProcess:
 
 
 @contextmanager
-def server_process(folder: Path, models: list[dict[str, Any]], **settings: Any) -> Iterator[ServerProcess]:
-    """``gradwire serve`` on a free loopback port, as long as the context lasts. Factories may name modules of tests/."""
+def server_process(
+    folder: Path, models: list[dict[str, Any]], *, python: Path | None = None, **settings: Any
+) -> Iterator[ServerProcess]:
+    """``gradwire serve`` on a free loopback port, as long as the context lasts. Factories may name modules of tests/.
+
+    ``python`` is the interpreter of another environment to run it in.
+    """
     config = folder / "server.yaml"
     config.write_text(yaml.safe_dump({"listen": "127.0.0.1:0", **settings, "models": models}))
-    with gradwire_serve(config) as server:
+    with gradwire_serve(config, python=python) as server:
         yield server
 
 
 @contextmanager
-def gradwire_serve(config: Path, *arguments: str) -> Iterator[ServerProcess]:
+def gradwire_serve(config: Path, *arguments: str, python: Path | None = None) -> Iterator[ServerProcess]:
     """``gradwire serve`` with a file and options of its own, as long as the context lasts."""
-    command = [sys.executable, "-m", "gradwire.client.cli", "serve", str(config), *arguments]
+    command = [str(python or sys.executable), "-m", "gradwire.client.cli", "serve", str(config), *arguments]
     log = config.with_name("stderr.log")
     with log.open("w") as stderr:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment())
