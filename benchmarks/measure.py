@@ -5,12 +5,15 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
 from benchmarks.cases import FIT, Case
 from benchmarks.contenders.contender import Contender
-from benchmarks.model import Array, inputs
+from benchmarks.model import Array, Inputs, inputs
+
+MakeInputs: TypeAlias = Callable[..., Inputs]
 
 TOLERANCE = 1e-4
 """Between contenders, relative to the largest number: float32 sums in another order differ by some 1e-6."""
@@ -31,12 +34,12 @@ class Measurement:
     p90_ms: float
 
 
-def check(case: Case, contenders: Sequence[Contender]) -> None:
+def check(case: Case, contenders: Sequence[Contender], inputs: MakeInputs = inputs) -> None:
     """Compares every contender's numbers with those of the first. Raises Disagreement."""
     reference, *others = [contender for contender in contenders if case.operation in contender.operations]
-    expected = _answer(case, reference)
+    expected = _answer(case, reference, inputs)
     for contender in others:
-        answer = _answer(case, contender)
+        answer = _answer(case, contender, inputs)
         if answer.shape != expected.shape:
             raise Disagreement(f"{case.title}, {case.rows} rows: {contender.name} answers {answer.shape}, not {expected.shape}")
         error = float(np.abs(answer - expected).max() / np.abs(expected).max())
@@ -44,13 +47,16 @@ def check(case: Case, contenders: Sequence[Contender]) -> None:
             raise Disagreement(f"{case.title}, {case.rows} rows: {contender.name} is off by {error:.1e}; at most {TOLERANCE:.0e}")
 
 
-def measure(case: Case, contenders: Sequence[Contender], advance: Callable[[], None]) -> list[Measurement]:
+def measure(
+    case: Case, contenders: Sequence[Contender], advance: Callable[[], None], inputs: MakeInputs = inputs
+) -> list[Measurement]:
     """Measures a case.
 
     Args:
         case: What to call and how often.
         contenders: Those who cannot do it are left out.
         advance: Called after each round.
+        inputs: Of so many rows.
     """
     able = [contender for contender in contenders if case.operation in contender.operations]
     given = inputs(case.rows)
@@ -65,7 +71,7 @@ def measure(case: Case, contenders: Sequence[Contender], advance: Callable[[], N
     return [_measurement(name, times) for name, times in times_s.items()]
 
 
-def _answer(case: Case, contender: Contender) -> Array:
+def _answer(case: Case, contender: Contender, inputs: MakeInputs) -> Array:
     if case.operation != FIT:
         return contender.answer(case.operation, inputs(case.rows))
     # One step on all rows, because the order in which batches are visited is everybody's own.

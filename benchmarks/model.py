@@ -1,17 +1,18 @@
 """The model that everybody runs, with the same weights, and the inputs that everybody gets.
 
-Needs torch and numpy alone: the processes of the peers import it too.
+Needs numpy alone, and torch where the model is made: the processes of the peers import it too.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Array: TypeAlias = NDArray[Any]
 
@@ -29,6 +30,9 @@ MOMENTUM = 0.9
 
 def cnn() -> nn.Sequential:
     """Two convolutions and two linear layers on 1 x 28 x 28 inputs; the weights are the same every time."""
+    import torch
+    from torch import nn
+
     torch.set_num_threads(1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

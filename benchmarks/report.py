@@ -15,7 +15,7 @@ from benchmarks.cases import FIT, Case
 from benchmarks.contenders import art, gradwire, mlserver, plain
 from benchmarks.measure import Measurement
 
-_WIDTH = 160
+WIDTH = 160
 """Characters in a line of the table, with percentiles."""
 
 
@@ -91,7 +91,7 @@ class Run:
 
 def show(run: Run, console: Console) -> None:
     """Prints the table and the findings."""
-    spread = console.width >= _WIDTH
+    spread = console.width >= WIDTH
     table = Table(
         title="median ms (10th to 90th percentile)" if spread else "median ms",
         title_justify="left",
@@ -150,13 +150,14 @@ def _cells(run: Run, result: Result, spread: bool = True) -> list[str]:
     overhead, ratio = result.overhead_ms(gradwire.NAME), result.ratio(gradwire.NAME, art.NAME)
     return [
         str(result.case.rows),
-        *(_times(result.of(name), spread) for name in run.contenders),
+        *(times(result.of(name), spread) for name in run.contenders),
         "" if overhead is None else f"{overhead:+.2f}",
         "" if ratio is None else f"{ratio:.2f}",
     ]
 
 
-def _times(m: Measurement | None, spread: bool) -> str:
+def times(m: Measurement | None, spread: bool = True) -> str:
+    """The median in ms, with percentiles if asked."""
     if m is None:
         return ""
     return _ms(m.median_ms) + (f" ({_ms(m.p10_ms)}-{_ms(m.p90_ms)})" if spread else "")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import re
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
@@ -50,7 +49,7 @@ def run(
             console.print(f"[red]error[/red] {e}", highlight=False)
             raise typer.Exit(1) from None
         versions = {contender.name: contender.versions for contender in contenders}
-    name = f"{str(facts['date'])[:10]}-{_slug(str(facts['cpu']))}{'-quick' if quick else ''}"
+    name = machine.run_name(facts, quick)
     found = Run(name, facts, versions, quick, results)
     out.mkdir(parents=True, exist_ok=True)
     write_json(found, out / f"{name}.json")
@@ -74,10 +73,6 @@ def _measured(chosen: list[Case], contenders: list[Contender], console: Console)
             gc.collect()
             results.append(Result(case, measure(case, contenders, lambda: progress.advance(measuring))))
     return results
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 if __name__ == "__main__":

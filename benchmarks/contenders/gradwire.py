@@ -56,14 +56,19 @@ def functions(estimator: RemoteEstimator) -> dict[str, Function]:
 
 
 @contextmanager
-def serve() -> Iterator[str]:
-    """``gradwire serve`` on a free port, as long as the context lasts; yields the address."""
+def serve(models: str = MODEL, environment: Path = Path(sys.executable).parent) -> Iterator[str]:
+    """``gradwire serve`` on a free port, as long as the context lasts; yields the address.
+
+    Args:
+        models: The list of models, in YAML.
+        environment: The folder of the programs of the Python environment to run it in.
+    """
     root = Path(__file__).resolve().parents[2]
     path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
     with tempfile.TemporaryDirectory(prefix="gradwire-bench-") as folder:
         config = Path(folder) / "serve.yaml"
-        config.write_text(f"listen: 127.0.0.1:0\nmodels:{MODEL}")
-        command = [str(Path(sys.executable).with_name("gradwire")), "serve", str(config)]
+        config.write_text(f"listen: 127.0.0.1:0\nmodels:{models}")
+        command = [str(environment / "gradwire"), "serve", str(config)]
         log = Path(folder) / "log"
         with log.open("w") as stderr:
             process = subprocess.Popen(

@@ -82,5 +82,6 @@ def test_a_missing_framework_is_named_with_what_to_install() -> None:
 
 
 def test_an_unknown_backend_is_named_with_those_that_are_there() -> None:
-    with pytest.raises(ModelConfigError, match="blackbox, ensemble, gpy, jax, keras, mxnet, sklearn, tensorflow, tensorflow_v1, torch"):
+    ours = "blackbox, ensemble, gpy, jax, keras, mxnet, sklearn, tensorflow, tensorflow_v1, torch"
+    with pytest.raises(ModelConfigError, match=ours):
         backend("no-such-backend")

@@ -1,0 +1,189 @@
+"""What was found of all frameworks, as a table on the screen, as JSON and as markdown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.contenders import art, gradwire
+from benchmarks.frameworks.setup import PLAIN
+from benchmarks.report import WIDTH, Result, times
+
+SLOWER_AT_MOST = 1.15
+"""Than plain code, at more than one row."""
+ROWS_AT_MOST = 1.3
+"""Class gradients, one class a row, as a multiple of one loss gradient of a neural network."""
+THAN_ART_AT_LEAST = 20
+"""Times as fast as ART, in gradients of scikit-learn's models."""
+
+_HEAD = ["model", "operation", "rows", "plain", "gradwire", "gradwire / plain", "ART", "ART / gradwire"]
+
+
+@dataclass
+class Model:
+    """What was found of one model.
+
+    Attributes:
+        name: As in reports.
+        neural: Whether it is the CNN.
+        versions: By contender.
+        results: Case by case.
+    """
+
+    name: str
+    neural: bool
+    versions: dict[str, dict[str, str]] = field(default_factory=dict)
+    results: list[Result] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that a run found.
+
+    Attributes:
+        name: Of its files.
+        machine: Where and when.
+        quick: Whether it made too few calls to be quoted.
+        models: Those that were measured.
+        failures: What went wrong with others, by framework.
+    """
+
+    name: str
+    machine: Mapping[str, str | int]
+    quick: bool
+    models: Sequence[Model]
+    failures: Mapping[str, str]
+
+    def conditions(self) -> str:
+        """The machine and the versions in one sentence."""
+        found = {name: number for model in self.models for those in model.versions.values() for name, number in those.items()}
+        software = ", ".join(f"{name} {number}" for name, number in {"Python": self.machine["python"], **found}.items())
+        return (
+            f"{self.machine['cpu']}, {self.machine['cores']} cores, one compute thread each, {str(self.machine['date'])[:10]}, "
+            f"commit {self.machine['commit']}; {software}"
+        )
+
+    def findings(self) -> list[str]:
+        """What the run says about what is aimed at."""
+        over = [
+            f"{model.name}, {result.case.title} of {result.case.rows} rows ({ratio:.2f} times, {ms:+.2f} ms)"
+            for model in self.models
+            for result in model.results
+            if result.case.rows > 1
+            and (ratio := result.ratio(gradwire.NAME, PLAIN)) is not None
+            and (ms := _over_plain_ms(result)) is not None
+            and ratio > SLOWER_AT_MOST
+        ]
+        lines = [f"At 32 and 128 rows gradwire takes at most {SLOWER_AT_MOST} times plain code's time, except: {_listed(over)}."]
+        for model in self.models:
+            ratios = dict(_class_gradients_of_loss_gradients(model))
+            if model.neural and ratios:
+                listed = ", ".join(f"{ratio:.2f} (rows: {rows})" for rows, ratio in ratios.items())
+                verdict = "" if max(ratios.values()) <= ROWS_AT_MOST else f", more than {ROWS_AT_MOST}"
+                lines.append(
+                    f"{model.name}: class gradients with one class a row take {listed} of one loss gradient's time{verdict}."
+                )
+        for model in self.models:
+            faster = {
+                (result.case.title, result.case.rows): ratio
+                for result in model.results
+                if (ratio := result.ratio(art.NAME, gradwire.NAME)) is not None
+            }
+            below = [
+                f"{title} of {rows} ({ratio:.2g} times)" for (title, rows), ratio in faster.items() if ratio < THAN_ART_AT_LEAST
+            ]
+            if faster:
+                lines.append(f"{model.name}: at least {THAN_ART_AT_LEAST} times as fast as ART, except: {_listed(below)}.")
+        return lines + [f"{framework} was not measured: {why}" for framework, why in self.failures.items()]
+
+
+def show(run: Run, console: Console) -> None:
+    """Prints the table and the findings."""
+    spread = console.width >= WIDTH
+    table = Table(
+        title="median ms (10th to 90th percentile)" if spread else "median ms",
+        title_justify="left",
+        caption=run.conditions(),
+        caption_justify="left",
+    )
+    for i, column in enumerate(_HEAD):
+        table.add_column(column, justify="left" if i < 2 else "right", no_wrap=spread)
+    for model in run.models:
+        table.add_section()
+        for row in _rows(model, spread):
+            table.add_row(*row)
+    console.print(table)
+    for line in run.findings():
+        console.print(f"- {line}", highlight=False, markup=False)
+
+
+def write_json(run: Run, path: Path) -> None:
+    """Writes every number."""
+    results = [
+        {"model": model.name, "operation": result.case.operation, "rows": result.case.rows, **asdict(measurement)}
+        | {"of_plain": result.ratio(measurement.contender, PLAIN)}
+        for model in run.models
+        for result in model.results
+        for measurement in result.measurements
+    ]
+    versions = {model.name: model.versions for model in run.models}
+    content = {
+        "machine": dict(run.machine),
+        "versions": versions,
+        "quick": run.quick,
+        "failures": dict(run.failures),
+        "results": results,
+    }
+    path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def write_markdown(run: Run, path: Path) -> None:
+    """Writes the table and the findings."""
+    lines = [
+        f"Median ms (10th to 90th percentile). {run.conditions()}.",
+        "",
+        *(["A quick run, with too few calls to be quoted.", ""] if run.quick else []),
+        *(f"- {line}" for line in run.findings()),
+        "",
+        f"| {' | '.join(_HEAD)} |",
+        f"|---|---|{'--:|' * (len(_HEAD) - 2)}",
+        *(f"| {' | '.join(row)} |" for model in run.models for row in _rows(model)),
+    ]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def _rows(model: Model, spread: bool = True) -> Iterator[list[str]]:
+    for result in model.results:
+        ratio, of_art = result.ratio(gradwire.NAME, PLAIN), result.ratio(art.NAME, gradwire.NAME)
+        yield [
+            model.name,
+            result.case.title,
+            str(result.case.rows),
+            *(times(result.of(name), spread) for name in (PLAIN, gradwire.NAME)),
+            "" if ratio is None else f"{ratio:.2f}",
+            times(result.of(art.NAME), spread),
+            "" if of_art is None else f"{of_art:.2g}" if of_art < 100 else f"{of_art:.0f}",
+        ]
+
+
+def _over_plain_ms(result: Result) -> float | None:
+    mine, plain = result.of(gradwire.NAME), result.of(PLAIN)
+    return mine.median_ms - plain.median_ms if mine and plain else None
+
+
+def _class_gradients_of_loss_gradients(model: Model) -> Iterator[tuple[int, float]]:
+    """By rows."""
+    found = {(result.case.operation, result.case.rows): result.of(gradwire.NAME) for result in model.results}
+    for (operation, rows), mine in found.items():
+        loss_gradient = found.get(("loss_gradient", rows))
+        if operation == "class_gradient_rows" and mine and loss_gradient:
+            yield rows, mine.median_ms / loss_gradient.median_ms
+
+
+def _listed(those: Sequence[str]) -> str:
+    return "; ".join(those) or "nowhere"
