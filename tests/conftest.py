@@ -26,3 +26,8 @@ def transport(request: Any) -> Iterator[str]:
         if request.param == "gRPC":
             patch.setattr(same_host, "supported", lambda: False)
         yield str(request.param)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The test that takes minutes begins first: at the end everybody else would wait for it."""
+    items.sort(key=lambda item: "test_soak" not in item.nodeid)

@@ -170,8 +170,9 @@ remote = server.estimator("fixed")
 x = np.ones((int(sys.argv[2]), 64), np.float32)
 survived = 0
 for attempt in range(30):
-    threading.Timer(0.002 + 0.0013 * attempt, os.kill, (os.getpid(), signal.SIGINT)).start()
     try:
+        # Within, because the interrupt may come while the timer is still being started.
+        threading.Timer(0.002 + 0.0013 * attempt, os.kill, (os.getpid(), signal.SIGINT)).start()
         while True:
             remote.predict(x)
     except KeyboardInterrupt:
