@@ -259,9 +259,12 @@ def socket_count() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-def test_closing_a_connection_ends_its_calls() -> None:
+@pytest.mark.parametrize("same_host", [True, False])
+@pytest.mark.parametrize("timeout_s", [None, 30.0])
+def test_closing_a_connection_ends_its_calls(timeout_s: float | None, same_host: bool) -> None:
     model = {"backend": "blackbox", "factory": lambda: waits, "input_shape": [1], "nb_classes": 2}
-    with serving({"m": model}) as address, connect(address, retry=Retry(attempts=1)) as server:
+    way: dict[str, Any] = {"retry": Retry(attempts=1), "timeout_s": timeout_s, "same_host": same_host}
+    with serving({"m": model}) as address, connect(address, **way) as server:
         remote, ended = server.estimator("m"), []
 
         def call() -> None:

@@ -14,6 +14,7 @@ import uuid
 import weakref
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -103,6 +104,8 @@ class Server:
         self._renewal = renewal
         self._may_leave_grpc = same_host and _local(address)
         self._lock = threading.Lock()
+        # Outlives channels: calls that were under way when one was closed are still watched.
+        self._deadlines = Deadlines()
         self._channel: grpc.Channel | None
         self._idle: defaultdict[str, deque[AnyStream]]
         self._forget()
@@ -149,9 +152,10 @@ class Server:
             channel, idle, same_host = self._channel, self._idle, self._same_host
             self._forget()
         same_host.close()
-        for streams in idle.values():
-            for stream in streams:
-                stream.close()
+        for streams in list(idle.values()):
+            with suppress(IndexError):  # empty; other threads may take some meanwhile
+                while True:
+                    streams.pop().close()
         if channel is not None:
             channel.close()
 
@@ -292,6 +296,8 @@ class Server:
             stream.send_call(*sent)
             result = stream.result()
         except grpc.RpcError as e:
+            # Now: an exception that is kept would keep the stream too.
+            stream.close()
             raise self.error_on(stream, e) from None
         except Exception as e:
             # An answer that is none, say: the server need not go on.
@@ -359,7 +365,6 @@ class Server:
         self._channel = None
         self._same_host = SameHost(self._may_leave_grpc)
         self._idle = defaultdict(deque)
-        self._deadlines = Deadlines()
         self._id = uuid.uuid4().hex
         self._numbers = itertools.count()
 
@@ -401,6 +406,7 @@ def _after_fork() -> None:
     """In a forked child the parent's sockets and threads are of no use: every connection starts anew."""
     for server in list(_connections):
         server._lock = threading.Lock()
+        server._deadlines = Deadlines()
         server._forget()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+import struct
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -67,6 +68,8 @@ class SameHost:
                 return None
             try:
                 stream = SocketStream(name, method, client, metadata)
+            except BlockingIOError:
+                return None
             except OSError:
                 self._name = None
                 continue
@@ -122,7 +125,10 @@ class SocketStream:
     def __init__(self, name: str, method: str, client: str, metadata: tuple[tuple[str, str], ...]) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
+            # Not waited for: a server that hangs takes no more connections, and gRPC has deadlines for that.
+            self._socket.setblocking(False)
             self._socket.connect(abstract(name))
+            self._socket.setblocking(True)
             if (peer := peer_of(self._socket)).uid != os.geteuid():
                 # Whoever listens there gets to see the token.
                 raise PermissionError(f"the socket of another user's process, {peer.pid}")
@@ -157,7 +163,7 @@ class SocketStream:
                 if kind != FREED or not isinstance(self._segment, Segment):
                     return False
                 self._segment.freed(*SLOT.unpack(frame))
-        except grpc.RpcError:
+        except (grpc.RpcError, ValueError, struct.error):
             return False
         return True
 
@@ -187,11 +193,15 @@ class SocketStream:
                 return frame
             if not isinstance(self._segment, Segment) or kind not in (SHARED, FREED):
                 raise _ended(kind, frame)
-            if kind == SHARED:
-                self._lent, offset, nbytes = PLACE.unpack(frame)
-                self._large_answer = True
-                return Chunk(offset, self._segment.get(self._lent, nbytes))
-            self._segment.freed(*SLOT.unpack(frame))
+            try:
+                if kind == SHARED:
+                    slot, offset, nbytes = PLACE.unpack(frame)
+                    chunk = Chunk(offset, self._segment.get(slot, nbytes))
+                    self._lent = slot
+                    return chunk
+                self._segment.freed(*SLOT.unpack(frame))
+            except (ValueError, struct.error) as e:
+                raise StreamEnded(grpc.StatusCode.INTERNAL, f"the server sent a frame that makes no sense: {e}") from None
             if self._waiting is not None:
                 self._put(self._segment, self._waiting)
                 self._push()
@@ -204,7 +214,8 @@ class SocketStream:
         return result
 
     def close(self) -> None:
-        """Ends the stream."""
+        """Ends the stream, also for a forked child that has inherited it."""
+        self.cancel()
         self._socket.close()
 
     def cancel(self) -> None:
@@ -270,13 +281,16 @@ class SocketStream:
         except OSError:
             return
         try:
+            segment = Segment(file, writes_second=False)
             self._queue(SHARE, OFFER.pack(file))
             self._push()
             kind, answer = self._frame()
             if kind != SHARE:
                 raise _ended(kind, answer)
             if bytes(answer) == b"\1":
-                self._segment = Segment(file, writes_second=False)
+                self._segment = segment
+        except OSError:
+            return  # no room to map it
         finally:
             os.close(file)
 

@@ -89,7 +89,7 @@ def attach(pid: int, number: int) -> Segment:
     Raises:
         OSError: It cannot be opened from here (in another container, say), is not sealed or of another size.
     """
-    file = os.open(f"/proc/{pid}/fd/{number}", os.O_RDWR | os.O_CLOEXEC)
+    file = os.open(f"/proc/{pid}/fd/{number}", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     try:
         if fcntl.fcntl(file, fcntl.F_GET_SEALS) & _SEALS != _SEALS or os.fstat(file).st_size != _NBYTES:
             raise OSError("the file that was offered is not sealed, or of another size")

@@ -33,12 +33,16 @@ _SCRATCH_NBYTES = 64 << 10
 """Frames within it are read at once with their header."""
 _QUEUED_NBYTES = 4 << 20
 """What is read ahead of a call that is computed meanwhile."""
+_MESSAGE_NBYTES = 64
+"""What a message counts for besides its bytes, so that empty ones count too."""
 _SMALL_NBYTES = 64 << 10
 """Messages up to here are copied behind their header rather than sent by a second call."""
 _QUEUED_MESSAGES = 4 * SLOTS
 """Chunks in shared memory that are announced and not read; a caller that keeps to the rules has no more than the slots."""
 _HELLO_TIMEOUT_S = 10.0
 _GOODBYE_S = 5.0
+_LAST_WORDS_S = 0.5
+"""For answers to leave the process at its end."""
 
 
 class Place(NamedTuple):
@@ -81,6 +85,10 @@ class SameHost(TransportServiceServicer):
         if not self._name:
             return
         self._server.close()
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + _LAST_WORDS_S
+        while any(connection.closing for connection in self.connections) and loop.time() < end_s:
+            await asyncio.sleep(0.01)
         tasks = [connection.task for connection in self.connections if connection.task is not None]
         for connection in list(self.connections):
             connection.abandon()
@@ -95,6 +103,7 @@ class Connection(asyncio.BufferedProtocol):
         self._host = host
         self._loop = asyncio.get_running_loop()
         self._client = ""
+        self._hello_due: asyncio.TimerHandle | None = None
         self._metadata: tuple[tuple[str, str], ...] = ()
         self._scratch = bytearray(_SCRATCH_NBYTES)
         self._scratch_filled = 0
@@ -126,6 +135,9 @@ class Connection(asyncio.BufferedProtocol):
         if self._lent is not None:
             self._send(FREED, SLOT.pack(self._lent))
             self._lent = None
+            while self._full:  # a caller who takes nothing gets no more of these
+                self._writer = self._loop.create_future()
+                await self._writer
         while not self._messages:
             self._reader = self._loop.create_future()
             await self._reader
@@ -134,7 +146,7 @@ class Connection(asyncio.BufferedProtocol):
             assert self._segment is not None  # what is in the queue came after it, and goes with it
             self._lent = message.slot
             return Chunk(message.offset, self._segment.get(message.slot, message.nbytes))
-        self._queued -= len(message)
+        self._queued -= len(message) + _MESSAGE_NBYTES
         if self._paused and self._queued <= _QUEUED_NBYTES // 2:
             self._paused = False
             self._transport.resume_reading()
@@ -178,6 +190,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._host.connections.discard(self)
+        if self._hello_due is not None:
+            self._hello_due.cancel()
         if self.task is not None:
             self.task.cancel()
         for waiting in (self._reader, self._writer):
@@ -186,6 +200,11 @@ class Connection(asyncio.BufferedProtocol):
         # Now, and not when the last reference goes: sixteen megabytes and a file.
         self._segment = None
         self._messages.clear()
+
+    @property
+    def closing(self) -> bool:
+        """Whether all has been said, and some of it is still to be sent."""
+        return bool(self._transport.is_closing() and self._transport.get_write_buffer_size())
 
     def abandon(self) -> None:
         """Ends the stream without a word."""
@@ -226,7 +245,7 @@ class Connection(asyncio.BufferedProtocol):
                 self._took(kind, bytes(memoryview(self._scratch)[begin:at]))
                 continue
             if length > _SCRATCH_NBYTES - HEADER.size:
-                # Memory for the announced bytes; what has not come stays untouched, and so is not there yet.
+                # No more than the limit, whatever is announced.
                 self._large, self._large_kind = bytearray(length), kind
                 self._large_filled = self._scratch_filled - begin
                 self._large[: self._large_filled] = memoryview(self._scratch)[begin : self._scratch_filled]
@@ -242,7 +261,7 @@ class Connection(asyncio.BufferedProtocol):
             self._greet(kind, bytes(frame))
         elif kind == MESSAGE:
             self._messages.append(frame)
-            self._queued += len(frame)
+            self._queued += len(frame) + _MESSAGE_NBYTES
             if self._queued > _QUEUED_NBYTES and not self._paused:
                 self._paused = True
                 self._transport.pause_reading()
@@ -287,6 +306,7 @@ class Connection(asyncio.BufferedProtocol):
         if kind != HELLO or handler is None:
             self._refuse(f"a stream begins with a hello that names one of: {', '.join(self._host.handlers)}")
             return
+        assert self._hello_due is not None
         self._hello_due.cancel()
         self._client = hello.client
         self._metadata = tuple(hello.metadata.items())
