@@ -12,6 +12,7 @@ from torch import nn
 
 from gradwire.backends import torch as backend
 from gradwire.backends import torch_layouts as layouts
+from gradwire.backends.errors import Unsupported
 
 SIZES: dict[str, Any] = {"backend": "torch", "nb_classes": 5, "input_shape": (3, 12, 12)}
 
@@ -47,6 +48,30 @@ class ByPosition(nn.Module):
         maps = self.convolution(x)
         flat = maps.as_strided((len(x), maps[0].numel()), (maps.stride(0), 1))
         return flat[:, :5] * 1.0
+
+
+class Detached(nn.Module):
+    """Convolutions without a way back to the inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = images()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(x.round().detach())
+
+
+class Particular(nn.Module):
+    """Takes no rows but its own kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = images()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if (x < 2).any():
+            raise ValueError("too small")
+        return self.inner(x)
 
 
 def model(factory: Any = images, **keys: Any) -> backend.TorchModel:
@@ -135,6 +160,17 @@ def test_a_module_that_needs_torchs_own_layout_gets_it(
     torch.manual_seed(0)
     expected = model(factory, memory_format="contiguous").predict(x, training_mode=False)
     np.testing.assert_array_equal(chosen.predict(x, training_mode=False), expected)
+
+
+def test_a_module_without_gradients_is_loaded_all_the_same(x: np.ndarray) -> None:
+    detached = model(Detached)
+    assert detached.predict(x, training_mode=False).shape == (6, 5)
+    with pytest.raises(Unsupported, match="detached"):
+        detached.loss_gradient(x, np.arange(6) % 5, training_mode=False)
+
+
+def test_a_module_that_refuses_random_rows_is_loaded_all_the_same(x: np.ndarray) -> None:
+    assert model(Particular).predict(x + 2, training_mode=False).shape == (6, 5)
 
 
 def test_only_images_of_a_known_size_have_a_choice() -> None:

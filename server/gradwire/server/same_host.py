@@ -39,6 +39,8 @@ _SMALL_NBYTES = 64 << 10
 """Messages up to here are copied behind their header rather than sent by a second call."""
 _QUEUED_MESSAGES = 4 * SLOTS
 """Chunks in shared memory that are announced and not read; a caller that keeps to the rules has no more than the slots."""
+_MAX_CLIENT = 64
+"""Characters of a client's name that count."""
 _HELLO_TIMEOUT_S = 10.0
 _GOODBYE_S = 5.0
 _LAST_WORDS_S = 0.5
@@ -123,8 +125,8 @@ class Connection(asyncio.BufferedProtocol):
     # The servicers' side: what they use of a gRPC context.
 
     def peer(self) -> str:
-        """Names the client, with all its streams."""
-        return f"same-host:{self._client}"
+        """Names the client, with all its streams. Nobody shares the turns of another process by taking its name."""
+        return f"same-host:{self._pid}:{self._client}"
 
     def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
         """What the caller said when it opened the stream."""
@@ -308,7 +310,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         assert self._hello_due is not None
         self._hello_due.cancel()
-        self._client = hello.client
+        self._client = hello.client[:_MAX_CLIENT]
         self._metadata = tuple(hello.metadata.items())
         self.task = self._loop.create_task(self._serve(handler))
 
