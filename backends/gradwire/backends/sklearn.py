@@ -14,6 +14,7 @@ A fitted estimator is never changed: a fit takes a clone, so a snapshot is a ref
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,7 +66,7 @@ def load(config: Config) -> SklearnModel:
     return (Classifier if config.task == "classification" else Regressor)(estimator, config)
 
 
-class SklearnModel:
+class SklearnModel(ABC):
     """What classifiers and regressors share: everything but their outputs and labels.
 
     An operation that an estimator does not allow is None on the instance: all gradients where there is no closed form,
@@ -93,9 +94,9 @@ class SklearnModel:
         for operation in self._not_there():
             setattr(self, operation, None)
 
+    @abstractmethod
     def predict(self, x: Array, *, training_mode: bool) -> Array:
         """``(n, C)``."""
-        raise NotImplementedError
 
     def loss(self, x: Array, y: Array, *, training_mode: bool) -> Array:
         """``(n,)``; see `sklearn_gradients`. Raises InvalidLabel for a class that the model was not fitted on."""
@@ -261,13 +262,13 @@ class SklearnModel:
         """The other way round."""
         return (columns if state.all_columns else columns[:, state.columns]).astype(np.float64, copy=False)
 
+    @abstractmethod
     def _targets(self, state: State, y: Array, outputs: int) -> Array:
         """Labels as targets of the terms, ``(n, k)``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _of_labels(self, state: State, label: Array, outputs: int) -> Array:
         """One-hot rows ``(n, k)``."""
-        raise NotImplementedError
 
 
 class Regressor(SklearnModel):
