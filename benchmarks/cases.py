@@ -51,6 +51,9 @@ class Case:
         return TITLES[self.operation]
 
 
+_RESNET = Repeats(7, 1, 0)
+_RESNET_ROWS = 32
+
 _REPEATS = {1: Repeats(60, 5, 3), 32: Repeats(30, 3, 1), 128: Repeats(20, 2, 1), FIT_ROWS: Repeats(8, 1, 0)}
 _QUICK = {1: Repeats(8, 4, 3), 32: Repeats(5, 2, 1), 128: Repeats(4, 1, 1), FIT_ROWS: Repeats(2, 1, 0)}
 
@@ -71,3 +74,9 @@ def cases(quick: bool, only: list[str]) -> list[Case]:
         yield Case(FIT, FIT_ROWS, repeats[FIT_ROWS])
 
     return [case for case in all_cases() if not only or any(part in case.operation for part in only)]
+
+
+def resnet_cases(quick: bool, only: list[str]) -> list[Case]:
+    """The cases of the larger model, whose calls take tenths of a second and more. Arguments as for `cases`."""
+    repeats = Repeats(2, 1, 0) if quick else _RESNET
+    return [Case(o, _RESNET_ROWS, repeats) for o in ROW_OPERATIONS if not only or any(part in o for part in only)]

@@ -58,17 +58,24 @@ def measure(
         advance: Called after each round.
         inputs: Of so many rows.
     """
+    return [summary(name, rounds) for name, rounds in measure_rounds(case, contenders, advance, inputs).items()]
+
+
+def measure_rounds(
+    case: Case, contenders: Sequence[Contender], advance: Callable[[], None], inputs: MakeInputs = inputs
+) -> dict[str, list[list[float]]]:
+    """As `measure`; for each contender, a round's times in seconds, round by round."""
     able = [contender for contender in contenders if case.operation in contender.operations]
     given = inputs(case.rows)
-    times_s: dict[str, list[float]] = {contender.name: [] for contender in able}
+    rounds: dict[str, list[list[float]]] = {contender.name: [] for contender in able}
     order = random.Random(0)
     for _ in range(case.repeats.rounds):
         # Shuffled, so that nobody always comes after the same one.
         for contender in order.sample(able, len(able)):
             contender.times_s(case.operation, given, case.repeats.settling)
-            times_s[contender.name] += contender.times_s(case.operation, given, case.repeats.calls)
+            rounds[contender.name].append(contender.times_s(case.operation, given, case.repeats.calls))
         advance()
-    return [_measurement(name, times) for name, times in times_s.items()]
+    return rounds
 
 
 def _answer(case: Case, contender: Contender, inputs: MakeInputs) -> Array:
@@ -84,6 +91,8 @@ def _answer(case: Case, contender: Contender, inputs: MakeInputs) -> Array:
     return change
 
 
-def _measurement(name: str, times_s: list[float]) -> Measurement:
-    p10, median, p90 = (float(value) for value in np.percentile(np.array(times_s) * 1e3, (10, 50, 90)))
-    return Measurement(name, len(times_s), median, p10, p90)
+def summary(name: str, rounds: Sequence[Sequence[float]]) -> Measurement:
+    """What a contender's times come to, all rounds together."""
+    times_ms = np.array([time for times in rounds for time in times]) * 1e3
+    p10, median, p90 = (float(value) for value in np.percentile(times_ms, (10, 50, 90)))
+    return Measurement(name, len(times_ms), median, p10, p90)

@@ -1,78 +1,63 @@
-"""``python -m benchmarks.run``: measures everybody on every operation, and writes what was found."""
+"""``python -m benchmarks.run``: measures all figures, each beside what it is held against, and writes what was found."""
 
 from __future__ import annotations
 
-import gc
-from contextlib import ExitStack
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks import machine
-from benchmarks.cases import Case, cases
-from benchmarks.contenders.art import art
-from benchmarks.contenders.contender import Contender
-from benchmarks.contenders.gradwire import gradwire
-from benchmarks.contenders.mlserver import mlserver
-from benchmarks.contenders.plain import plain
-from benchmarks.measure import Disagreement, check, measure
-from benchmarks.plot import plot
-from benchmarks.report import Result, Run, show, write_json, write_markdown
+from benchmarks.contenders.peers import PEERS
+from benchmarks.figures.plot import plot
+from benchmarks.figures.table import Scoreboard, show, write_json, write_markdown
+from benchmarks.groups import GROUPS
+from benchmarks.setting import Setting
 
-_FOLDER = Path(__file__).resolve().parent
+_RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def run(
-    quick: Annotated[bool, typer.Option("--quick", help="A tenth of the calls; to try things out.")] = False,
-    only: Annotated[list[str] | None, typer.Option(help="Operations whose name contains this; may be repeated.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(GROUPS)}; may be repeated.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Few calls; to try things out.")] = False,
+    operation: Annotated[list[str] | None, typer.Option(help="Operations whose name contains this; may be repeated.")] = None,
+    peer: Annotated[list[str] | None, typer.Option(help=f"Beside MLServer: {', '.join(PEERS)}; may be repeated.")] = None,
     no_mlserver: Annotated[bool, typer.Option("--no-mlserver", help="Leave MLServer out.")] = False,
-    mlserver_env: Annotated[Path, typer.Option(help="MLServer's own environment; made if it is not there.")] = _FOLDER.parent
-    / ".venv-mlserver",
-    out: Annotated[Path, typer.Option(help="Where results go.")] = _FOLDER / "results",
+    crowd_s: Annotated[float, typer.Option(help="How long the thousand clients stay, each way; 600 is the long form.")] = 60.0,
+    out: Annotated[
+        Path | None, typer.Option(help="Where results go; benchmarks/results for a whole run, a temporary folder for another.")
+    ] = None,
 ) -> None:
-    """Compare gradwire with plain torch, in-process ART and MLServer. Exit code 1: somebody computes other numbers."""
+    """Measure gradwire beside plain torch, ART, MLServer and bare sockets. Exit code 1: a group could not be measured."""
     console = Console()
-    chosen = cases(quick, only or [])
-    if not chosen:
-        raise typer.BadParameter(f"no operation is called like {only}")
-    facts = machine.facts()
-    with ExitStack() as stack:
-        contenders = [stack.enter_context(plain()), stack.enter_context(art()), stack.enter_context(gradwire())]
-        if not no_mlserver:
-            contenders += stack.enter_context(mlserver(mlserver_env))
-        try:
-            results = _measured(chosen, contenders, console)
-        except Disagreement as e:
-            console.print(f"[red]error[/red] {e}", highlight=False)
-            raise typer.Exit(1) from None
-        versions = {contender.name: contender.versions for contender in contenders}
-    name = machine.run_name(facts, quick)
-    found = Run(name, facts, versions, quick, results)
+    for given, known, what in ((only, GROUPS, "group"), (peer, PEERS, "peer")):
+        if unknown := [name for name in given or [] if name not in known]:
+            raise typer.BadParameter(f"{', '.join(unknown)}: there is no such {what}; expected some of {', '.join(known)}")
+    whole = not (only or quick or operation or no_mlserver)
+    out = out or (_RESULTS if whole else Path(tempfile.gettempdir()) / "gradwire-benchmarks")
     out.mkdir(parents=True, exist_ok=True)
-    write_json(found, out / f"{name}.json")
-    write_markdown(found, out / "latest.md")
-    plot(found, out / "latest.png")
-    show(found, console)
-    console.print(f"written: {out / name}.json, latest.md and latest.png", highlight=False)
-
-
-def _measured(chosen: list[Case], contenders: list[Contender], console: Console) -> list[Result]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, refresh_per_second=2) as progress:
-        checking = progress.add_task("checking the numbers", total=len(chosen))
-        for case in chosen:
-            check(case, contenders)
-            progress.advance(checking)
-        measuring = progress.add_task("measuring", total=sum(case.repeats.rounds for case in chosen))
-        results = []
-        for case in chosen:
-            progress.update(measuring, description=f"{case.title}, {case.rows}")
-            gc.collect()
-            results.append(Result(case, measure(case, contenders, lambda: progress.advance(measuring))))
-    return results
+    facts = machine.facts()
+    name = machine.run_name(facts, quick)
+    setting = Setting(quick, tuple(operation or ()), tuple(peer or ()), not no_mlserver, crowd_s, out, console, name)
+    board = Scoreboard(f"{name}-figures", facts, quick, {group: of.title for group, of in GROUPS.items()})
+    for group in only or GROUPS:
+        console.rule(GROUPS[group].title)
+        try:
+            board.figures += GROUPS[group].measure(setting)
+        except Exception as e:  # the others can be measured all the same
+            board.failures[group] = f"{type(e).__name__}: {e}"
+            console.print(f"[red]error[/red] {group}: {board.failures[group]}", highlight=False)
+        board.versions = dict(setting.versions)
+        # After each group: a run takes long, and may be ended.
+        write_json(board, out / f"{board.name}.json")
+        write_markdown(board, out / "figures.md")
+        plot(board.figures, out / "figures.png")
+    show(board, console)
+    console.print(f"written: {out / 'figures.md'}, figures.png and {board.name}.json", highlight=False)
+    if board.failures:
+        raise typer.Exit(1)
 
 
 if __name__ == "__main__":

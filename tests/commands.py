@@ -16,7 +16,9 @@ def environment(**changes: str) -> dict[str, str]:
     return {**os.environ, **own, **changes}
 
 
-def gradwire(*arguments: str, timeout_s: float = 60, **changes: str) -> subprocess.CompletedProcess[str]:
-    """Runs a command to its end."""
-    command = [sys.executable, "-m", "gradwire.client.cli", *arguments]
+def gradwire(
+    *arguments: str, timeout_s: float = 60, python: Path | None = None, **changes: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs a command to its end; ``python`` is the interpreter of another environment to run it in."""
+    command = [str(python or sys.executable), "-m", "gradwire.client.cli", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, env=environment(**changes), check=False)

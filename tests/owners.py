@@ -52,3 +52,14 @@ def exits() -> Callable[[Any], Any]:
         return np.full((len(x), 2), 0.5)
 
     return predict
+
+
+def hangs(seconds: float) -> Callable[[Any], Any]:
+    """Two classes; does not come back for long if the first input is negative."""
+
+    def predict(x: Any) -> Any:
+        if x.flat[0] < 0:
+            time.sleep(seconds)
+        return np.full((len(x), 2), 0.5)
+
+    return predict

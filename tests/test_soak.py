@@ -1,4 +1,4 @@
-"""Eight threads call models of every framework for two minutes, and one of them is fitted meanwhile.
+"""Eight threads call models of every framework for more than a minute, and one of them is fitted meanwhile.
 
 No row may be another row's, nothing may fail, and the server's memory stays what it was when everything was warm.
 """
@@ -18,8 +18,8 @@ from processes import server_process
 
 from gradwire.client import RemoteEstimator, connect
 
-SECONDS = 120
-WARM_SECONDS = 40
+SECONDS = 80
+WARM_SECONDS = 35
 THREADS = 8
 POOL = 96
 GROWTH_BYTES = 64 << 20

@@ -11,21 +11,22 @@ import torch
 from torch import nn
 
 from benchmarks.contenders.contender import Contender, InThisProcess
-from benchmarks.model import CONV_LAYER, DENSE_LAYER, INPUT_SHAPE, LEARNING_RATE, MOMENTUM, NB_CLASSES, Inputs, cnn
+from benchmarks.model import LEARNING_RATE, MOMENTUM, NB_CLASSES, Inputs
+from benchmarks.subject import CNN, Subject
 
 NAME = "ART"
 
 
 @contextmanager
-def art() -> Iterator[Contender]:
+def art(subject: Subject = CNN) -> Iterator[Contender]:
     """ART's ``PyTorchClassifier``. It has no vector-Jacobian products."""
     from art.estimators.classification import PyTorchClassifier
 
-    module = cnn()
+    module = subject.module()
     optimizer = torch.optim.SGD(module.parameters(), LEARNING_RATE, MOMENTUM)
     at_first = copy.deepcopy((module.state_dict(), optimizer.state_dict()))
     estimator = PyTorchClassifier(
-        module, nn.CrossEntropyLoss(), INPUT_SHAPE, NB_CLASSES, optimizer, clip_values=(0.0, 1.0), device_type="cpu"
+        module, nn.CrossEntropyLoss(), subject.input_shape, NB_CLASSES, optimizer, clip_values=(0.0, 1.0), device_type="cpu"
     )
 
     def reset(_: Inputs) -> None:
@@ -43,8 +44,8 @@ def art() -> Iterator[Contender]:
             "class_gradient_rows": lambda i: estimator.class_gradient(i.x, label=i.y),
             "class_gradient_one": lambda i: estimator.class_gradient(i.x, label=3),
             "class_gradient_all": lambda i: estimator.class_gradient(i.x),
-            "activations_dense": lambda i: estimator.get_activations(i.x, DENSE_LAYER),
-            "activations_conv": lambda i: estimator.get_activations(i.x, CONV_LAYER),
+            "activations_dense": lambda i: estimator.get_activations(i.x, subject.dense_layer),
+            "activations_conv": lambda i: estimator.get_activations(i.x, subject.conv_layer),
             "fit": lambda i: estimator.fit(i.x, i.one_hot, batch_size=i.batch_size, nb_epochs=1),
             "reset": reset,
         },

@@ -1,4 +1,4 @@
-"""gradwire: a server in a process of its own, a client in this one, TCP on loopback."""
+"""gradwire: a server in a process of its own and a client in another, with the defaults of both."""
 
 from __future__ import annotations
 
@@ -6,68 +6,104 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks.contenders.contender import Contender, Function, InThisProcess
-from benchmarks.model import CONV_LAYER, DENSE_LAYER, INPUT_SHAPE, LEARNING_RATE, MOMENTUM, NB_CLASSES
+from benchmarks.contenders import worker
+from benchmarks.contenders.contender import Contender, Function
+from benchmarks.contenders.remote import Remote, client
+from benchmarks.model import LEARNING_RATE, MOMENTUM, NB_CLASSES
+from benchmarks.subject import CNN, SUBJECTS, Subject
 from gradwire.client import RemoteEstimator, connect
 
 NAME = "gradwire"
 
-MODEL = f"""
-  - name: cnn
+
+def model(subject: Subject, *more: str) -> str:
+    """A subject's entry in the list of models, in YAML; ``more`` are further keys."""
+    return f"""
+  - name: {subject.name}
     backend: torch
-    factory: benchmarks.model:cnn
+    factory: {subject.factory}
     loss: torch.nn.CrossEntropyLoss
     optimizer: {{path: torch.optim.SGD, args: {{lr: {LEARNING_RATE}, momentum: {MOMENTUM}}}}}
-    input_shape: {list(INPUT_SHAPE)}
+    input_shape: {list(subject.input_shape)}
     nb_classes: {NB_CLASSES}
     clip_values: [0.0, 1.0]
     access: trainer
-"""
+""" + "".join(f"    {line}\n" for line in more)
+
+
+MODEL = model(CNN)
 
 
 @contextmanager
-def gradwire() -> Iterator[Contender]:
-    """A server with its defaults, and a client's estimator."""
-    with serve() as address, connect(address) as server:
-        versions = {name: version(name) for name in ("gradwire", "grpcio", "protobuf")}
-        yield InThisProcess(NAME, functions(server.estimator("cnn")), versions)
+def gradwire(subject: Subject = CNN) -> Iterator[Contender]:
+    """A server with its defaults, and a client with its own: on the same host it takes the server's Unix socket."""
+    with (
+        tempfile.TemporaryDirectory(prefix="gradwire-bench-") as folder,
+        serve(model(subject)) as address,
+        client(client_command(address, subject), Path(folder) / "log", NAME) as pipe,
+    ):
+        pipe.ready()
+        yield Remote(NAME, "default", pipe, functions(None, subject))
 
 
-def functions(estimator: RemoteEstimator) -> dict[str, Function]:
-    """The operations, by the estimator's methods."""
+def client_command(address: str, subject: Subject = CNN) -> Sequence[str]:
+    """The command of a client process."""
+    return (sys.executable, "-m", "benchmarks.contenders.gradwire", address, subject.name)
+
+
+def functions(estimator: RemoteEstimator | None, subject: Subject = CNN) -> dict[str, Function]:
+    """The operations, by the estimator's methods; without one, their names are all there is."""
+    it: RemoteEstimator = estimator  # type: ignore[assignment]
     return {
-        "predict": lambda i: estimator.predict(i.x),
-        "loss": lambda i: estimator.compute_loss(i.x, i.y),
-        "loss_gradient": lambda i: estimator.loss_gradient(i.x, i.y),
-        "class_gradient_rows": lambda i: estimator.class_gradient(i.x, label=i.y),
-        "class_gradient_one": lambda i: estimator.class_gradient(i.x, label=3),
-        "class_gradient_all": lambda i: estimator.class_gradient(i.x),
-        "activations_dense": lambda i: estimator.get_activations(i.x, DENSE_LAYER),
-        "activations_conv": lambda i: estimator.get_activations(i.x, CONV_LAYER),
-        "vjp": lambda i: estimator.vjp(i.x, i.cotangent),
-        "fit": lambda i: estimator.fit(i.x, i.y, batch_size=i.batch_size, nb_epochs=1),
-        "reset": lambda _: estimator.reset(),
+        "predict": lambda i: it.predict(i.x),
+        "loss": lambda i: it.compute_loss(i.x, i.y),
+        "loss_gradient": lambda i: it.loss_gradient(i.x, i.y),
+        "class_gradient_rows": lambda i: it.class_gradient(i.x, label=i.y),
+        "class_gradient_one": lambda i: it.class_gradient(i.x, label=3),
+        "class_gradient_all": lambda i: it.class_gradient(i.x),
+        "activations_dense": lambda i: it.get_activations(i.x, subject.dense_layer),
+        "activations_conv": lambda i: it.get_activations(i.x, subject.conv_layer),
+        "vjp": lambda i: it.vjp(i.x, i.cotangent),
+        "fit": lambda i: it.fit(i.x, i.y, batch_size=i.batch_size, nb_epochs=1),
+        "reset": lambda _: it.reset(),
     }
+
+
+@dataclass(frozen=True)
+class Served:
+    """A server process that serves."""
+
+    address: str
+    pid: int
 
 
 @contextmanager
 def serve(models: str = MODEL, environment: Path = Path(sys.executable).parent) -> Iterator[str]:
-    """``gradwire serve`` on a free port, as long as the context lasts; yields the address.
+    """As `served`; yields the address."""
+    with served(models, environment) as server:
+        yield server.address
+
+
+@contextmanager
+def served(models: str = MODEL, environment: Path = Path(sys.executable).parent, more: str = "") -> Iterator[Served]:
+    """``gradwire serve`` on a free port, as long as the context lasts.
 
     Args:
         models: The list of models, in YAML.
         environment: The folder of the programs of the Python environment to run it in.
+        more: Further keys of the configuration, in YAML.
     """
     root = Path(__file__).resolve().parents[2]
     path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
     with tempfile.TemporaryDirectory(prefix="gradwire-bench-") as folder:
         config = Path(folder) / "serve.yaml"
-        config.write_text(f"listen: 127.0.0.1:0\nmodels:{models}")
+        config.write_text(f"listen: 127.0.0.1:0\n{more}\nmodels:{models}")
         command = [str(environment / "gradwire"), "serve", str(config)]
         log = Path(folder) / "log"
         with log.open("w") as stderr:
@@ -79,7 +115,23 @@ def serve(models: str = MODEL, environment: Path = Path(sys.executable).parent) 
             line = process.stdout.readline()
             if not line.startswith("serving on "):
                 raise RuntimeError(f"gradwire serve did not start:\n{line}{log.read_text()}")
-            yield line.split()[2]
+            yield Served(line.split()[2], process.pid)
         finally:
             process.terminate()
             process.wait(30)
+
+
+def main(address: str, name: str) -> None:
+    """A client process: connects, and does what it is told until stdin ends."""
+    subject = SUBJECTS[name]
+    versions = {package: version(package) for package in ("gradwire", "grpcio", "protobuf")}
+    with connect(address) as server, connect(address, same_host=False) as far:
+        ways = {
+            "default": functions(server.estimator(name), subject),
+            "grpc": functions(far.estimator(name), subject),
+        }
+        worker.work(ways, subject.inputs, versions)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

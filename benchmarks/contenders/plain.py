@@ -11,15 +11,16 @@ import torch
 from torch import nn
 
 from benchmarks.contenders.contender import Contender, InThisProcess
-from benchmarks.model import CONV_LAYER, DENSE_LAYER, LEARNING_RATE, MOMENTUM, Array, Inputs, cnn
+from benchmarks.model import LEARNING_RATE, MOMENTUM, Array, Inputs
+from benchmarks.subject import CNN, Subject
 
 NAME = "plain torch"
 
 
 @contextmanager
-def plain() -> Iterator[Contender]:
+def plain(subject: Subject = CNN) -> Iterator[Contender]:
     """Plain torch in this process."""
-    torch_ = _Plain()
+    torch_ = _Plain(subject)
     yield InThisProcess(
         NAME,
         {
@@ -29,8 +30,8 @@ def plain() -> Iterator[Contender]:
             "class_gradient_rows": torch_.class_gradient_rows,
             "class_gradient_one": torch_.class_gradient_one,
             "class_gradient_all": torch_.class_gradient_all,
-            "activations_dense": lambda inputs: torch_.activations(inputs, DENSE_LAYER),
-            "activations_conv": lambda inputs: torch_.activations(inputs, CONV_LAYER),
+            "activations_dense": lambda inputs: torch_.activations(inputs, subject.dense_layer),
+            "activations_conv": lambda inputs: torch_.activations(inputs, subject.conv_layer),
             "vjp": torch_.vjp,
             "fit": torch_.fit,
             "reset": torch_.reset,
@@ -40,8 +41,9 @@ def plain() -> Iterator[Contender]:
 
 
 class _Plain:
-    def __init__(self) -> None:
-        self._module = cnn().eval().requires_grad_(False)
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
+        self._module = subject.module().eval().requires_grad_(False)
         self._mean_loss = nn.CrossEntropyLoss()
         self._row_loss = nn.CrossEntropyLoss(reduction="none")
         self._new_optimizer()
@@ -110,7 +112,7 @@ class _Plain:
         self._module.eval().requires_grad_(False)
 
     def reset(self, _: Inputs) -> None:
-        self._module.load_state_dict(cnn().state_dict())
+        self._module.load_state_dict(self._subject.module().state_dict())
         self._new_optimizer()
 
     def _new_optimizer(self) -> None:

@@ -1,12 +1,7 @@
-"""A client of MLServer that makes and times calls when it is told to, so that its turns can be among those of others.
-
-Run as ``python -m benchmarks.mlserver.client PORT``; it is told what to do by pickles on stdin, and answers on stdout.
-"""
+"""A client process of MLServer: ``python -m benchmarks.mlserver.client PORT``; see `benchmarks.contenders.worker`."""
 
 from __future__ import annotations
 
-import os
-import pickle
 import queue
 import struct
 import sys
@@ -21,7 +16,8 @@ import numpy as np
 from mlserver.grpc import dataplane_pb2 as pb
 from mlserver.grpc.dataplane_pb2_grpc import GRPCInferenceServiceStub
 
-from benchmarks.contenders.contender import Function, timed
+from benchmarks.contenders.contender import Function
+from benchmarks.contenders.worker import work
 from benchmarks.model import INPUT_SHAPE, NB_CLASSES, Array, Inputs, inputs
 
 _READY_S = 60
@@ -61,28 +57,11 @@ class OpenStream:
 
 def main(port: int) -> None:
     """Connects to the server and does what it is told until stdin ends."""
-    # What others print goes to stderr.
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-
-    def answer(value: Any) -> None:
-        pickle.dump(value, answers)
-        answers.flush()
-
     unlimited = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
     stub = GRPCInferenceServiceStub(grpc.insecure_channel(f"127.0.0.1:{port}", unlimited))
     _wait(stub)
-    functions = {"unary": Calls(stub.ModelInfer).functions, "stream": Calls(OpenStream(stub)).functions}
-    cached: dict[int, Inputs] = {}
-    answer({name: version(name) for name in ("mlserver", "grpcio", "protobuf", "torch")})
-    while True:
-        try:
-            way, operation, rows, calls = pickle.load(sys.stdin.buffer)
-        except EOFError:
-            return
-        given = cached.setdefault(rows, inputs(rows))
-        function = functions[way][operation]
-        answer(function(given) if calls == 0 else timed(function, given, calls))
+    ways = {"unary": Calls(stub.ModelInfer).functions, "stream": Calls(OpenStream(stub)).functions}
+    work(ways, inputs, {name: version(name) for name in ("mlserver", "grpcio", "protobuf", "torch")})
 
 
 def _wait(stub: Any) -> None:

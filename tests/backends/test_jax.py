@@ -22,7 +22,6 @@ import pydantic
 import pytest
 import safetensors.numpy
 from one_model import jax_nets, weights
-from sklearn.datasets import load_digits
 
 from gradwire.backends import errors
 from gradwire.backends.capabilities import Operation, capabilities
@@ -795,47 +794,6 @@ def test_fresh_model_is_independent_and_untrained() -> None:
     np.testing.assert_array_equal(predict(other, X), initial)
     other.train_step(X, Y, training_mode=True)
     np.testing.assert_array_equal(predict(m, X), trained)
-
-
-def digits() -> tuple[np.ndarray, np.ndarray]:
-    x, y = load_digits(return_X_y=True)
-    return (x / 16).astype(np.float32), y
-
-
-def test_a_fit_of_digits_reaches_the_accuracy_of_plain_optax() -> None:
-    x, y = digits()
-    options = FitOptions(batch_size=64, nb_epochs=15, seed=0)
-    function, start = jax_models.mlp(64, 10, nb_hidden=32, dtype="float32")
-    keys = {
-        "input_shape": (64,),
-        "nb_classes": 10,
-        "enable_x64": False,
-        "optimizer": {"path": "optax.adam", "args": {"learning_rate": 0.01}},
-    }
-    estimator = load_estimator(config("mlp", {"nb_inputs": 64, "nb_outputs": 10, "nb_hidden": 32, "dtype": "float32"}, **keys))
-    for _ in estimator.fit(x[:1300], y[:1300], options):
-        pass
-    ours = (estimator.predict(x[1300:]).argmax(1) == y[1300:]).mean()
-
-    optimizer = optax.adam(0.01)
-    params, state = start, optimizer.init(start)
-
-    @jax.jit
-    def step(params: Any, state: Any, x: Any, y: Any) -> Any:
-        gradient = jax.grad(lambda p: optax.softmax_cross_entropy_with_integer_labels(function(p, x), y).mean())(params)
-        updates, state = optimizer.update(gradient, state, params)
-        return optax.apply_updates(params, updates), state
-
-    order = np.random.default_rng(0)
-    for _ in range(15):
-        visited = order.permutation(1300)
-        for begin in range(0, 1300, 64):
-            rows = visited[begin : begin + 64]
-            params, state = step(params, state, x[rows], y[rows])
-    plain = (np.asarray(function(params, x[1300:])).argmax(1) == y[1300:]).mean()
-    assert plain > 0.9
-    # The same steps in the same order; only roundings differ.
-    assert ours == pytest.approx(plain, abs=0.01)
 
 
 # One model in every framework.

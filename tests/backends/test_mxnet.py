@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,10 +16,9 @@ import differences
 import numpy as np
 import pytest
 import torch
-from commands import environment
 from environments import MXNET, python_of
+from mxnet_process import there
 from processes import server_process
-from sklearn.datasets import load_digits
 from torch import nn
 
 from gradwire.backends.errors import ModelConfigError
@@ -33,20 +31,6 @@ CROSS_ENTROPY = f"{OF}SoftmaxCrossEntropyLoss"
 FILES = Path(__file__).parents[1] / "mxnet_files"
 # float64, and steps of 1e-5.
 CLOSE: dict[str, Any] = {"rtol": 1e-6, "atol": 1e-8}
-
-
-def there(function: str, folder: Path, changes: dict[str, str] | None = None, /, **arrays: Any) -> dict[str, Any]:
-    """Runs a function of `mxnet_plain` in the other environment. MXNet is set up as it should be, but for the changes."""
-    given, answered = folder / f"{function}-in.npz", folder / f"{function}-out.npz"
-    np.savez(given, **{name: np.asarray(str(array) if isinstance(array, Path) else array) for name, array in arrays.items()})
-    command = [str(python_of(MXNET)), "-m", "mxnet_plain", function, str(given), str(answered)]
-    settings = {"MXNET_MKLDNN_ENABLED": "0", "MXNET_USE_MKLDNN_RNN": "0", "MXNET_STORAGE_FALLBACK_LOG_VERBOSE": "0"}
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=100, env=environment(**{**settings, **(changes or {})}), check=False
-    )
-    assert done.returncode == 0, done.stderr
-    with np.load(answered) as found:
-        return {name: found[name] for name in found.files}
 
 
 def model(factory: Any = "dense", input_shape: Any = (6,), nb_classes: int = 4, **keys: Any) -> dict[str, Any]:
@@ -109,8 +93,6 @@ MODELS: dict[str, dict[str, Any]] = {
     "fails-backward": model("fails_backward", loss=CROSS_ENTROPY, access="trainer",
                             optimizer={"path": "sgd", "args": {"learning_rate": 0.1, "momentum": 0.9}}),
     "fails-later": model("FailsLater", loss=CROSS_ENTROPY, optimizer="adam", access="trainer"),
-    "digits": model("digits_net", (64,), 10, loss=CROSS_ENTROPY, access="trainer",
-                    optimizer={"path": "mxnet.optimizer.Adam", "args": {"learning_rate": 0.003}}),
     "exported": {"backend": "mxnet", "symbol": str(FILES / "smooth-symbol.json"), "weights": str(FILES / "smooth-0000.params"),
                  "input_shape": [6], "nb_classes": 4, "loss": CROSS_ENTROPY, "optimizer": "sgd", "access": "trainer"},
 }  # fmt: skip
@@ -126,7 +108,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def written(folder: Path) -> dict[str, Any]:
     """What `mxnet_plain.write_files` says of the files that it wrote."""
-    return there("write_files", folder, folder=folder, heads=HEADS)
+    return there("write_files", folder=folder, heads=HEADS)
 
 
 @pytest.fixture(scope="module")
@@ -188,10 +170,10 @@ SETTINGS: dict[str, tuple[dict[str, str], bool, bool]] = {
 
 
 @pytest.mark.parametrize("missing", SETTINGS)
-def test_each_of_three_settings_is_needed_and_set(server: Server, folder: Path, missing: str) -> None:
+def test_each_of_three_settings_is_needed_and_set(server: Server, missing: str) -> None:
     changes, record, backward = SETTINGS[missing]
     x, y = rows(server.estimator("pooled"), 8), np.arange(8) % 5
-    plain = there("pooled_gradient", folder, changes, x=x, y=y, record=record, backward=backward)
+    plain = there("pooled_gradient", changes, x=x, y=y, record=record, backward=backward)
     expected = PooledInTorch(plain).gradient(x, y)
     largest = np.abs(expected).max()
     off = np.abs(plain["gradient"] - expected).max() / largest
@@ -212,14 +194,14 @@ def test_a_servers_own_environment_does_not_switch_onednn_on(folder: Path, monke
         with connect(process.address) as server:
             remote = server.estimator("pooled")
             x, y = rows(remote, 8), np.arange(8) % 5
-            plain = there("pooled_gradient", folder, x=x, y=y, record=False, backward=False)
+            plain = there("pooled_gradient", x=x, y=y, record=False, backward=False)
             np.testing.assert_allclose(remote.loss_gradient(x, y) * 8, plain["gradient"], rtol=1e-4, atol=1e-6)
 
 
-def test_a_process_that_used_mxnet_before_with_onednn_is_refused(folder: Path) -> None:
-    said = json.loads(str(there("used_before", folder, {"MXNET_MKLDNN_ENABLED": "1"})["said"]))
+def test_a_process_that_used_mxnet_before_with_onednn_is_refused() -> None:
+    said = json.loads(str(there("used_before", {"MXNET_MKLDNN_ENABLED": "1"})["said"]))
     assert "MXNET_MKLDNN_ENABLED=0" in said[0]
-    assert json.loads(str(there("used_before", folder)["said"])) == [""]
+    assert json.loads(str(there("used_before")["said"])) == [""]
 
 
 def test_without_mxnet_the_error_says_what_to_install() -> None:
@@ -230,12 +212,12 @@ def test_without_mxnet_the_error_says_what_to_install() -> None:
 # Gradients that MXNet has wrong in itself.
 
 
-def test_the_gradient_of_selu_is_right_where_mxnets_is_not(server: Server, folder: Path) -> None:
+def test_the_gradient_of_selu_is_right_where_mxnets_is_not(server: Server) -> None:
     remote = server.estimator("selu")
     x, y = rows(remote) * 4 - 2, labels(remote)
     for name in ("selu", "selu-written"):
         check_loss_gradient(server.estimator(name), y, x)
-    plain = there("selu_gradient", folder, x=x, y=y)["gradient"] / len(x)
+    plain = there("selu_gradient", x=x, y=y)["gradient"] / len(x)
     right = remote.loss_gradient(x, y)
     assert np.abs(plain - right).max() > 0.01 * np.abs(right).max()
 
@@ -251,10 +233,10 @@ def test_recurrent_layers_have_gradients(server: Server, kind: str, dropout: flo
 
 
 @pytest.mark.parametrize("kind", ["GRU", "RNN"])
-def test_the_gradient_of_a_recurrent_layer_with_frozen_weights_is_wrong_in_mxnet(server: Server, folder: Path, kind: str) -> None:
+def test_the_gradient_of_a_recurrent_layer_with_frozen_weights_is_wrong_in_mxnet(server: Server, kind: str) -> None:
     remote = server.estimator(f"{kind}-0.0-traced")
     x, y = rows(remote), labels(remote)
-    plain = there("recurrent_gradient", folder, x=x, y=y, kind=kind)["gradient"] / len(x)
+    plain = there("recurrent_gradient", x=x, y=y, kind=kind)["gradient"] / len(x)
     right = remote.loss_gradient(x, y)
     assert np.abs(plain - right).max() > 0.05 * np.abs(right).max()
 
@@ -270,10 +252,10 @@ def test_recurrent_layers_run_in_single_precision(server: Server) -> None:
 
 
 @pytest.mark.parametrize("name", ["smooth", "deep"])
-def test_operations_answer_what_plain_gluon_answers(server: Server, folder: Path, name: str) -> None:
+def test_operations_answer_what_plain_gluon_answers(server: Server, name: str) -> None:
     remote = server.estimator(name)
     x = rows(remote)
-    plain = there("outputs_of", folder, x=x, factory={"smooth": "smooth_cnn", "deep": "Deep"}[name])
+    plain = there("outputs_of", x=x, factory={"smooth": "smooth_cnn", "deep": "Deep"}[name])
     close = {"rtol": 1e-10, "atol": 1e-12}
     np.testing.assert_allclose(remote.predict(x), plain["outputs"], **close)
     np.testing.assert_allclose(remote.class_gradient(x), plain["class_gradients"], **close)
@@ -289,7 +271,7 @@ INDICES, ROWS = np.arange(5) % 4, np.random.default_rng(1).dirichlet(np.ones(4),
 
 
 @pytest.fixture(scope="module")
-def plain_losses(folder: Path) -> dict[str, Any]:
+def plain_losses() -> dict[str, Any]:
     """Of every loss, for indices and for soft rows; in the form that the loss takes them."""
     cases = {}
     for name, loss in ROW_LOSSES.items():
@@ -298,7 +280,7 @@ def plain_losses(folder: Path) -> dict[str, Any]:
         for form, y in (("indices", INDICES if sparse else np.eye(4)[INDICES]), ("rows", ROWS)):
             changed = {**args, "sparse_label": False} if sparse and form == "rows" else args
             cases[f"{name} {form}"] = {"path": loss["path"], "args": changed, "y": (2 * y - 1 if name in SIGNED else y).tolist()}
-    return there("loss_rows", folder, outputs=OUTPUTS, cases=json.dumps(cases))
+    return there("loss_rows", outputs=OUTPUTS, cases=json.dumps(cases))
 
 
 @pytest.mark.parametrize("name", ROW_LOSSES)
@@ -431,23 +413,6 @@ def test_a_gradient_that_is_zero_is_zero(server: Server, name: str) -> None:
 # Training.
 
 
-def test_a_fit_of_digits_is_plain_gluons(server: Server, folder: Path) -> None:
-    x, y = load_digits(return_X_y=True)
-    x = (x / 16).astype(np.float32)
-    remote = server.estimator("digits")
-    losses: list[float] = []
-    remote.fit(x[:1300], y[:1300], batch_size=64, nb_epochs=15, seed=3, on_progress=lambda p: losses.append(p.loss or 0.0))
-    settings = dict(nb_epochs=15, batch_size=64, seed=3)
-    plain = there("fit_digits", folder, x=x[:1300], y=y[:1300], held_out=x[1300:], **settings)["outputs"]
-    ours = remote.predict(x[1300:])
-    np.testing.assert_allclose(ours, plain, rtol=1e-3, atol=1e-3)
-    accuracy = (ours.argmax(1) == y[1300:]).mean()
-    assert accuracy > 0.9
-    assert accuracy == pytest.approx((plain.argmax(1) == y[1300:]).mean(), abs=0.005)
-    assert losses[-1] < 0.2 * losses[0]
-    remote.reset()
-
-
 def test_a_backward_that_fails_is_told_and_leaves_weights_and_momenta(server: Server) -> None:
     remote = server.estimator("fails-backward")
     x, y = rows(remote, 40), labels(remote, 40)
@@ -518,15 +483,15 @@ def test_threads_get_their_own_rows(server: Server) -> None:
     assert not any(thread.is_alive() for thread in threads)
 
 
-def test_graphs_are_compiled_once_whatever_the_batch_size_and_no_hook_stays(folder: Path) -> None:
-    found = there("programs_and_hooks", folder)
+def test_graphs_are_compiled_once_whatever_the_batch_size_and_no_hook_stays() -> None:
+    found = there("programs_and_hooks")
     # Of the outputs, and of one layer.
     assert found["programs"] == 2
     assert not found["hooks"].any()
 
 
-def test_answers_are_not_the_models_memory(folder: Path) -> None:
-    found = there("answers_are_their_own", folder)
+def test_answers_are_not_the_models_memory() -> None:
+    found = there("answers_are_their_own")
     assert found["own"].all()
     assert found["fitted"].all()
     assert found["contiguous"].all()
@@ -563,7 +528,7 @@ def test_what_cannot_be_loaded_is_told_with_its_key(server: Server, folder: Path
         "weights lack": ({**exported, "weights": str(folder / "saved.params")}, "weights.*lacks.*dense0_weight"),
         "no graph": ({**exported, "symbol": params, "weights": params}, "symbol.*not a readable graph"),
     }  # fmt: skip
-    said = json.loads(str(there("refusals", folder, configs=json.dumps([config for config, _ in cases.values()]))["said"]))
+    said = json.loads(str(there("refusals", configs=json.dumps([config for config, _ in cases.values()]))["said"]))
     for (name, (_, expected)), text in zip(cases.items(), said, strict=True):
         assert re.search(expected, text, re.DOTALL), (name, text)
 

@@ -13,7 +13,6 @@ import pytest
 import safetensors.numpy
 import tensorflow as tf
 import tensorflow_owners as owners
-from sklearn.datasets import load_digits
 
 from gradwire.backends import errors
 from gradwire.backends import load as load_estimator
@@ -743,45 +742,6 @@ def test_fresh_model_is_independent() -> None:
 def test_fresh_refuses_a_factory_that_returns_the_served_model() -> None:
     with pytest.raises(errors.Unsupported, match="same model"):
         model(owners.always_the_same).fresh()
-
-
-def test_a_fit_of_digits_is_as_good_as_that_of_plain_tensorflow() -> None:
-    x, y = load_digits(return_X_y=True)
-    x = x / 16
-
-    class Net(tf.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.last = owners.Dense(64, 32), owners.Dense(32, 10)
-
-        def __call__(self, x: Any) -> Any:
-            return self.last(tf.nn.relu(self.first(x)))
-
-    adam = {"path": "keras.optimizers.Adam", "args": {"learning_rate": 0.01}}
-    estimator = load_estimator.load(
-        Config(backend="tensorflow", factory=Net, input_shape=(64,), nb_classes=10, loss=ENTROPY, optimizer=adam)
-    )
-    for _ in estimator.fit(x[:1300], y[:1300], FitOptions(batch_size=64, nb_epochs=15, seed=0)):
-        pass
-    ours = (estimator.predict(x[1300:]).argmax(1) == y[1300:]).mean()
-
-    net, optimizer = Net(), keras.optimizers.Adam(0.01)
-    order = np.random.default_rng(0)
-
-    @tf.function(reduce_retracing=True)
-    def step(x: Any, y: Any) -> None:
-        with tf.GradientTape() as tape:
-            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(y, net(x)))
-        optimizer.apply_gradients(zip(tape.gradient(loss, net.trainable_variables), net.trainable_variables, strict=True))
-
-    for _ in range(15):
-        visited = order.permutation(1300)
-        for begin in range(0, 1300, 64):
-            rows = visited[begin : begin + 64]
-            step(x[rows], y[rows])
-    theirs = (net(tf.constant(x[1300:])).numpy().argmax(1) == y[1300:]).mean()
-    assert ours == pytest.approx(theirs, abs=1e-9)
-    assert ours > 0.9
 
 
 # Configuration.

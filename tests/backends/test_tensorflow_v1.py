@@ -17,7 +17,6 @@ import pytest
 import safetensors.numpy
 import tensorflow as tf
 from conformance.case import Halve
-from sklearn.datasets import load_digits
 
 from gradwire.backends import errors
 from gradwire.backends.capabilities import Operation, capabilities
@@ -851,35 +850,6 @@ def test_one_snapshot_brings_back_weights_and_optimizer_any_number_of_times() ->
         assert all(np.array_equal(array, before[name]) for name, array in m.snapshot().items())
     assert all(np.array_equal(array, after[0][name]) for later in after for name, array in later.items())
     assert not all(np.array_equal(array, before[name]) for name, array in after[0].items())
-
-
-def digits_net() -> Graph:
-    with tf.Graph().as_default() as graph:
-        x, y = v1.placeholder("float32", (None, 64)), v1.placeholder("int64", (None,))
-        logits = dense(tf.nn.relu(dense(x, 64, "hidden")), 10, "logits")
-        loss = tf.reduce_mean(sparse(logits, y))
-        train = v1.train.AdamOptimizer(3e-3).minimize(loss)
-    return Graph(initialised(graph), x, logits, labels=y, loss=loss, train=train)
-
-
-def test_fit_of_real_digits_is_as_good_as_the_session_by_itself() -> None:
-    x, y = load_digits(return_X_y=True)
-    x = (x / 16).astype(np.float32)
-    plain = digits_net()
-    order = np.random.default_rng(0)
-    for _ in range(20):
-        visited = order.permutation(1300)
-        for first in range(0, 1300, 64):
-            rows = visited[first : first + 64]
-            plain.session.run(plain.train, {plain.input: x[rows], plain.labels: y[rows]})
-    theirs = plain.session.run(plain.output, {plain.input: x[1300:]}).argmax(1)
-    estimator = load_estimator(config(digits_net, input_shape=(64,), nb_classes=10))
-    losses = [p.loss for p in estimator.fit(x[:1300], y[:1300], FitOptions(batch_size=64, nb_epochs=20, seed=0))]
-    ours = estimator.predict(x[1300:]).argmax(1)
-    # The same rows in the same order: the same fit, but for threads that add up in another order.
-    assert abs((ours == y[1300:]).mean() - (theirs == y[1300:]).mean()) < 0.01
-    assert (ours == y[1300:]).mean() > 0.9
-    assert losses[-1] < losses[0] / 5
 
 
 def test_a_fit_that_ends_early_or_fails_leaves_the_weights() -> None:

@@ -36,7 +36,7 @@ def test_help_names_every_command_and_shows_how_to_begin():
     assert "from gradwire.client import connect" in ended.stdout
 
 
-@pytest.mark.parametrize("command", ["serve", "models", "check", "bench", "demo"])
+@pytest.mark.parametrize("command", ["serve", "models", "check", "bench", "demo", "token", "tls"])
 def test_every_command_explains_itself(command):
     ended = gradwire(command, "--help")
     assert ended.returncode == 0, ended.stderr

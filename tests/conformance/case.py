@@ -29,6 +29,7 @@ class Case:
         step: Of finite differences; by precision.
         single_output: Whether two classes have one output.
         loss_of_outputs: Whether the loss is one of predict's outputs; an ensemble's is one of its members'.
+        targets: ``make(n, seed)`` gives targets ``(n, outputs)``, of a regression.
         environment: The one that its server runs in, a name for `environments.python_of`, if not the tests' own.
     """
 
@@ -42,13 +43,23 @@ class Case:
     step: float = 1e-5
     single_output: bool = False
     loss_of_outputs: bool = True
+    targets: Callable[[int, int], Any] | None = None
     environment: str = ""
 
     @property
     def nb_classes(self) -> int:
         return int(self.config["nb_classes"])
 
+    @property
+    def task(self) -> str:
+        return str(self.config.get("task", "classification"))
+
     def labels(self, n: int, seed: int = 0) -> Any:
+        """What losses take: class indices ``(n,)``, or targets."""
+        return self.indices(n, seed) if self.targets is None else self.targets(n, seed)
+
+    def indices(self, n: int, seed: int = 0) -> Any:
+        """What class gradients are asked of: classes ``(n,)``, or which of the values of a regression."""
         return np.random.default_rng(seed).integers(0, self.nb_classes, n)
 
 

@@ -42,7 +42,12 @@ def _as_it_was(request: Any) -> Iterator[None]:
 
 def data(case: Case, n: int = 60) -> tuple[Any, Any]:
     # Every class is there, so that a scikit-learn model keeps its classes.
-    return case.rows(n, 0), np.arange(n) % case.nb_classes
+    return case.rows(n, 0), np.arange(n) % case.nb_classes if case.task == "classification" else case.labels(n, 0)
+
+
+def impossible(case: Case, y: Any) -> Any:
+    """Labels that no model of the case's kind takes, as many as there are."""
+    return y + case.nb_classes if case.task == "classification" else np.full(y.shape, np.nan)
 
 
 class Enough(Exception):
@@ -92,7 +97,7 @@ def test_a_fit_that_is_cancelled_changes_nothing(remote: RemoteEstimator, case: 
 def test_wrong_training_data_changes_nothing(remote: RemoteEstimator, case: Case) -> None:
     x, y = data(case)
     before = remote.predict(x)
-    for wrong_x, wrong_y in ((x[..., :1], y), (x, y[:-1]), (x, y + case.nb_classes), (x[:0], y[:0])):
+    for wrong_x, wrong_y in ((x[..., :1], y), (x, y[:-1]), (x, impossible(case, y)), (x[:0], y[:0])):
         with pytest.raises(InvalidCall):
             remote.fit(wrong_x, wrong_y)
     with pytest.raises(InvalidCall):
@@ -131,7 +136,7 @@ def test_batches_that_end_in_an_error_change_nothing(remote: RemoteEstimator, ca
 
     def wrong() -> Iterator[Any]:
         yield x[:30], y[:30]
-        yield x[:30], y[:30] + case.nb_classes
+        yield x[:30], impossible(case, y[:30])
 
     with pytest.raises(InvalidCall):
         remote.fit_generator(wrong(), nb_epochs=1)

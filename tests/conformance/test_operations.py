@@ -36,7 +36,8 @@ def test_the_card_shows_what_the_model_can_do(remote: RemoteEstimator, case: Cas
     assert card.operations == case.operations
     assert (card.access, card.version) == ("trainer", "initial")
     assert card.input_shape == tuple(case.config["input_shape"])
-    assert card.nb_classes == case.nb_classes
+    assert (card.task, card.nb_classes) == (case.task, case.nb_classes)
+    assert (card.output_kind == "values") == (case.task == "regression")
     assert card.output_shape == ((1,) if case.single_output else (case.nb_classes,))
     assert card.layer_names == case.layers
 
@@ -111,7 +112,7 @@ def test_a_mean_divides_by_the_rows_of_the_call_not_of_the_block(remote: RemoteE
         np.testing.assert_allclose(blocks, whole, rtol=1e-4, atol=1e-6 * np.abs(whole).max())
 
 
-@with_operation("loss_gradient")
+@with_operation("loss_gradient", where=lambda case: case.task == "classification")
 def test_all_forms_of_a_label_mean_the_same(remote: RemoteEstimator, case: Case) -> None:
     x, y = case.rows(N, 8), case.labels(N)
     expected_loss, expected_gradient = remote.compute_loss(x, y), remote.loss_gradient(x, y)
@@ -130,7 +131,23 @@ def test_all_forms_of_a_label_mean_the_same(remote: RemoteEstimator, case: Case)
         np.testing.assert_array_equal(remote.loss_gradient(x, form), expected_gradient)
 
 
-@with_operation("loss_gradient")
+@with_operation("loss", where=lambda case: case.task == "regression")
+def test_all_forms_of_a_target_mean_the_same(remote: RemoteEstimator, case: Case) -> None:
+    x, y = case.rows(N, 8), np.round(4 * np.abs(case.labels(N)))
+    forms = [y.tolist(), y.astype("f4"), y.astype("int64"), y.astype("uint8"), y.astype("uint32"), np.asfortranarray(y)]
+    if case.nb_classes == 1:
+        forms += [y[:, 0], y[:, 0].astype("int32")]
+    expected = remote.compute_loss(x, y)
+    assert expected.shape == (N,)
+    for form in forms:
+        np.testing.assert_array_equal(remote.compute_loss(x, form), expected)
+    if "loss_gradient" in case.operations:
+        gradient = remote.loss_gradient(x, y)
+        for form in forms:
+            np.testing.assert_array_equal(remote.loss_gradient(x, form), gradient)
+
+
+@with_operation("loss_gradient", where=lambda case: case.task == "classification")
 def test_soft_labels_have_gradients_too(remote: RemoteEstimator, case: Case) -> None:
     x = case.rows(N, 9)
     y = np.random.default_rng(0).dirichlet(np.ones(case.nb_classes), N)
@@ -153,10 +170,10 @@ def test_class_gradients_are_those_of_the_outputs(remote: RemoteEstimator, case:
 
 @with_operation("class_gradient", where=lambda case: not case.single_output)
 def test_class_gradients_of_chosen_classes_are_among_those_of_all(remote: RemoteEstimator, case: Case) -> None:
-    x, y = case.rows(130, 11), case.labels(130, 1)
+    x, y = case.rows(130, 11), case.indices(130, 1)
     everything = remote.class_gradient(x)
     close = {"rtol": 1e-4, "atol": 1e-5 * np.abs(everything).max()}
-    for label in (0, case.nb_classes - 1, np.int64(1)):
+    for label in (0, case.nb_classes - 1, np.int64(case.nb_classes // 2)):
         gradient = remote.class_gradient(x, label=label)
         assert gradient.shape == (130, 1, *x.shape[1:])
         np.testing.assert_allclose(gradient[:, 0], everything[:, label], **close)

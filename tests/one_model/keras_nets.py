@@ -16,14 +16,16 @@ def _with_weights(model: Any, arrays: dict[str, Any]) -> Any:
     return model
 
 
-def conv() -> Any:
-    layers = keras.layers
+def conv(channels_first: bool = False, dtype: str = "float32") -> Any:
+    layers, d = keras.layers, {"dtype": dtype}
+    rows = keras.Input((2, 8, 8) if channels_first else (8, 8, 2), **d)
     model = keras.Sequential([
-        keras.Input((8, 8, 2)), layers.Conv2D(4, 3, name="conv"), layers.Activation("tanh"), layers.AveragePooling2D(2),
-        layers.Permute((3, 1, 2)), layers.Flatten(), layers.Dense(16, name="hidden"), layers.Activation("tanh"),
-        layers.Dense(5, name="logits"),
+        rows, *([layers.Permute((2, 3, 1), **d)] if channels_first else []),
+        layers.Conv2D(4, 3, name="conv", **d), layers.Activation("tanh", **d), layers.AveragePooling2D(2, **d),
+        layers.Permute((3, 1, 2), **d), layers.Flatten(**d), layers.Dense(16, name="hidden", **d), layers.Activation("tanh", **d),
+        layers.Dense(5, name="logits", **d),
     ])  # fmt: skip
-    return _with_weights(model, weights.CONV)
+    return _with_weights(model, weights.conv_in(dtype))
 
 
 def dense() -> Any:

@@ -15,23 +15,29 @@ def _with_weights(layers: list[tuple[str, Any]], arrays: dict[str, Any], input_s
     for name, layer in layers:
         block.register_child(layer, name)
     block.initialize()
-    block(mx.nd.zeros((1, *input_shape)))
+    dtype = next(iter(arrays.values())).dtype
+    block.cast(dtype)
+    block(mx.nd.zeros((1, *input_shape), dtype=dtype))
     for name, layer in layers:
         if f"{name}.bias" in arrays:
             kernel = arrays[f"{name}.kernel"]
-            layer.weight.set_data(mx.nd.array(kernel if kernel.ndim == 4 else np.ascontiguousarray(kernel.T)))
-            layer.bias.set_data(mx.nd.array(arrays[f"{name}.bias"]))
+            turned = kernel if kernel.ndim == 4 else np.ascontiguousarray(kernel.T)
+            layer.weight.set_data(mx.nd.array(turned, dtype=dtype))
+            layer.bias.set_data(mx.nd.array(arrays[f"{name}.bias"], dtype=dtype))
     return block
 
 
-def conv() -> Any:
+def conv(channels_first: bool = True, dtype: str = "float32") -> Any:
     from mxnet.gluon import nn
 
+    turn = ("turn", nn.HybridLambda(lambda ops, x: ops.transpose(x, axes=(0, 3, 1, 2))))
     layers = [
+        *([] if channels_first else [turn]),
         ("conv", nn.Conv2D(4, 3)), ("tanh", nn.Activation("tanh")), ("pool", nn.AvgPool2D(2)), ("flat", nn.Flatten()),
         ("hidden", nn.Dense(16)), ("tanh2", nn.Activation("tanh")), ("logits", nn.Dense(5)),
     ]  # fmt: skip
-    return _with_weights(layers, weights.CONV, weights.CONV_INPUT_SHAPE)
+    shape = weights.CONV_INPUT_SHAPE
+    return _with_weights(layers, weights.conv_in(dtype), shape if channels_first else (*shape[1:], shape[0]))
 
 
 def dense() -> Any:

@@ -28,14 +28,17 @@ class Convolution(tf.Module):
 
 
 class Conv(tf.Module):
-    def __init__(self) -> None:
+    def __init__(self, channels_first: bool = False, dtype: str = "float32") -> None:
         super().__init__()
-        self.conv = Convolution(weights.CONV, "conv")
-        self.hidden = Dense(weights.CONV, "hidden")
-        self.logits = Dense(weights.CONV, "logits")
+        arrays = weights.conv_in(dtype)
+        self.conv = Convolution(arrays, "conv")
+        self.hidden = Dense(arrays, "hidden")
+        self.logits = Dense(arrays, "logits")
+        self._turned = channels_first
 
     def __call__(self, x: Any) -> Any:
-        pooled = tf.nn.avg_pool2d(tf.tanh(self.conv(x)), 2, 2, "VALID")
+        images = tf.transpose(x, (0, 2, 3, 1)) if self._turned else x
+        pooled = tf.nn.avg_pool2d(tf.tanh(self.conv(images)), 2, 2, "VALID")
         flat = tf.reshape(tf.transpose(pooled, (0, 3, 1, 2)), (-1, 36))
         return self.logits(tf.tanh(self.hidden(flat)))
 

@@ -18,8 +18,9 @@ def _graph(
 ) -> Graph:
     graph = tf.Graph()
     with graph.as_default():
-        x = v1.placeholder(tf.float32, (None, *shape))
-        y = v1.placeholder(tf.float32, (None, nb_classes))
+        dtype = next(iter(arrays.values())).dtype
+        x = v1.placeholder(dtype, (None, *shape))
+        y = v1.placeholder(dtype, (None, nb_classes))
 
         def weight(name: str) -> Any:
             array = arrays[name]
@@ -33,16 +34,18 @@ def _graph(
     return Graph(session, x, logits, labels=y, loss=loss, train=train)
 
 
-def conv() -> Graph:
+def conv(channels_first: bool = False, dtype: str = "float32") -> Graph:
     def net(x: Any, weight: Callable[[str], Any]) -> Any:
-        h = tf.nn.bias_add(tf.nn.conv2d(x, weight("conv.kernel"), 1, "VALID"), weight("conv.bias"), name="conv/outputs")
+        images = tf.transpose(x, (0, 2, 3, 1), name="turned") if channels_first else x
+        h = tf.nn.bias_add(tf.nn.conv2d(images, weight("conv.kernel"), 1, "VALID"), weight("conv.bias"), name="conv/outputs")
         h = tf.nn.avg_pool2d(tf.tanh(h, name="tanh"), 2, 2, "VALID", name="pool")
         h = tf.reshape(tf.transpose(h, (0, 3, 1, 2), name="flat/turned"), (-1, 36), name="flat/outputs")
         h = tf.tanh(tf.add(h @ weight("hidden.kernel"), weight("hidden.bias"), name="hidden/outputs"), name="tanh2")
         return tf.add(h @ weight("logits.kernel"), weight("logits.bias"), name="logits/outputs")
 
     height_width_channels = (*weights.CONV_INPUT_SHAPE[1:], weights.CONV_INPUT_SHAPE[0])
-    return _graph(height_width_channels, weights.CONV_CLASSES, weights.CONV, net)
+    shape = weights.CONV_INPUT_SHAPE if channels_first else height_width_channels
+    return _graph(shape, weights.CONV_CLASSES, weights.conv_in(dtype), net)
 
 
 def dense() -> Graph:

@@ -21,12 +21,21 @@ def _with_weights(module: nn.Module, arrays: dict[str, Any]) -> nn.Module:
     return module
 
 
-def conv() -> nn.Module:
+class Turn(nn.Module):
+    """Channels last to channels first."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.permute(0, 3, 1, 2)
+
+
+def conv(channels_first: bool = True, dtype: str = "float32") -> nn.Module:
     layers = {
+        **({} if channels_first else {"turn": Turn()}),
         "conv": nn.Conv2d(2, 4, 3), "tanh": nn.Tanh(), "pool": nn.AvgPool2d(2), "flat": nn.Flatten(),
         "hidden": nn.Linear(36, 16), "tanh2": nn.Tanh(), "logits": nn.Linear(16, 5),
     }  # fmt: skip
-    return _with_weights(nn.Sequential(OrderedDict(layers)), weights.CONV)
+    module = nn.Sequential(OrderedDict(layers)).to(getattr(torch, dtype))
+    return _with_weights(module, weights.conv_in(dtype))
 
 
 def dense() -> nn.Module:

@@ -3,7 +3,8 @@
 ``CONV``: rows 2x8x8 (channels first); convolution 3x3 without padding to 4 channels, tanh, average pooling 2x2, flattened
 channels first (36), dense to 16, tanh, dense to 5 logits. ``DENSE``: 6 inputs, dense to 8, tanh, dense to 4 logits. All
 float32. Dense kernels are ``(inputs, outputs)``; the convolution's is ``(out, in, height, width)``. A framework with
-channels last takes rows 8x8x2 and must put the channels first again before it flattens.
+channels last takes rows 8x8x2 and must put the channels first again before it flattens. Every framework's ``CONV`` has the
+layout that is its habit; its factory takes ``channels_first`` and ``dtype`` for nets of the other one, and of other precisions.
 
 numpy only: servers of other environments import this too.
 """
@@ -37,6 +38,11 @@ CONV = _weights(
     },
 )
 DENSE = _weights(2, {"hidden.kernel": (6, 8), "hidden.bias": (8,), "logits.kernel": (8, 4), "logits.bias": (4,)})
+
+
+def conv_in(dtype: str) -> dict[str, Any]:
+    """``CONV`` in another precision."""
+    return {name: array.astype(dtype) for name, array in CONV.items()}
 
 
 def conv_forward(x: Any) -> dict[str, Any]:

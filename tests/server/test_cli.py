@@ -73,6 +73,14 @@ WRONG_FILES = {
     "model's type": ({"models": model(nb_classes="many")}, ["models[0] (digits)", "nb_classes", "integer", "'many'"]),
     "name": ({"models": model(name="a b")}, ["models[0]", "name", "'a b'"]),
     "access": ({"models": model(access="all")}, ["models[0] (digits)", "access", "'labels'", "'all'"]),
+    "access to labels": (
+        {"models": model(task="regression", access="labels")},
+        ["models[0] (digits)", "access", "a regression has no classes", "'scores'"],
+    ),
+    "access to labels under another name": (
+        {"models": [{**DIGITS, "task": "regression"}, {"name": "b", "same_as": "digits", "access": "labels"}]},
+        ["models[1] (b)", "access", "a regression has no classes"],
+    ),
     "twice": ({"models": [DIGITS, DIGITS]}, ["models[1]", "name", "'digits' is there twice"]),
     "same_as": ({"models": [DIGITS, {"name": "b", "same_as": "c"}]}, ["models[1] (b)", "same_as", "'c'", "digits"]),
     "backend": ({"models": model(backend="tourch")}, ["models[0] (digits)", "backend", "'tourch'", "torch"]),

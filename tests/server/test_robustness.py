@@ -6,6 +6,7 @@ import gc
 import threading
 import time
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,15 @@ import pytest
 import torch
 from torch import nn
 
+from gradwire.backends.blackbox import Config as BlackBox
+from gradwire.backends.load import load
 from gradwire.client import Retry, connect
 from gradwire.client.errors import GradwireError, LayerError, ModelFailed, TooManyClones, UnknownModel, Unsupported
 from gradwire.server import serving
 from gradwire.server.costs import Costs
-from gradwire.server.scheduler import Scheduler, Work
+from gradwire.server.merging import likeness
+from gradwire.server.scheduler import Scheduler
+from gradwire.server.work import Work
 
 pytestmark = pytest.mark.usefixtures("transport")
 
@@ -154,16 +159,28 @@ def test_a_black_box_that_waits_holds_up_nobody_who_does_not_want_it() -> None:
         thread.join()
 
 
+OTHER = load(BlackBox(backend="blackbox", factory=lambda: np.asarray, input_shape=(4,), nb_classes=4, coalesce=True))
+TICKET = Scheduler(1000).admit("m", "c")
+
+
+def block(of: Any, rows: int, *, operation: str = "predict", width: int = 4, model: str = "m", **options: Any) -> Work:
+    """Rows to be computed by something of which the costs are to be known."""
+    x = {"x": np.zeros((rows, width))}
+    like = replace(likeness(OTHER, getattr(OTHER, operation), x, options, 128), may_wait=False)
+    function = getattr(of, operation)
+    return Work(function, x, options, None, replace(TICKET, model=model), like)  # type: ignore[arg-type]
+
+
 def test_what_is_remembered_of_a_block_keeps_nothing_alive() -> None:
     class Model:
         def predict(self, x: Any) -> Any:
             return x
 
     model, costs = Model(), Costs()
-    work = Work(model.predict, {"x": X}, {"layer": "a", "label": None}, None, None, 0.001)  # type: ignore[arg-type]
-    assert not costs.is_quick("m", work)
-    costs.remember("m", work)
-    assert costs.is_quick("m", work)
+    work = block(model, 3, layer="a", label=None)
+    assert not costs.is_quick(work)
+    costs.remember([work], 0.001)
+    assert costs.is_quick(work)
     gone = weakref.ref(model)
     del model, work
     gc.collect()
@@ -171,15 +188,28 @@ def test_what_is_remembered_of_a_block_keeps_nothing_alive() -> None:
 
 
 def test_what_a_block_costs_is_known_by_model_operation_options_and_size() -> None:
-    def block(function: Any, rows: int, **options: Any) -> Work:
-        return Work(function, {"x": np.zeros((rows, 4))}, options, None, None, 0.001)  # type: ignore[arg-type]
-
     costs = Costs()
-    costs.remember("m", block(len, 3, layer="a"))
-    assert costs.is_quick("m", block(len, 3, layer="a"))
-    for model, other in (("n", block(len, 3, layer="a")), ("m", block(min, 3, layer="a")), ("m", block(len, 4, layer="a")),
-                         ("m", block(len, 3, layer="b")), ("m", block(len, 3))):  # fmt: skip
-        assert not costs.is_quick(model, other)
+    costs.remember([block(OTHER, 3, layer="a")], 0.004)
+    assert costs.is_quick(block(OTHER, 3, layer="a"))
+    for other in (
+        block(OTHER, 3, model="n", layer="a"),
+        block(OTHER, 3, operation="loss", layer="a"),
+        block(OTHER, 3, width=5, layer="a"),
+        block(OTHER, 3, layer="b"),
+        block(OTHER, 3),
+    ):
+        assert not costs.is_quick(other)
+
+
+def test_what_other_sizes_cost_is_estimated_and_never_too_low() -> None:
+    costs = Costs()
+    costs.remember([block(OTHER, 3)], 0.004)
+    assert costs.is_quick(block(OTHER, 1))
+    assert costs.is_quick(block(OTHER, 7))
+    assert not costs.is_quick(block(OTHER, 8))
+    costs.remember([block(OTHER, 5), block(OTHER, 3)], 0.005)
+    assert costs.is_quick(block(OTHER, 8))
+    assert not costs.is_quick(block(OTHER, 17))
 
 
 def test_a_scheduler_forgets_holds_that_nobody_wants() -> None:

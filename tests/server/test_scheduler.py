@@ -12,9 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gradwire.backends.blackbox import Config
 from gradwire.backends.errors import ModelFailed
+from gradwire.backends.load import load
 from gradwire.server.runner import Runner
 from gradwire.server.scheduler import QueueFull, Scheduler
+from gradwire.server.work import Likeness
 
 
 def note(order: list[str], name: str) -> Callable[[], str]:
@@ -179,6 +182,17 @@ def thread_of(seconds: float = 0.0) -> Callable[..., str]:
 
 
 ROWS = {"x": np.zeros((3, 1))}
+ESTIMATOR = load(
+    Config(backend="blackbox", factory=lambda: np.asarray, input_shape=(1,), nb_classes=2, coalesce=True, task="regression")
+)
+
+
+def alike(kind: str, separable: bool = False, max_rows: int = 8) -> Likeness:
+    """Rows that are computed in the same way, if the kind is the same."""
+    return Likeness(ESTIMATOR, kind, (1,), separable, False, max_rows)
+
+
+QUICK = alike("quick")
 
 
 def test_a_call_that_is_alone_and_known_to_be_quick_is_computed_where_it_is() -> None:
@@ -186,11 +200,11 @@ def test_a_call_that_is_alone_and_known_to_be_quick_is_computed_where_it_is() ->
         scheduler, quick = Scheduler(10), thread_of()
         here = threading.current_thread().name
         with running(scheduler), scheduler.admit("m", "c") as ticket:
-            assert await ticket.run_alone(quick, ROWS, {}) == "gradwire-runner"  # not known yet
-            assert await ticket.run_alone(quick, ROWS, {}) == here
-            assert await ticket.run_alone(quick, {"x": np.zeros((4, 1))}, {}) == "gradwire-runner"  # other sizes are not known
+            assert await ticket.run_block(quick, ROWS, {}, QUICK) == "gradwire-runner"  # not known yet
+            assert await ticket.run_block(quick, ROWS, {}, QUICK) == here
+            assert await ticket.run_block(quick, ROWS, {}, alike("other")) == "gradwire-runner"
             with scheduler.admit("m", "another"):
-                assert await ticket.run_alone(quick, ROWS, {}) == "gradwire-runner"  # not alone
+                assert await ticket.run_block(quick, ROWS, {}, QUICK) == "gradwire-runner"  # not alone
 
     run(test)
 
@@ -200,7 +214,7 @@ def test_what_was_slow_the_last_time_is_left_to_the_runner() -> None:
         scheduler, slow = Scheduler(10), thread_of(0.02)
         with running(scheduler), scheduler.admit("m", "c") as ticket:
             for _ in range(3):
-                assert await ticket.run_alone(slow, ROWS, {}) == "gradwire-runner"
+                assert await ticket.run_block(slow, ROWS, {}, QUICK) == "gradwire-runner"
 
     run(test)
 
@@ -210,19 +224,22 @@ def test_two_threads_are_never_on_the_device_at_once() -> None:
         scheduler, quick = Scheduler(10), thread_of()
         with running(scheduler):
             with scheduler.admit("m", "c") as ticket:
-                await ticket.run_alone(quick, ROWS, {})
+                await ticket.run_block(quick, ROWS, {}, QUICK)
             with scheduler.admit("m", "gone") as gone:
                 # A call that is cancelled while the runner computes it: the device is busy although nobody is there.
-                begun = threading.Event()
+                begun, ended = threading.Event(), threading.Event()
 
                 def busy() -> None:
                     begun.set()
                     time.sleep(0.1)
+                    ended.set()
 
                 gone.submit(busy, {}, {})
                 await asyncio.to_thread(begun.wait)
+                assert not ended.is_set()
             with scheduler.admit("m", "c") as ticket:
-                assert await ticket.run_alone(quick, ROWS, {}) == "gradwire-runner"
+                await ticket.run_block(quick, ROWS, {}, QUICK)
+                assert ended.is_set()
 
     run(test)
 
@@ -242,11 +259,125 @@ def test_errors_and_exits_end_the_call_wherever_it_is_computed() -> None:
     async def test() -> None:
         scheduler = Scheduler(10)
         with running(scheduler), scheduler.admit("m", "c") as ticket:
-            assert await ticket.run_alone(work, ROWS, {}) == 1
+            assert await ticket.run_block(work, ROWS, {}, QUICK) == 1
             with pytest.raises(ModelFailed, match="SystemExit"):
-                await ticket.run_alone(work, ROWS, {})
+                await ticket.run_block(work, ROWS, {}, QUICK)
             with pytest.raises(ValueError, match="wrong"):
-                await ticket.run_alone(work, ROWS, {})
-            assert await ticket.run_alone(work, ROWS, {}) == 4
+                await ticket.run_block(work, ROWS, {}, QUICK)
+            assert await ticket.run_block(work, ROWS, {}, QUICK) == 4
+
+    run(test)
+
+
+def doubled(sizes: list[int]) -> Callable[..., Any]:
+    """Twice its rows; notes how many came at once."""
+
+    def double(x: Any) -> Any:
+        sizes.append(len(x))
+        return 2 * x
+
+    return double
+
+
+def rows(*values: float) -> dict[str, Any]:
+    return {"x": np.array(values)[:, None]}
+
+
+def test_what_waits_for_the_same_computation_is_taken_in_turn_from_all_clients() -> None:
+    async def test() -> None:
+        scheduler, sizes = Scheduler(100), []
+        double, like = doubled(sizes), alike("double", separable=True, max_rows=8)
+        with scheduler.admit("m", "greedy") as greedy, scheduler.admit("m", "modest") as modest:
+            many = [greedy.submit(double, rows(i, i), {}, like) for i in range(20)]
+            one = modest.submit(double, rows(-1), {}, like)
+            with running(scheduler):
+                await one
+                # 2 of the greedy one's first block, 1 of the modest one's, then what else there is room for.
+                assert sizes[0] == 7
+                results = await asyncio.gather(*many)
+        assert sizes == [7, 8, 8, 8, 8, 2]
+        assert (await one).tolist() == [[-2]]
+        assert [result.tolist() for result in results] == [[[2 * i], [2 * i]] for i in range(20)]
+
+    run(test)
+
+
+def test_only_what_is_alike_and_fits_is_computed_as_one() -> None:
+    async def test() -> None:
+        scheduler, sizes = Scheduler(100), []
+        double = doubled(sizes)
+        with scheduler.admit("m", "a") as a, scheduler.admit("m", "b") as b, scheduler.admit("n", "a") as n:
+            one = [
+                a.submit(double, rows(1), {}, alike("k", separable=True)),
+                b.submit(double, rows(2, 2), {}, alike("other", separable=True)),
+                b.submit(double, rows(3, 3, 3), {}, alike("k", separable=True)),
+                n.submit(double, rows(4, 4, 4, 4, 4), {}, alike("k", separable=True)),
+                a.submit(double, rows(5, 5, 5, 5, 5, 5), {}, alike("k", separable=True)),
+                a.submit(double, rows(*[6] * 7), {}, alike("apart")),
+                a.submit(double, rows(*[7] * 7), {}, alike("apart")),
+            ]
+            with running(scheduler):
+                await asyncio.gather(*one)
+        assert sorted(sizes) == [2, 4, 5, 6, 7, 7]
+
+    run(test)
+
+
+def test_a_block_of_few_rows_at_once_keeps_its_company_small() -> None:
+    async def test() -> None:
+        scheduler, sizes = Scheduler(100), []
+        double = doubled(sizes)
+        with scheduler.admit("m", "a") as a, scheduler.admit("m", "b") as b:
+            futures = [a.submit(double, rows(i), {}, alike("k", separable=True, max_rows=2)) for i in range(4)]
+            futures += [b.submit(double, rows(i), {}, alike("k", separable=True)) for i in range(4)]
+            with running(scheduler):
+                await asyncio.gather(*futures)
+        assert sizes[:2] == [2, 2]
+        assert sum(sizes) == 8
+
+    run(test)
+
+
+def test_the_one_that_makes_others_fail_fails_alone() -> None:
+    def picky(x: Any) -> Any:
+        if (x < 0).any():
+            raise ValueError("a negative row")
+        return x
+
+    async def test() -> None:
+        scheduler, like = Scheduler(100), alike("picky", separable=True)
+        with scheduler.admit("m", "a") as a, scheduler.admit("m", "b") as b:
+            futures = [ticket.submit(picky, rows(value), {}, like) for ticket, value in ((a, 1), (b, -1), (a, 2))]
+            with running(scheduler):
+                results = await asyncio.gather(*futures, return_exceptions=True)
+        assert [results[0].tolist(), results[2].tolist()] == [[[1]], [[2]]]  # type: ignore[union-attr]
+        assert isinstance(results[1], ValueError)
+        assert scheduler.tally.of[("m", "picky")].batches == 3
+
+    run(test)
+
+
+def test_a_call_that_is_cancelled_while_it_is_computed_with_others_leaves_them_theirs() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(x: Any) -> Any:
+        begun.set()
+        go_on.wait(10)
+        return 2 * x
+
+    async def test() -> None:
+        scheduler, like = Scheduler(100), alike("slow", separable=True)
+        with scheduler.admit("m", "a") as a, scheduler.admit("m", "b") as b:
+            with scheduler.admit("m", "c") as c:
+                futures = [ticket.submit(slow, rows(value), {}, like) for ticket, value in ((a, 1), (c, 2), (b, 3))]
+                with running(scheduler):
+                    await asyncio.to_thread(begun.wait)
+                    futures[1].cancel()
+                    c.__exit__(None, None, None)
+                    scheduler.admit("m", "c")  # the place that the exit gave back
+                    go_on.set()
+                    assert (await futures[0]).tolist() == [[2]]
+                    assert (await futures[2]).tolist() == [[6]]
+        assert scheduler.tally.of[("m", "slow")].blocks == 3
 
     run(test)

@@ -22,9 +22,6 @@ from gradwire.v1.errors_pb2 import (
 )
 from gradwire.v1.estimator_pb2 import PredictRequest
 from gradwire.v1.tensor_pb2 import (
-    CODEC_BFLOAT16,
-    CODEC_FLOAT16,
-    CODEC_SIGN,
     DTYPE_BOOL,
     DTYPE_FLOAT32,
     DTYPE_FLOAT64,
@@ -235,8 +232,8 @@ def test_a_header_with_an_unknown_dtype_is_refused(dtype):
     assert f"dtype number {dtype} " in refused(ERROR_REASON_BAD_DTYPE, lambda: spec_of(header, 0))
 
 
-@pytest.mark.parametrize("codec", [CODEC_FLOAT16, CODEC_BFLOAT16, CODEC_SIGN, 4, -1])
-def test_a_header_with_a_codec_that_is_not_plain_is_refused(codec):
+@pytest.mark.parametrize("codec", [4, -1, 2**31 - 1])
+def test_a_header_with_an_unknown_codec_is_refused(codec):
     header = Tensor(name="x", dtype=DTYPE_FLOAT32, shape=[2], nbytes=8, codec=codec)
     assert "send plain elements" in refused(ERROR_REASON_BAD_TENSOR, lambda: spec_of(header, 0))
 
@@ -306,7 +303,8 @@ def test_any_header_is_refused_or_can_be_held_in_memory(dtype, shape, codec, nby
         checked = spec_of(header, limit_nbytes)
     except WireError:
         return
-    assert checked.nbytes == nbytes <= limit_nbytes
+    assert checked.wire_nbytes == nbytes
+    assert nbytes <= checked.nbytes <= limit_nbytes
     if checked.nbytes:
         assembler = Assembler(checked)
         [array] = assembler.feed(0, bytes(nbytes))
@@ -314,7 +312,7 @@ def test_any_header_is_refused_or_can_be_held_in_memory(dtype, shape, codec, nby
     else:
         array = inline(header.data, checked)
     assert array.shape == tuple(shape)
-    assert array.nbytes == nbytes
+    assert array.nbytes == checked.nbytes
 
 
 @proof

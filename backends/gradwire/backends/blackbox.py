@@ -26,6 +26,8 @@ class Config(ModelConfig):
     """The owner's code; called without positional arguments, returns a callable of rows, one with a ``predict``, or (x, y)."""
     table: Path | None = None
     """A .npz file of arrays ``x`` and ``y``, in place of a factory: see `blackbox_table`."""
+    coalesce: bool = False
+    """Not unless the owner says so: nobody knows whether a callable looks at its rows together, or what it costs to ask again."""
     tolerance: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     """Of a table: how far each number of a row may be from the one that is looked up; without it rows are found exactly."""
 

@@ -100,6 +100,10 @@ class ModelConfig(BaseModel):
     """What the outputs are; guessed from the loss or the framework if not said."""
     device: str = "cpu"
     max_batch_rows: int = Field(default=128, ge=1)
+    warm_up: list[Annotated[int, Field(ge=1)]] = []
+    """Numbers of rows that every operation is computed for once when the model is loaded, before anybody waits for it."""
+    coalesce: bool = True
+    """Allows rows of several calls to be computed as one; without it an answer never depends on who else calls."""
 
     @model_validator(mode="after")
     def _sizes(self) -> ModelConfig:

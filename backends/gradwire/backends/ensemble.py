@@ -115,6 +115,7 @@ class EnsembleModel:
         self.output_kind: OutputKind = _output_kind(config, self._members, self._weights)
         _check_output_shapes(self._members)
         self.may_wait = any(model.may_wait for model in models)
+        self.coalesces = all(member.coalesces for member in members.values())
         self.layer_names: list[str] = []
         self.device = ", ".join(dict.fromkeys(model.device for model in models))
         everywhere = frozenset(Operation).intersection(*(member.capabilities for member in members.values()))

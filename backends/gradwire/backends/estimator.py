@@ -56,6 +56,10 @@ class Estimator:
         self.postprocessing = tuple(postprocessing)
         self.capabilities = capabilities(model)
         self.answers = answers(model)
+        self.coalesces = config.coalesce and _rows_are_apart(model, preprocessing, self.postprocessing)
+        """Whether rows of several calls may be computed as one, and those of one call in other blocks than it would have alone."""
+        self.room: dict[tuple[str, tuple[int, ...]], int] = {}
+        """By operation and shape of a row, how many rows the device had room for, where it had none for more."""
         self._version = "initial"
         self.output_shape: tuple[int, ...] = (config.nb_classes,)
         """Of one row, before postprocessing; learnt whenever the model predicts, and first of all at loading."""
@@ -181,7 +185,7 @@ class Estimator:
         x: Array,
         y: Array,
         *,
-        divisor: float | None = None,
+        divisor: float | Array | None = None,
         training_mode: bool = False,
         standardisation: Standardisation | None = None,
     ) -> Array:
@@ -190,7 +194,8 @@ class Estimator:
         Args:
             x: A block of the call's rows.
             y: Their labels.
-            divisor: `loss_divisor` of the whole call; None if this block is all of it. Not used by a loss that sums.
+            divisor: `loss_divisor` of the whole call, or ``(n,)``, that of each row's own; None if this block is all of a call.
+                Not used by a loss that sums.
             training_mode: Layers behave as in training.
             standardisation: Replaces the model's own.
         """
@@ -199,7 +204,8 @@ class Estimator:
             inputs, y = self._with_labels(x, y, standardisation)
             gradient = self._do.loss_gradient(inputs, y, training_mode=training_mode)
             if self.model.loss_reduction == "mean":
-                gradient /= self._do.loss_divisor(y) if divisor is None else divisor
+                each = np.asarray(self._do.loss_divisor(y) if divisor is None else divisor, gradient.dtype)
+                gradient /= each.reshape(each.shape + (1,) * (gradient.ndim - each.ndim))
             return self.preprocessing.gradient(x, gradient, standardisation)
 
     def class_gradient(
@@ -350,6 +356,12 @@ class Estimator:
     def _keep_initial(self) -> None:
         if self._initial is None and Operation.VERSIONS in self.capabilities:
             self._initial = self._do.snapshot()
+
+
+def _rows_are_apart(model: Model, preprocessing: Preprocessing, postprocessing: Sequence[PostprocessingDefence]) -> bool:
+    """Whether nothing sees more than a row at a time; defences are the owner's code, and may look at all that they are given."""
+    alone = not preprocessing.has_predict_defences and not any(defence.apply_predict for defence in postprocessing)
+    return alone and bool(getattr(model, "coalesces", True))
 
 
 class _owners_code:  # noqa: N801, used as a function

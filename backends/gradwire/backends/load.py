@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from gradwire.backends.backend import Array
 from gradwire.backends.config import ModelConfig
 from gradwire.backends.errors import BackendError, ModelConfigError
 from gradwire.backends.estimator import Estimator
 from gradwire.backends.preprocessing import Preprocessing, Standardisation
 from gradwire.backends.registry import backend
+from gradwire.backends.warm_up import warm_up
 
 
 def load(config: ModelConfig, loaded: Mapping[str, Estimator] | None = None) -> Estimator:
@@ -29,7 +31,9 @@ def load(config: ModelConfig, loaded: Mapping[str, Estimator] | None = None) -> 
     module = backend(config.backend)
     model = module.load(config, members) if members else module.load(config)
     estimator = Estimator(model, config, _preprocessing(config, model.input_dtype), _postprocessing(config))
-    _probe(estimator)
+    row = _probe(estimator)
+    if row is not None:
+        warm_up(model, config, row)
     return estimator
 
 
@@ -77,20 +81,23 @@ _FREE_SIZE = 8
 """What stands in for a size that may be any, when a row is made to try the model with."""
 
 
-def _probe(estimator: Estimator) -> None:
+def _probe(estimator: Estimator) -> Array | None:
     """Lets the model predict one row, so that a wrong input shape or number of classes shows at start and not to callers.
 
     A model that has not been fitted yet is taken as it is, and so is one that does not take the free sizes that were tried. One
     that does not answer just any row has a model input that it answers as its ``example``.
+
+    Returns:
+        A model input, ``(1, *row)``, that the model answered, if there is one.
     """
     config = estimator.config
     if not estimator.model.fitted:
-        return
+        return None
     example = getattr(estimator.model, "example", None)
     if example is not None:
         outputs = estimator.model.predict(example, training_mode=False)
         estimator.output_shape, estimator.output_dtype = outputs.shape[1:], outputs.dtype
-        return
+        return np.asarray(example)
     shape = tuple(_FREE_SIZE if size == -1 else size for size in config.input_shape)
     low = 0.0 if config.clip_values is None else np.min(config.clip_values[0])
     row = np.broadcast_to(np.asarray(low, estimator.model.input_dtype), (1, *shape)).copy()
@@ -98,9 +105,10 @@ def _probe(estimator: Estimator) -> None:
         outputs = estimator.predict(row)
     except (BackendError, ValueError) as e:
         if -1 in config.input_shape:
-            return
+            return None
         raise ModelConfigError("input_shape", f"the model does not take one row of shape {list(shape)}: {e}") from e
     binary = config.nb_classes == 2 and outputs.shape[1:] == (1,)
     if config.task == "classification" and outputs.shape != (1, config.nb_classes) and not binary:
         given = outputs.shape[1:]
         raise ModelConfigError("nb_classes", f"the model puts out {given} for a row; nb_classes says {config.nb_classes}")
+    return estimator.preprocessing(row, None) if config.warm_up else None

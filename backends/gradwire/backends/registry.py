@@ -25,8 +25,10 @@ def backend(name: str) -> Backend:
         try:
             loaded: Backend = point.load()
         except ModuleNotFoundError as e:
+            # Packages are built with hyphens in the names of extras, and pip before 23.3 knows an extra by no other spelling.
+            extra = name.replace("_", "-")
             raise ModelConfigError(
-                "backend", f"{name!r} needs {e.name}, which is not installed: pip install 'gradwire[{name}]'"
+                "backend", f"{name!r} needs {e.name}, which is not installed: pip install 'gradwire[{extra}]'"
             ) from e
         return loaded
     raise ModelConfigError("backend", f"{name!r} is not a backend here; there are: {', '.join(backend_names())}")

@@ -36,7 +36,7 @@ class Graphs:
     def __call__(self, key: Hashable, *arrays: Array) -> Any:
         """Calls a function that was made, with contiguous arrays of its specs' dtypes. Returns a tensor."""
         with self._device():
-            return self._made[key](*map(tf.convert_to_tensor, arrays))
+            return self._made[key](*map(tf.constant, arrays))
 
     def make(self, key: Hashable, function: Callable[..., Any], specs: Sequence[Any]) -> None:
         """Compiles a function of tensors, without calling it.

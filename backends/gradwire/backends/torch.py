@@ -7,8 +7,8 @@ the gradient of the inputs alone, and no call but a training step changes the mo
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NamedTuple
@@ -18,6 +18,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import nn
 
+from gradwire.backends import torch_gradients as gradients
 from gradwire.backends import torch_layers as layers
 from gradwire.backends import torch_layouts as layouts
 from gradwire.backends import torch_losses as losses
@@ -26,13 +27,9 @@ from gradwire.backends.backend import Array, OutputKind
 from gradwire.backends.config import ModelConfig, ObjectRef
 from gradwire.backends.errors import InvalidLabel, InvalidShape, ModelConfigError, OutOfMemory, Unsupported
 from gradwire.backends.torch_arrays import array, tensor, view
-
-# Gradients of all classes: repeating the rows costs one big backward but C forwards, looping over the classes one forward
-# but C small backwards. CNN of two convolutions, 1x28x28, 10 classes, one thread, fastest of many, repeat / loop in ms:
-# 1 row 5.3/9.7, 2 rows 6.7/8.7, 3 rows 9.9/9.9, 4 rows 11.0/11.2, 8 rows 23/16, 32 rows 82/47, 128 rows 465/175.
-_REPEAT_MAX_ROWS = 2
-# Bounds the memory of repeating. 1 row, 256 classes, in ms: at once 58, 64 rows at a time 64, 16 at a time 78; loop 161.
-_REPEATED_ROWS = 64
+from gradwire.backends.torch_cuda_graphs import Graphed
+from gradwire.backends.torch_precision import Precision
+from gradwire.backends.torch_transfers import Staging
 
 
 class Config(ModelConfig):
@@ -45,7 +42,15 @@ class Config(ModelConfig):
     optimizer: ObjectRef | None = None
     """Called with the parameters; without it there is no fit."""
     amp: bool = False
-    """Runs the model under ``torch.autocast``: bfloat16 on a CPU, float16 on a GPU."""
+    """Runs the model under ``torch.autocast``, in fits too: bfloat16 on a CPU, float16 on a GPU, unless ``autocast`` says which."""
+    autocast: Literal["bfloat16", "float16"] | None = None
+    """Runs the model under ``torch.autocast``, but in fits; answers are in the model's own dtype."""
+    class_gradients: Literal["auto", "repeat", "loop", "batch"] = "auto"
+    """How gradients of every output are computed; ``auto`` measures at loading. The answers differ in their last digits."""
+    compile: bool = False
+    """Compiles the model with ``torch.compile`` at loading."""
+    cuda_graphs: bool = False
+    """Replays blocks of few rows as CUDA graphs."""
     memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
     """How images lie in memory; ``auto`` measures at loading which is faster. The answers differ in their last digits."""
     input_dtype: Literal["int64"] | None = None
@@ -56,6 +61,10 @@ class Config(ModelConfig):
     def _fit_needs_loss(self) -> Config:
         if self.optimizer is not None and self.loss is None:
             raise ValueError("optimizer is set but loss is not; a model is fitted to a loss")
+        if self.cuda_graphs and self.device == "cpu":
+            raise ValueError("cuda_graphs is set but device is cpu; CUDA graphs are of a GPU: set device, or leave cuda_graphs out")
+        if self.cuda_graphs and self.compile:
+            raise ValueError("cuda_graphs and compile are both set; choose one of them")
         return self
 
 
@@ -76,13 +85,14 @@ class TorchModel:
     Args:
         config: The model's configuration.
         module: What its factory made, on any device; it belongs to the model from here on.
+        ways: How gradients of every output are computed, where that has been measured.
     """
 
     may_wait = False
     fitted = True
     """Weights are there from the start, trained or not."""
 
-    def __init__(self, config: Config, module: nn.Module) -> None:
+    def __init__(self, config: Config, module: nn.Module, ways: gradients.Ways | None = None) -> None:
         device = _device(config.device)
         self._config = config
         self._device = device
@@ -92,7 +102,6 @@ class TorchModel:
         self._trainable = [p for p in parameters if p.requires_grad]
         module.requires_grad_(False)
         self._recurrent = layers.recurrent(module) if device.type == "cuda" else []
-        self._nb_outputs: int | None = None
 
         self._module_dtype = next((p.dtype for p in parameters if p.is_floating_point()), torch.float32)
         # numpy has no bfloat16, and callers are better off with float32 than with float16: half models are cast on the device.
@@ -102,9 +111,14 @@ class TorchModel:
         loss = None if config.loss is None else losses.build(config.loss)
         self._loss = None if loss is None else losses.RowLoss(loss, config.task == "regression", self._dtype, device)
         self._optimizer = self._new_optimizer()
-        self._scaler = torch.amp.GradScaler(device.type, enabled=config.amp and device.type == "cuda")
+        self._precision = Precision(device, config.autocast, config.amp, self._module_dtype)
+        self._staging = Staging(device) if device.type == "cuda" else None
+        self._forward: Callable[[torch.Tensor], Any] = module
+        self._nb_outputs: int | None = None
 
         self._choose_layout()
+        self._ways = ways or self._measured_ways()
+        self._speed_up()
 
         self.layer_names = layers.names(module)
         self.loss_name = "" if self._loss is None else self._loss.name
@@ -120,11 +134,11 @@ class TorchModel:
         # no faster (1 row of the CNN: 0.57 ms, with no_grad 0.58).
         with self._running(training_mode), torch.no_grad():
             # A clone, because a module may return one of its own tensors.
-            return array(self._outputs(self._tensor(x)).clone(), self._dtype)
+            return self._array(self._outputs(self._tensor(x)).clone())
 
     def loss(self, x: Array, y: Array, *, training_mode: bool) -> Array:
         with self._running(training_mode), torch.no_grad():
-            return array(self._row_loss.rows(self._outputs(self._tensor(x)), y), self._dtype)
+            return self._array(self._row_loss.rows(self._outputs(self._tensor(x)), y))
 
     def loss_from_predictions(self, predictions: Array, y: Array) -> Array:
         with self._running(False), torch.no_grad():
@@ -136,25 +150,23 @@ class TorchModel:
     def loss_gradient(self, x: Array, y: Array, *, training_mode: bool) -> Array:
         with self._running(training_mode):
             leaf = self._tensor(x).requires_grad_()
-            rows = self._row_loss.rows(self._outputs(leaf), y)
-            return array(_gradient(rows, leaf, torch.ones_like(rows)), self._dtype)
+            return self._array(
+                self._precision.loss_gradient(self._outputs(leaf), leaf, lambda outputs: self._row_loss.rows(outputs, y))
+            )
 
     def class_gradient(self, x: Array, label: Array | None, *, training_mode: bool) -> Array:
         """As in `backend.Differentiable`. A label is a column of the outputs, so that a model with one output takes only 0."""
         with self._running(training_mode):
-            leaf = self._tensor(x).requires_grad_()
             if label is not None:
-                return array(self._gradient_of_labels(leaf, label), self._dtype).reshape(len(x), 1, *x.shape[1:])
+                return self._gradient_of_labels(x, label).reshape(len(x), 1, *x.shape[1:])
             # In training mode rows see each other through batch normalisation, and each repetition its own dropout.
-            if len(x) <= _REPEAT_MAX_ROWS and self._nb_outputs is not None and not training_mode:
-                return self._gradients_by_repeating(leaf, self._nb_outputs)
-            return self._gradients_by_looping(leaf)
+            return self.every_gradient(x, "loop" if training_mode else self._ways(len(x)))
 
     def activations(self, x: Array, layer: str | int, *, training_mode: bool) -> Array:
         with self._running(training_mode), torch.no_grad():
             with layers.capturing(self._module, layer) as captured:
-                self._outputs(self._tensor(x))
-            return array(captured.output(len(x)), self._dtype)
+                self._outputs(self._tensor(x), self._module)
+            return self._array(captured.output(len(x)))
 
     def vjp(self, x: Array, cotangent: Array, layer: str | int | None, *, training_mode: bool) -> Array:
         with self._running(training_mode):
@@ -163,12 +175,12 @@ class TorchModel:
                 differentiated, what = self._outputs(leaf), "outputs"
             else:
                 with layers.capturing(self._module, layer) as captured:
-                    self._outputs(leaf)
+                    self._outputs(leaf, self._module)
                 differentiated, what = captured.output(len(x)), f"layer {layer!r}"
             if cotangent.shape != tuple(differentiated.shape):
                 raise InvalidShape(f"cotangent has shape {cotangent.shape}; expected {tuple(differentiated.shape)}, as the {what}")
-            weighting = tensor(cotangent, self._dtype, self._device).to(differentiated.dtype)
-            return array(_gradient(differentiated, leaf, weighting), self._dtype)
+            weighting = tensor(cotangent, self._dtype, self._device)
+            return self._array(self._precision.gradient(differentiated, leaf, weighting))
 
     def train_step(self, x: Array, y: Array, *, training_mode: bool) -> float | None:
         optimizer = self._optimizer
@@ -178,10 +190,10 @@ class TorchModel:
         self._module.train(training_mode)
         try:
             with OutOfMemoryNamed(), layers.differentiable(self._recurrent):
-                loss = self._row_loss.reduced(self._outputs(self._tensor(x)), y)
-                torch.autograd.backward(self._scaler.scale(loss))
-                self._scaler.step(optimizer)
-                self._scaler.update()
+                loss = self._row_loss.reduced(self._outputs(self._tensor(x), self._module, fitting=True), y)
+                torch.autograd.backward(self._precision.scaler.scale(loss))
+                self._precision.scaler.step(optimizer)
+                self._precision.scaler.update()
             return float(loss.item())
         finally:
             optimizer.zero_grad(set_to_none=True)
@@ -191,14 +203,14 @@ class TorchModel:
 
     def snapshot(self) -> _Snapshot:
         state = None if self._optimizer is None else copy.deepcopy(self._optimizer.state_dict())
-        return _Snapshot(weights.clones(self._module), state, self._scaler.state_dict())
+        return _Snapshot(weights.clones(self._module), state, self._precision.scaler.state_dict())
 
     def rollback(self, snapshot: _Snapshot) -> None:
         weights.put_back(self._module, snapshot.weights)
         if self._optimizer is not None and snapshot.optimizer is not None:
             # The optimizer takes the tensors it is given for its own and works in them.
             self._optimizer.load_state_dict(copy.deepcopy(snapshot.optimizer))
-        self._scaler.load_state_dict(snapshot.scaler)
+        self._precision.scaler.load_state_dict(snapshot.scaler)
 
     def save(self, path: Path) -> None:
         weights.save(self._module, path)
@@ -215,8 +227,8 @@ class TorchModel:
             raise Unsupported(
                 "the model's factory returns the same module or parameters again; a clone needs a factory that makes new ones"
             )
-        # The same layout, not the faster one of another day.
-        return TorchModel(self._config.model_copy(update={"memory_format": self._layout_name}), module)
+        # The same layout and ways, not the faster ones of another day.
+        return TorchModel(self._config.model_copy(update={"memory_format": self._layout_name}), module, self._ways)
 
     # Inside.
 
@@ -226,21 +238,36 @@ class TorchModel:
         return self._loss
 
     def _tensor(self, x: Array) -> torch.Tensor:
+        if self._staging is not None:
+            return self._staging.put(x.astype(self.input_dtype, copy=False))
         # Floating inputs are copied on their way into the module.
         put = view if self.input_dtype.kind == "f" else tensor
         return put(x, self.input_dtype, self._device)
 
-    def _outputs(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Outputs ``(n, C)``, in the module's own dtype, of inputs in `input_dtype`."""
+    def _array(self, t: torch.Tensor) -> Array:
+        return array(t, self._dtype, self._staging)
+
+    def _outputs(
+        self, inputs: torch.Tensor, forward: Callable[[torch.Tensor], Any] | None = None, *, fitting: bool = False
+    ) -> torch.Tensor:
+        """Outputs ``(n, C)``, in the module's own dtype, of inputs in `input_dtype`.
+
+        Args:
+            inputs: ``(n, *input_shape)``.
+            forward: The module itself, where what stands in for it will not do.
+            fitting: Whether this is of a training step.
+        """
         if inputs.is_floating_point():
             # A copy also where the dtype is right: the module's first step may work in place, which autograd refuses on a
             # leaf, and which would write into the caller's rows.
             inputs = inputs.to(self._module_dtype, copy=True, memory_format=self._memory_format)
-        if self._config.amp:
-            with self._autocast():
-                result = self._module(inputs)
+        if forward is None:
+            forward = self._module if self._module.training else self._forward
+        if self._precision.dtype is None:
+            result = forward(inputs)
         else:
-            result = self._module(inputs)
+            with self._precision.scope(fitting):
+                result = forward(inputs)
         outputs = layers.outputs(result, len(inputs))
         self._nb_outputs = outputs.shape[1]
         return outputs
@@ -260,13 +287,51 @@ class TorchModel:
         self._memory_format = memory_format
         self._module.to(memory_format=memory_format)  # type: ignore[call-overload]
 
-    def gradient_of_sum(self, x: Array) -> None:
-        """A gradient for its cost alone; see `torch_layouts.fastest`."""
+    def gradient_of_sum(self, x: Array) -> Array:
+        """The gradient of the summed outputs; see `torch_layouts.fastest`."""
         leaf = self._tensor(x).requires_grad_()
-        array(_gradient(self._outputs(leaf).sum(), leaf, None), self._dtype)
+        return self._array(gradients.of(self._outputs(leaf).sum(), leaf, None))
 
-    def _autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self._device.type, torch.float16 if self._device.type == "cuda" else torch.bfloat16)
+    def _measured_ways(self) -> gradients.Ways:
+        config = self._config
+        if config.class_gradients != "auto":
+            return gradients.Ways(((1, config.class_gradients),))
+        if config.input_dtype is not None or -1 in config.input_shape:
+            return gradients.Ways()
+        return gradients.fastest(self.every_gradient, config.input_shape, self.input_dtype, config.max_batch_rows)
+
+    def every_gradient(self, x: Array, way: gradients.Way) -> Array:
+        """Gradients of every output, ``(n, C, *row)``; see `torch_gradients.fastest`."""
+        # By the module itself: what was compiled or recorded has one way back a pass, and does not know vmap.
+        leaf = self._tensor(x).requires_grad_()
+        return gradients.WAYS[way](lambda x: self._outputs(x, self._module), leaf, self._array, self._nb_outputs)
+
+    def _speed_up(self) -> None:
+        """Tries the module in its precision, and puts what is faster in its place."""
+        config, shape = self._config, self._config.input_shape
+        self._precision.check(lambda: self._sample_answers(np.zeros((1, *layouts.known(shape)), self.input_dtype)))
+        if config.cuda_graphs:
+            self._forward = Graphed(self._module)
+        if config.compile:
+            # Not at the top: it imports the compiler, which takes more than a second.
+            from gradwire.backends import torch_compile
+
+            compiled = torch_compile.Compiled(self._module, self._device)
+
+            def answers(x: Array, is_compiled: bool) -> list[Array]:
+                self._forward = compiled if is_compiled else self._module
+                return self._sample_answers(x)
+
+            torch_compile.warm_up(answers, layouts.known(shape), self.input_dtype, config.max_batch_rows, self._precision.tolerance)
+            self._forward = compiled
+
+    def _sample_answers(self, x: Array) -> list[Array]:
+        """Outputs and, where there are such, gradients."""
+        found = [self.predict(x, training_mode=False)]
+        if self._config.input_dtype is None:
+            with suppress(Unsupported):
+                found.append(self.gradient_of_sum(x))
+        return found
 
     def _running(self, training_mode: bool) -> AbstractContextManager[None]:
         """What every operation runs in; next to nothing in the usual case, of which an attack makes thousands."""
@@ -278,35 +343,13 @@ class TorchModel:
         with OutOfMemoryNamed(), mode, layers.differentiable(self._recurrent):
             yield
 
-    def _gradient_of_labels(self, leaf: torch.Tensor, label: Array) -> torch.Tensor:
-        outputs = _columns(self._outputs(leaf))
+    def _gradient_of_labels(self, x: Array, label: Array) -> Array:
+        leaf = self._tensor(x).requires_grad_()
+        outputs = gradients.columns(self._outputs(leaf))
         if label.max() >= outputs.shape[1]:
             raise InvalidLabel(f"label {label.max()} is out of range; the model has {outputs.shape[1]} output(s), counted from 0")
         chosen = outputs.gather(1, tensor(label[:, None], np.dtype(np.int64), self._device))
-        return _gradient(chosen, leaf, torch.ones_like(chosen))
-
-    def _gradients_by_repeating(self, leaf: torch.Tensor, nb_outputs: int) -> Array:
-        """Each row once for each class: one backward for all of them."""
-        n, row = leaf.shape[0], leaf.shape[1:]
-        result = np.empty((n, nb_outputs, *row), self._dtype)
-        step = _REPEATED_ROWS // n
-        for first in range(0, nb_outputs, step):
-            classes = np.arange(first, min(first + step, nb_outputs))
-            repeated = leaf.detach().repeat_interleave(len(classes), 0).requires_grad_()
-            gradient = self._gradient_of_labels(repeated, np.tile(classes, n))
-            result[:, classes] = array(gradient, self._dtype).reshape(n, len(classes), *row)
-        return result
-
-    def _gradients_by_looping(self, leaf: torch.Tensor) -> Array:
-        """One forward, and one backward for each class."""
-        outputs = _columns(self._outputs(leaf))
-        n, nb_outputs = outputs.shape
-        result = np.empty((n, nb_outputs, *leaf.shape[1:]), self._dtype)
-        for k in range(nb_outputs):
-            one = torch.zeros_like(outputs)
-            one[:, k] = 1
-            result[:, k] = array(_gradient(outputs, leaf, one, retain_graph=k < nb_outputs - 1), self._dtype)
-        return result
+        return self._array(gradients.of(chosen, leaf, torch.ones_like(chosen)))
 
     def _new_optimizer(self) -> torch.optim.Optimizer | None:
         if self._config.optimizer is None:
@@ -331,8 +374,11 @@ class TorchModel:
 
     def _notes(self) -> list[str]:
         notes = []
-        if self._config.amp:
-            notes.append("runs in mixed precision: outputs and gradients have 2 to 3 significant digits")
+        if self._precision.dtype is not None:
+            dtype = str(self._precision.dtype).removeprefix("torch.")
+            notes.append(f"runs in mixed precision with {dtype}: outputs and gradients have 2 to 3 significant digits")
+        if self._config.compile:
+            notes.append("compiled: answers differ from the uncompiled module's in their last digits")
         if self._memory_format is torch.channels_last:
             notes.append("images lie channels last in memory: answers differ from torch's default layout in their last digits")
         if self._module_dtype in (torch.float16, torch.bfloat16):
@@ -367,22 +413,6 @@ def _output_kind(config: Config, module: nn.Module, loss: losses.RowLoss | None)
     if last and isinstance(last[0], (nn.Softmax, nn.Sigmoid)):
         return "probabilities"
     return "logits" if loss is None or loss.takes_logits else "probabilities"
-
-
-def _columns(outputs: torch.Tensor) -> torch.Tensor:
-    if outputs.ndim != 2:
-        raise Unsupported(f"the model's outputs have shape {tuple(outputs.shape)}; class gradients are of outputs (n, C)")
-    return outputs
-
-
-def _gradient(of: torch.Tensor, leaf: torch.Tensor, cotangent: torch.Tensor | None, retain_graph: bool = False) -> torch.Tensor:
-    gradient = None
-    if of.requires_grad:
-        (gradient,) = torch.autograd.grad(of, leaf, cotangent, retain_graph=retain_graph, allow_unused=True)
-    if gradient is None:
-        # Zeros would pass for a robust model.
-        raise Unsupported("autograd finds no way from there to the inputs: something in between is detached, or not differentiable")
-    return gradient
 
 
 class OutOfMemoryNamed(AbstractContextManager[None]):

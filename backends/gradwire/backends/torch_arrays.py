@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from gradwire.backends.backend import Array
+from gradwire.backends.torch_transfers import Staging
 
 TORCH_DTYPES: dict[np.dtype[Any], torch.dtype] = {
     np.dtype(np.float32): torch.float32,
@@ -35,7 +36,7 @@ def view(x: Array, dtype: np.dtype[Any], device: torch.device) -> torch.Tensor:
     return shared if device == _CPU else shared.to(device)
 
 
-def array(t: torch.Tensor, dtype: np.dtype[Any]) -> Array:
+def array(t: torch.Tensor, dtype: np.dtype[Any], staging: Staging | None = None) -> Array:
     """The tensor in host memory: floating ones as ``dtype`` (numpy has no bfloat16), others as they are.
 
     Always contiguous: a gradient may be an expanded view, which in-place arithmetic in numpy would garble. The memory is
@@ -46,6 +47,8 @@ def array(t: torch.Tensor, dtype: np.dtype[Any]) -> Array:
     if t.is_floating_point() and t.dtype is not TORCH_DTYPES[dtype]:
         t = t.to(TORCH_DTYPES[dtype])
     if t.device != _CPU:
+        if staging is not None:
+            return staging.take(t)
         t = t.cpu()
     result: Array = t.contiguous().numpy()
     return result

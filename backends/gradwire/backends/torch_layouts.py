@@ -27,12 +27,19 @@ _WORTH_IT = 0.9
 _MAX_ROWS = 32
 _ROUNDS = 8
 _BUDGET_S = 1.0
+_FREE_SIZE = 8
+"""Stands in for a size that may be any; as in `load`."""
 
 
 def applies(module: nn.Module, input_shape: tuple[int, ...]) -> bool:
     """Whether there is a choice: convolutions of images of a known size."""
     images = len(input_shape) == 3 and -1 not in input_shape
     return images and any(isinstance(part, nn.Conv2d | nn.ConvTranspose2d) for part in module.modules())
+
+
+def known(input_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Sizes to try a model with."""
+    return tuple(_FREE_SIZE if size == -1 else size for size in input_shape)
 
 
 class Computing(Protocol):
@@ -44,8 +51,8 @@ class Computing(Protocol):
 
     def predict(self, x: Array, *, training_mode: bool) -> Array: ...
 
-    def gradient_of_sum(self, x: Array) -> None:
-        """Computes the gradient of the summed outputs."""
+    def gradient_of_sum(self, x: Array) -> Array:
+        """The gradient of the summed outputs."""
         ...
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from gradwire.v1 import estimator_pb2
 from gradwire.v1 import model_pb2 as pb
 from gradwire.v1.tensor_pb2 import Tensor
+from gradwire.wire.codecs import CODINGS, name_of
 from gradwire.wire.dtypes import to_numpy
 from gradwire.wire.tensors import Array, inline, spec_of
 
@@ -74,6 +75,8 @@ class ModelCard:
         clone_of: For a clone, the name it was made from.
         limits: What the server takes.
         answers: What `predict` may be asked for: "outputs", "logits", "members" (``raw``), "uncertainty" (`predict_uncertainty`).
+        coalesce: Whether the server may compute rows of several calls as one.
+        codecs: What `RemoteEstimator.with_codecs` may be told.
     """
 
     name: str
@@ -101,6 +104,8 @@ class ModelCard:
     clone_of: str
     limits: Limits
     answers: frozenset[str] = frozenset({"outputs"})
+    coalesce: bool = False
+    codecs: frozenset[str] = frozenset()
 
 
 def card_of(message: pb.ModelCard) -> ModelCard:
@@ -118,7 +123,7 @@ def card_of(message: pb.ModelCard) -> ModelCard:
         clip_values=(_array(message.clip_min), _array(message.clip_max)) if message.HasField("clip_min") else None,
         channels_first=message.channels_first if message.HasField("channels_first") else None,
         layer_names=tuple(message.layer_names),
-        access=_name(pb.Access, message.access),
+        access=access_name(message.access),
         # Operations that this client does not know are not shown.
         operations=frozenset(OPERATION_NAMES[o] for o in message.operations if o in OPERATION_NAMES),
         loss=message.loss,
@@ -132,9 +137,16 @@ def card_of(message: pb.ModelCard) -> ModelCard:
         preprocessing_defences=tuple(message.preprocessing_defences),
         postprocessing_defences=tuple(message.postprocessing_defences),
         clone_of=message.clone_of,
+        coalesce=message.coalesce,
         limits=Limits(message.limits.max_tensor_bytes, message.limits.max_held_bytes, message.limits.max_batch_rows),
         answers=frozenset(ANSWER_NAMES[answer] for answer in message.answers if answer in ANSWER_NAMES),
+        codecs=frozenset(name_of(codec) for codec in message.codecs if codec in CODINGS),
     )
+
+
+def access_name(value: pb.Access) -> str:
+    """ "labels", "scores", "gradients" or "trainer"."""
+    return _name(pb.Access, value)
 
 
 def _name(enum: Any, value: int) -> str:

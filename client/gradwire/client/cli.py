@@ -1,7 +1,8 @@
 """The command ``gradwire``: collects what is installed under the entry point group ``gradwire.commands``.
 
-A command is a plain function with typer annotations, wherever it lives. This file knows none of them, so that the client's
-commands, the server's and those of other packages stand side by side without importing one another.
+A command is a plain function with typer annotations, or a group of them (a ``typer.Typer``), wherever it lives. This file
+knows none of them, so that the client's commands, the server's and those of other packages stand side by side without
+importing one another.
 """
 
 from __future__ import annotations
@@ -66,7 +67,10 @@ def build(points: Iterable[EntryPoint]) -> typer.Typer:
             settings = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
             app.command(point.name, help=f"[dim]{escape(text)}[/]", context_settings=settings)(_refusing(f"{point.name} {text}"))
         else:
-            app.command(point.name)(command)
+            if isinstance(command, typer.Typer):
+                app.add_typer(command, name=point.name)
+            else:
+                app.command(point.name)(command)
     return app
 
 

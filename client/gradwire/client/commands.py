@@ -20,6 +20,7 @@ from rich.table import Table
 from gradwire.client.card import OPERATION_NAMES, ModelCard
 from gradwire.client.check import Finding, check_model
 from gradwire.client.connection import Server, connect
+from gradwire.client.credentials import caller
 from gradwire.client.endings import told
 from gradwire.client.errors import InvalidCall
 from gradwire.client.usage import Usage
@@ -28,20 +29,38 @@ Address: TypeAlias = Annotated[str, typer.Argument(help="host:port or unix:PATH 
 Token: TypeAlias = Annotated[
     str | None, typer.Option(help="Who calls. Better set in the environment, where others do not see it.", envvar="GRADWIRE_TOKEN")
 ]
-Tls: TypeAlias = Annotated[
-    str | None, typer.Option(help="Encrypt: 'system' for the system's certificates, or a PEM file to trust.", show_default=False)
+TokenFile: TypeAlias = Annotated[
+    Path | None, typer.Option(help="A file that holds the token.", envvar="GRADWIRE_TOKEN_FILE", show_default=False)
 ]
+Tls: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        help="Encrypt: 'system' for the system's certificates, or a PEM file to trust.", envvar="GRADWIRE_TLS", show_default=False
+    ),
+]
+Certificate: TypeAlias = Annotated[
+    Path | None, typer.Option(help="Your certificate, a PEM file.", envvar="GRADWIRE_CERTIFICATE", show_default=False)
+]
+Key: TypeAlias = Annotated[Path | None, typer.Option(help="Its key, a PEM file.", envvar="GRADWIRE_KEY", show_default=False)]
 Timeout: TypeAlias = Annotated[float, typer.Option("--timeout", help="Seconds that a call may take.")]
 
 _STYLES = {"ok": "green", "wrong": "bold red", "unclear": "yellow", "not granted": "dim"}
 
 
-def models(address: Address, token: Token = None, tls: Tls = None, timeout_s: Timeout = 60.0) -> None:
+def models(
+    address: Address,
+    token: Token = None,
+    token_file: TokenFile = None,
+    tls: Tls = None,
+    certificate: Certificate = None,
+    key: Key = None,
+    timeout_s: Timeout = 60.0,
+) -> None:
     """List the models that a server offers to you.
 
     Example: gradwire models 127.0.0.1:50051
     """
-    with _server(address, token, tls, timeout_s) as server:
+    with opened(address, token, token_file, tls, certificate, key, timeout_s) as server:
         cards = server.models()
     table = Table(title=f"{len(cards)} models at {escape(address)}", title_justify="left", title_style="bold")
     for heading in ("name", "backend", "input", "classes", "access", "operations", "version", "device"):
@@ -57,7 +76,10 @@ def check(
     data: Annotated[Path | None, typer.Option(help="A .npz file of rows x, maybe labels y.", show_default="random rows")] = None,
     seed: Annotated[int, typer.Option(help="Of what is random.")] = 0,
     token: Token = None,
+    token_file: TokenFile = None,
     tls: Tls = None,
+    certificate: Certificate = None,
+    key: Key = None,
     timeout_s: Timeout = 60.0,
 ) -> None:
     """Try every operation of a model, and hold its gradients against central differences.
@@ -67,7 +89,7 @@ def check(
     Example: gradwire check 127.0.0.1:50051 digits --data test.npz
     """
     console = Console()
-    with _server(address, token, tls, timeout_s) as server:
+    with opened(address, token, token_file, tls, certificate, key, timeout_s) as server:
         x, y = (None, None) if data is None else _read(data)
         remote = server.estimator(model)
         console.print(_panel(remote.card))
@@ -84,9 +106,17 @@ def check(
 
 
 @contextmanager
-def _server(address: str, token: str | None, tls: str | None, timeout_s: float) -> Iterator[Server]:
+def opened(
+    address: str,
+    token: str | None,
+    token_file: Path | None,
+    tls: str | None,
+    certificate: Path | None,
+    key: Path | None,
+    timeout_s: float,
+) -> Iterator[Server]:
     """A connection whose errors end the command with one line."""
-    with told(), connect(address, token=token, tls=True if tls == "system" else tls, timeout_s=timeout_s) as server:
+    with told(), connect(address, **caller(token, token_file, tls, certificate, key), timeout_s=timeout_s) as server:
         yield server
 
 

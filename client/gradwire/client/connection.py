@@ -15,14 +15,15 @@ import weakref
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import grpc
 
-from gradwire.client import arguments
+from gradwire.client import arguments, errors
 from gradwire.client.card import ModelCard, card_of
+from gradwire.client.credentials import ClientCertificate, channel_credentials, check_token
 from gradwire.client.errors import CallTimeout, Exhausted, GradwireError, InvalidCall, Unavailable, error_of, error_of_wire
+from gradwire.client.grants import Grants
 from gradwire.client.same_host import SameHost, SocketStream
 from gradwire.client.settings import Renewal, Retry
 from gradwire.client.streams import Deadlines, Stream
@@ -30,7 +31,7 @@ from gradwire.client.usage import Usage, usage_of
 from gradwire.v1 import estimator_pb2, model_pb2, model_pb2_grpc, usage_pb2, usage_pb2_grpc
 from gradwire.wire.errors import WireError
 from gradwire.wire.frames import first_message, open_field
-from gradwire.wire.tensors import Array
+from gradwire.wire.tensors import Array, Outgoing
 
 if TYPE_CHECKING:
     from gradwire.client.estimator import RemoteEstimator
@@ -49,6 +50,7 @@ def connect(
     *,
     token: str | None = None,
     tls: str | os.PathLike[str] | bool | None = None,
+    certificate: ClientCertificate | None = None,
     timeout_s: float | None = None,
     retry: Retry | None = None,
     renewal: Renewal | None = None,
@@ -60,6 +62,8 @@ def connect(
         address: ``host:port``, ``unix:PATH``, or any other target that gRPC knows.
         token: Who calls; sent only over TLS or to this host.
         tls: A file with the certificates to trust (PEM), or True for the system's; None: no TLS.
+        certificate: Two files (PEM), the caller's certificate and its key, for servers that know callers by them; read at each
+            new connection.
         timeout_s: How long a call may take, with all its attempts; None: as long as it takes, provided that the server
             is alive.
         retry: How safe calls are made again.
@@ -71,13 +75,15 @@ def connect(
         A `Server`; a context manager, to close it.
 
     Raises:
-        InvalidCall: A token would be sent to another host without TLS; ``timeout_s`` is not a time; ``tls`` is not a file
-            that can be read.
+        InvalidCall: A token would be sent to another host without TLS, or is none; ``timeout_s`` is not a time; ``tls`` or
+            ``certificate`` are not files that can be read; a certificate is given without ``tls``.
     """
     if token is not None and not tls and not _local(address):
         raise InvalidCall(f"a token would travel to {address} in the clear; pass tls=, a file with certificates to trust, or True")
-    _roots(tls)
-    return Server(address, token, tls, arguments.timeout_s(timeout_s), retry or Retry(), renewal or Renewal(), same_host)
+    check_token(token)
+    channel_credentials(tls, certificate)
+    caller = (token, tls, certificate)
+    return Server(address, *caller, arguments.timeout_s(timeout_s), retry or Retry(), renewal or Renewal(), same_host)
 
 
 class Server:
@@ -91,6 +97,7 @@ class Server:
         address: str,
         token: str | None,
         tls: str | os.PathLike[str] | bool | None,
+        certificate: ClientCertificate | None,
         timeout_s: float | None,
         retry: Retry,
         renewal: Renewal,
@@ -101,6 +108,7 @@ class Server:
         self.retry = retry
         self._token = token
         self._tls = tls
+        self._certificate = certificate
         self._renewal = renewal
         self._may_leave_grpc = same_host and _local(address)
         self._lock = threading.Lock()
@@ -130,21 +138,30 @@ class Server:
 
         return RemoteEstimator(self, self.card(name))
 
-    def usage(self, name: str = "") -> list[Usage]:
-        """What this caller has used of one served name, or of all.
+    def usage(self, name: str = "", principal: str = "", everybody: bool = False) -> list[Usage]:
+        """What has been used of one served name, or of all.
 
         Args:
-            name: The served name; empty: all that this caller may use.
+            name: The served name; empty: all.
+            principal: Whose; empty: this caller's own. Only admins may ask for others'.
+            everybody: Everybody's; only for admins.
 
         Returns:
-            One `Usage` a name, with the rows used so far and those that are left.
+            One `Usage` a name and principal, with the rows used so far and those that are left.
 
         Raises:
-            UnknownModel: Nothing is served under that name.
+            UnknownModel: Nothing is served under that name, to this caller.
+            NotGranted: Only admins may ask that.
         """
-        request = usage_pb2.GetUsageRequest(model=arguments.name("name", name))
+        name, principal = arguments.name("name", name), arguments.name("principal", principal)
+        request = usage_pb2.GetUsageRequest(model=name, principal=principal, everybody=everybody)
         reply = self.ask(lambda timeout: usage_pb2_grpc.UsageServiceStub(self.channel()).GetUsage(request, **timeout))
         return [usage_of(message) for message in reply.models]
+
+    @property
+    def grants(self) -> Grants:
+        """Who may do what, for admins."""
+        return Grants(self)
 
     def close(self) -> None:
         """Closes the connection. It opens again if it is used again."""
@@ -166,7 +183,8 @@ class Server:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Server, (self.address, self._token, self._tls, self.timeout_s, self.retry, self._renewal, self._may_leave_grpc)
+        caller = (self._token, self._tls, self._certificate)
+        return Server, (self.address, *caller, self.timeout_s, self.retry, self._renewal, self._may_leave_grpc)
 
     def __copy__(self) -> Server:
         return self
@@ -183,7 +201,7 @@ class Server:
         """An id that no other call of any client has."""
         return f"{self._id}-{next(self._numbers)}"
 
-    def call(self, method: str, opening: bytes, arrays: Sequence[tuple[str, Array]]) -> Array:
+    def call(self, method: str, opening: bytes, arrays: Sequence[tuple[str, Array | Outgoing]]) -> Array:
         """One call on rows, made again where that is safe and may help.
 
         Args:
@@ -195,7 +213,7 @@ class Server:
 
         def once(attempt: int) -> Array:
             try:
-                sent = first_message(opening if attempt == 1 else opening + _time_left(due_s), arrays)
+                sent = first_message(opening if attempt == 1 else opening + _later_header(attempt, due_s), arrays)
             except WireError as e:
                 raise error_of_wire(e) from None
             # If one open stream has ended, the others may have too.
@@ -225,7 +243,7 @@ class Server:
         """The exception for a call on a stream that was watched and has failed."""
         if not self.unwatch(stream):
             return CallTimeout(f"{self.address} did not answer within {self.timeout_s:g} s; is the server alive?")
-        return error_of(error, self.address)
+        return error_of(error, self.address, bool(self._tls) and self._certificate is None)
 
     def ask(self, unary: Callable[[dict[str, Any]], T], again: bool = True) -> T:
         """A unary call; ``unary`` gets gRPC's keyword arguments for it."""
@@ -237,7 +255,7 @@ class Server:
             try:
                 return unary({"timeout": left_s, "metadata": self._metadata})
             except grpc.RpcError as e:
-                raise error_of(e, self.address) from None
+                raise error_of(e, self.address, bool(self._tls) and self._certificate is None) from None
 
         return self._again(once, due_s, self.retry.attempts if again else 1)
 
@@ -287,6 +305,9 @@ class Server:
             except BaseException as e:
                 if not isinstance(e, Exception):  # Ctrl-C: see `interrupted`
                     self._abandon()
+                elif isinstance(e, errors.Unauthenticated) and self._certificate is not None:
+                    # It may be over, and another one in its files by now: they are read for the next connection.
+                    self.close()
                 raise
         raise AssertionError("count does not end")
 
@@ -353,9 +374,10 @@ class Server:
             # Connections are not shared between channels: one that was closed or forked takes nobody else with it.
             ("grpc.use_local_subchannel_pool", 1),
         ]
-        if self._tls is None or self._tls is False:
+        credentials = channel_credentials(self._tls, self._certificate)
+        if credentials is None:
             return grpc.insecure_channel(self.address, options)
-        return grpc.secure_channel(self.address, grpc.ssl_channel_credentials(_roots(self._tls)), options)
+        return grpc.secure_channel(self.address, credentials, options)
 
     @property
     def _metadata(self) -> tuple[tuple[str, str], ...]:
@@ -369,26 +391,15 @@ class Server:
         self._numbers = itertools.count()
 
 
-def _time_left(due_s: float | None) -> bytes:
-    """What turns the time in a call's header into what is left of it, appended to the field ``open``.
+def _later_header(attempt: int, due_s: float | None) -> bytes:
+    """What turns a call's header into that of a later attempt, with the time that is left, appended to the field ``open``.
 
     protobuf merges a message that comes twice, and ``call`` is field 1 of each method's ``open``.
     """
-    if due_s is None:
-        return b""
-    left = estimator_pb2.CallHeader(timeout_s=max(0.001, due_s - time.monotonic()))
-    return open_field(estimator_pb2.PredictOpen(call=left).SerializeToString())
-
-
-def _roots(tls: str | os.PathLike[str] | bool | None) -> bytes | None:
-    """The certificates to trust; None: the system's, or no TLS. Raises InvalidCall."""
-    if tls is None or isinstance(tls, bool):
-        return None
-    try:
-        return Path(tls).read_bytes()
-    except (OSError, TypeError, ValueError) as e:
-        why = e.strerror if isinstance(e, OSError) else e
-        raise InvalidCall(f"tls is {tls}: {why}; expected a file with certificates to trust (PEM), or True") from None
+    header = estimator_pb2.CallHeader(attempt=attempt)
+    if due_s is not None:
+        header.timeout_s = max(0.001, due_s - time.monotonic())
+    return open_field(estimator_pb2.PredictOpen(call=header).SerializeToString())
 
 
 def _local(address: str) -> bool:

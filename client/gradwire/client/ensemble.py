@@ -258,6 +258,12 @@ def _members(members: Any) -> tuple[RemoteEstimator, ...]:
     given = tuple(members) if isinstance(members, (list, tuple)) else ()
     if not given or not all(isinstance(member, RemoteEstimator) for member in given):
         raise InvalidCall(f"members is {members!r:.200}; expected a list of remote estimators, at least one")
+    signs = [_where(member) for member in given if member.codecs.gradients == "sign"]
+    if signs:
+        raise InvalidCall(
+            f"{signs[0]} answers signs of gradients, and a sum of signs is not the sign of the sum; "
+            'expected members with gradients="bfloat16", "float16" or None (an ensemble that is served adds up first)'
+        )
     return given
 
 

@@ -184,6 +184,8 @@ _BY_REASON: dict[ErrorReason, type[GradwireError]] = {
     reasons.ERROR_REASON_TOO_MANY_CLONES: TooManyClones,
     reasons.ERROR_REASON_UNSUPPORTED: Unsupported,
     reasons.ERROR_REASON_DRAINING: Unavailable,
+    reasons.ERROR_REASON_HUNG: Unavailable,
+    reasons.ERROR_REASON_STORE_UNAVAILABLE: Unavailable,
     reasons.ERROR_REASON_TIMEOUT: CallTimeout,
     reasons.ERROR_REASON_STALLED: CallTimeout,
     reasons.ERROR_REASON_CHECKSUM: DataLoss,
@@ -206,13 +208,16 @@ _BY_CODE: dict[grpc.StatusCode, type[GradwireError]] = {
 }
 
 
-def error_of(error: grpc.RpcError, address: str) -> GradwireError:
-    """The exception for a call that gRPC says has failed."""
+def error_of(error: grpc.RpcError, address: str, shows_no_certificate: bool = False) -> GradwireError:
+    """The exception for a call that gRPC says has failed; over TLS the caller may have shown no certificate of its own."""
     fault = fault_of(error.code(), error.details() or "", error.trailing_metadata())
     if fault.reason != reasons.ERROR_REASON_UNSPECIFIED:
         return _with(_BY_REASON[fault.reason](fault.text), fault)
     kind = _BY_CODE.get(fault.code, ServerError)
     hint = f"no gradwire server answers at {address}" if kind is Unavailable else f"the call to {address} failed"
+    if kind is Unavailable and shows_no_certificate:
+        # TLS tells a client nothing of it: the server hangs up.
+        hint += ", or one that wants a client's certificate: connect(address, certificate=...)"
     return _with(kind(f"{hint}: {fault.code.name}: {fault.text}"), fault)
 
 

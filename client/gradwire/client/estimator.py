@@ -6,13 +6,15 @@ the model's card before anything is sent; everything that can be raised is in `g
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import copy
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from gradwire.client import arguments
 from gradwire.client.card import ModelCard
+from gradwire.client.codecs import Codecs, Rounding, Sign, number_of
 from gradwire.client.connection import Server
 from gradwire.client.described import Described
 from gradwire.client.errors import InvalidCall, Unsupported
@@ -21,7 +23,7 @@ from gradwire.client.usage import Usage
 from gradwire.client.versions import Version, Versions
 from gradwire.v1 import estimator_pb2 as pb
 from gradwire.wire.frames import open_field
-from gradwire.wire.tensors import Array
+from gradwire.wire.tensors import Array, Outgoing, outgoing
 
 
 class RemoteEstimator(Described):
@@ -30,6 +32,7 @@ class RemoteEstimator(Described):
     Attributes:
         server: Where it is.
         card: What its owner says of it, as of when the estimator was made; `refresh` asks again.
+        codecs: What `with_codecs` said; by default everything travels as it is.
 
     Raises:
         InvalidCall: By any method, as one of its kinds: what was passed is not what the card says. ShapeError, DtypeError,
@@ -40,11 +43,40 @@ class RemoteEstimator(Described):
     def __init__(self, server: Server, card: ModelCard) -> None:
         super().__init__(card)
         self.server = server
+        self.codecs = Codecs()
 
     def refresh(self) -> ModelCard:
         """Asks for the card again: a fit makes a new version, an owner may change the access."""
         self.card = self.server.card(self.card.name)
         return self.card
+
+    def with_codecs(
+        self, *, inputs: Rounding | None = None, gradients: Rounding | Sign | None = None, outputs: Rounding | None = None
+    ) -> RemoteEstimator:
+        """The same model for callers on a slow link: arrays travel in fewer bytes, and lose what the codec does not keep.
+
+        What is left out travels as it is, as do labels, losses, cotangents and fits. Arrays keep their dtypes. "float16" and
+        "bfloat16" round to the nearest such number; beyond 65504 float16 is infinite, and under 3e-8 it is 0, which gradients
+        of confident models often are: those want "bfloat16".
+
+        Args:
+            inputs: Of the rows: the model gets rounded ones, and its answers are right for those.
+            gradients: Of `loss_gradient`, `class_gradient` and `vjp`. With "sign" these are +1, -1, 0 or NaN, exactly as
+                `numpy.sign` of the gradient: all that attacks under the L-infinity norm without momentum use (FGSM, PGD,
+                BIM), and of no use to those that need lengths or angles (DeepFool, Carlini's, L1 and L2 norms).
+            outputs: Of `predict` and `get_activations`.
+
+        Returns:
+            A copy of this estimator with these codecs in place of its own.
+
+        Raises:
+            InvalidCall, Unsupported: There is no such codec, or the server does not have it.
+        """
+        codecs = Codecs(inputs, gradients, outputs)
+        codecs.check(self.card)
+        changed = copy.copy(self)
+        changed.codecs = codecs
+        return changed
 
     # Operations on rows.
 
@@ -74,7 +106,7 @@ class RemoteEstimator(Described):
             answer = self._ask("logits" if logits else "members", x, batch_size, training_mode)
             return np.ascontiguousarray(answer.swapaxes(0, 1)) if raw else answer
         x = arguments.rows(x, self.card)
-        opened = pb.PredictOpen(call=self._header(), options=self._options(batch_size, training_mode))
+        opened = pb.PredictOpen(call=self._header(self.codecs.outputs), options=self._options(batch_size, training_mode))
         return self._call("Predict", opened, ("x", x))
 
     def predict_uncertainty(self, x: Any, batch_size: int = 0, training_mode: bool | None = None) -> Array:
@@ -124,7 +156,7 @@ class RemoteEstimator(Described):
             ``(n, *input_shape)``, in the model's floating dtype.
         """
         x = arguments.rows(x, self.card)
-        opened = pb.LossGradientOpen(call=self._header(), options=self._options(batch_size, training_mode))
+        opened = pb.LossGradientOpen(call=self._header(self.codecs.gradients), options=self._options(batch_size, training_mode))
         return self._call("LossGradient", opened, ("y", arguments.labels(y, len(x), self.card)), ("x", x))
 
     def class_gradient(self, x: Any, label: Any = None, batch_size: int = 0, training_mode: bool | None = None) -> Array:
@@ -141,7 +173,7 @@ class RemoteEstimator(Described):
         """
         x = arguments.rows(x, self.card)
         label = arguments.label(label, len(x), self.card)
-        opened = pb.ClassGradientOpen(call=self._header(), options=self._options(batch_size, training_mode))
+        opened = pb.ClassGradientOpen(call=self._header(self.codecs.gradients), options=self._options(batch_size, training_mode))
         if label is None:
             return self._call("ClassGradient", opened, ("x", x))
         if isinstance(label, int):
@@ -167,7 +199,9 @@ class RemoteEstimator(Described):
             )
         x = arguments.rows(x, self.card)
         opened = pb.GetActivationsOpen(
-            call=self._header(), options=self._options(batch_size, training_mode), layer=arguments.layer(layer, self.card)
+            call=self._header(self.codecs.outputs),
+            options=self._options(batch_size, training_mode),
+            layer=arguments.layer(layer, self.card),
         )
         return self._call("GetActivations", opened, ("x", x))
 
@@ -188,7 +222,9 @@ class RemoteEstimator(Described):
         """
         x = arguments.rows(x, self.card)
         cotangent = arguments.cotangent(cotangent, len(x), self.card)
-        opened = pb.VectorJacobianProductOpen(call=self._header(), options=self._options(batch_size, training_mode))
+        opened = pb.VectorJacobianProductOpen(
+            call=self._header(self.codecs.gradients), options=self._options(batch_size, training_mode)
+        )
         if layer is not None:
             opened.layer.CopyFrom(arguments.layer(layer, self.card))
         return self._call("VectorJacobianProduct", opened, ("cotangent", cotangent), ("x", x))
@@ -353,14 +389,25 @@ class RemoteEstimator(Described):
         """Another answer of `predict` than outputs."""
         asked = arguments.answer(answer, self.card)
         x = arguments.rows(x, self.card)
-        opened = pb.PredictOpen(call=self._header(), options=self._options(batch_size, training_mode), answer=asked)
+        opened = pb.PredictOpen(
+            call=self._header(self.codecs.outputs), options=self._options(batch_size, training_mode), answer=asked
+        )
         return self._call("Predict", opened, ("x", x))
 
     def _call(self, method: str, opened: Any, *arrays: tuple[str, Array]) -> Array:
-        return self.server.call(method, open_field(opened.SerializeToString()), arrays)
+        sent: Sequence[tuple[str, Array | Outgoing]] = arrays
+        if self.codecs.inputs is not None:
+            codec = number_of(self.codecs.inputs)
+            sent = [(name, outgoing(array, codec) if name == "x" else array) for name, array in arrays]
+        return self.server.call(method, open_field(opened.SerializeToString()), sent)
 
-    def _header(self) -> pb.CallHeader:
-        return pb.CallHeader(model=self.card.name, request_id=self.server.new_request_id(), timeout_s=self.server.timeout_s or 0.0)
+    def _header(self, result_codec: str | None = None) -> pb.CallHeader:
+        return pb.CallHeader(
+            model=self.card.name,
+            request_id=self.server.new_request_id(),
+            timeout_s=self.server.timeout_s or 0.0,
+            result_codec=number_of(result_codec),
+        )
 
     def _options(self, batch_size: int, training_mode: bool | None) -> pb.RowOptions:
         mode = self._learning_phase if training_mode is None else training_mode

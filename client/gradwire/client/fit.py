@@ -12,7 +12,7 @@ import grpc
 
 from gradwire.client.connection import Server
 from gradwire.client.errors import InvalidCall, error_of_wire
-from gradwire.client.streams import Stream
+from gradwire.client.streams import Stream, parsed
 from gradwire.v1 import estimator_pb2 as pb
 from gradwire.wire.errors import WireError
 from gradwire.wire.frames import messages, open_field
@@ -101,7 +101,7 @@ def _fit(server: Server, outgoing: _Outgoing, on_progress: OnProgress, verbose: 
     report = _Report(on_progress, verbose)
     try:
         stream.send(outgoing)
-        while not (answer := pb.FitResponse.FromString(stream.receive())).version:
+        while not (answer := parsed(stream.receive(), pb.FitResponse)).version:
             report(answer.progress)
     except grpc.RpcError as e:
         if outgoing.error is not None:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
 import grpc
+from google.protobuf.message import DecodeError
 from google.rpc.status_pb2 import Status
 
 from gradwire.client.errors import Unavailable
@@ -32,6 +33,11 @@ _SCRATCH_NBYTES = 64 << 10
 """Frames within it are read at once with their header."""
 _SMALL_NBYTES = 64 << 10
 """Messages up to here are copied behind their header."""
+_MAX_FRAME_NBYTES = 4 * CHUNK_NBYTES
+"""Far more than a server puts into one, and no more memory than that for what it announces."""
+
+_TICKET_KEY = "gradwire-ticket"
+"""Stands for the certificate that was shown over gRPC."""
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -46,6 +52,7 @@ class SameHost:
     def __init__(self, wanted: bool) -> None:
         self._wanted = wanted and supported()
         self._name: str | None = None
+        self._ticket = ""
         self._streams: weakref.WeakSet[SocketStream] = weakref.WeakSet()
 
     def close(self) -> None:
@@ -67,7 +74,8 @@ class SameHost:
             if not self._wanted or not (name := self._ask(channel, metadata, due_s)):
                 return None
             try:
-                stream = SocketStream(name, method, client, metadata)
+                ticket = ((_TICKET_KEY, self._ticket),) if self._ticket else ()
+                stream = SocketStream(name, method, client, (*metadata, *ticket))
             except BlockingIOError:
                 return None
             except OSError:
@@ -84,7 +92,8 @@ class SameHost:
             stub = transport_pb2_grpc.TransportServiceStub(channel())
             left_s = None if due_s is None else max(0.001, due_s - time.monotonic())
             try:
-                self._name = stub.GetSameHost(transport_pb2.GetSameHostRequest(), timeout=left_s, metadata=metadata).socket
+                told = stub.GetSameHost(transport_pb2.GetSameHostRequest(), timeout=left_s, metadata=metadata)
+                self._name, self._ticket = told.socket, told.ticket
             except grpc.RpcError as e:
                 # An older server, or one that is not there: the call that follows finds out.
                 self._wanted = e.code() is not grpc.StatusCode.UNIMPLEMENTED
@@ -298,6 +307,8 @@ class SocketStream:
         while self._end - self._begin < HEADER.size:
             self._fill()
         kind, length = HEADER.unpack_from(self._scratch, self._begin)
+        if length > _MAX_FRAME_NBYTES:
+            raise StreamEnded(grpc.StatusCode.INTERNAL, f"the server sent a frame of {length} bytes, which makes no sense")
         self._begin += HEADER.size
         here = self._end - self._begin
         if here >= length:
@@ -339,7 +350,10 @@ def _ended(kind: int, frame: bytes | memoryview) -> Exception:
     """The error for a frame that ends a stream."""
     if kind != STATUS:
         return StreamEnded(grpc.StatusCode.INTERNAL, f"the server sent a frame of kind {kind}, which makes no sense here")
-    status = Status.FromString(bytes(frame))
+    try:
+        status = Status.FromString(bytes(frame))
+    except (DecodeError, UnicodeDecodeError):
+        return StreamEnded(grpc.StatusCode.INTERNAL, "the server ended the stream with a status that makes no sense")
     if status.code == 0:
         return Unavailable("the server ended the stream before it answered")
     code = _CODES.get(status.code, grpc.StatusCode.UNKNOWN)

@@ -11,9 +11,10 @@ from typing import Any, Protocol, cast
 
 import grpc
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from gradwire.client.errors import Unavailable
-from gradwire.v1.errors_pb2 import ERROR_REASON_BAD_FRAME
+from gradwire.v1.errors_pb2 import ERROR_REASON_BAD_FRAME, ERROR_REASON_TOO_LARGE
 from gradwire.v1.estimator_pb2 import PredictResponse
 from gradwire.wire.errors import WireError
 from gradwire.wire.frames import Chunk, chunk_of, in_messages
@@ -114,10 +115,19 @@ class Stream:
         self._outbox.put(None)
 
 
+def parsed(message: bytes | memoryview | Chunk, kind: Any) -> Any:
+    """A message of the server's, as one of the contract's. Raises WireError if it is none."""
+    try:
+        # protobuf reads memoryviews too, whatever its types say.
+        return kind.FromString(cast(bytes, message))
+    except (DecodeError, UnicodeDecodeError, TypeError):
+        # Of a chunk, TypeError; in pure Python, protobuf raises UnicodeDecodeError.
+        raise WireError(ERROR_REASON_BAD_FRAME, f"the server's answer is not a {kind.DESCRIPTOR.name}") from None
+
+
 def result_of(receive: Callable[[], bytes | memoryview | Chunk]) -> Array:
     """The answer to a call on rows, from the messages that ``receive`` waits for. Raises what it raises, and WireError."""
-    # protobuf reads memoryviews too, whatever its types say.
-    answer = PredictResponse.FromString(cast(bytes, receive()))
+    answer = parsed(receive(), PredictResponse)
     if len(answer.tensors) != 1:
         raise WireError(ERROR_REASON_BAD_FRAME, f"the answer holds {len(answer.tensors)} tensors; expected one")
     header = answer.tensors[0]
@@ -125,7 +135,11 @@ def result_of(receive: Callable[[], bytes | memoryview | Chunk]) -> Array:
     data = header.data
     if data or not spec.nbytes:
         return inline(data, spec)
-    into = np.empty(spec.shape, spec.dtype)
+    try:
+        into = np.empty(spec.shape, spec.dtype)
+    except MemoryError:
+        text = f"the answer announces {spec.nbytes} bytes, which there is no memory for here; ask for fewer rows at once"
+        raise WireError(ERROR_REASON_TOO_LARGE, text) from None
     assembler = Assembler(spec, into=into)
     while True:
         chunk = chunk_of(receive())

@@ -1,9 +1,11 @@
-"""What a caller has used."""
+"""What a caller has used, and what it may still use."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime, timezone
 
+from gradwire.client.card import access_name
 from gradwire.v1 import usage_pb2 as pb
 
 
@@ -15,8 +17,13 @@ class Usage:
         model: The served name.
         forward: Rows that were predicted, or went forward for a loss, a gradient or activations.
         backward: Rows that gradients came back for; of class gradients, one for each class.
-        left_forward: None: no limit.
-        left_backward: None: no limit.
+        left_forward: What may be used now, of the budget in all and of the present window; None: no limit.
+        left_backward: Likewise.
+        refills: When the present window ends; None: there are no windows.
+        rows_per_s: Most rows a second, forward and backward together; None: no limit.
+        expires: When the grant ends; None: never.
+        principal: Who uses it.
+        access: "labels", "scores", "gradients" or "trainer".
     """
 
     model: str
@@ -24,15 +31,29 @@ class Usage:
     backward: int
     left_forward: int | None
     left_backward: int | None
+    refills: datetime | None
+    rows_per_s: float | None
+    expires: datetime | None
+    principal: str
+    access: str
 
 
 def usage_of(message: pb.ModelUsage) -> Usage:
     """The usage that a server sent."""
-    budget = message.budget
     return Usage(
-        message.model,
-        message.used.forward,
-        message.used.backward,
-        budget.left_forward if budget.HasField("left_forward") else None,
-        budget.left_backward if budget.HasField("left_backward") else None,
+        model=message.model,
+        forward=message.used.forward,
+        backward=message.used.backward,
+        left_forward=_left(message, "left_forward"),
+        left_backward=_left(message, "left_backward"),
+        refills=message.window.refills.ToDatetime(timezone.utc) if message.window.HasField("refills") else None,
+        rows_per_s=message.budget.rows_per_s or None,
+        expires=message.expires.ToDatetime(timezone.utc) if message.HasField("expires") else None,
+        principal=message.principal,
+        access=access_name(message.access),
     )
+
+
+def _left(message: pb.ModelUsage, name: str) -> int | None:
+    limits = [getattr(budget, name) for budget in (message.budget, message.window) if budget.HasField(name)]
+    return min(limits, default=None)

@@ -29,6 +29,8 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_TOO_MANY_CLONES: _ClassVar[ErrorReason]
     ERROR_REASON_UNSUPPORTED: _ClassVar[ErrorReason]
     ERROR_REASON_DRAINING: _ClassVar[ErrorReason]
+    ERROR_REASON_HUNG: _ClassVar[ErrorReason]
+    ERROR_REASON_STORE_UNAVAILABLE: _ClassVar[ErrorReason]
     ERROR_REASON_TIMEOUT: _ClassVar[ErrorReason]
     ERROR_REASON_STALLED: _ClassVar[ErrorReason]
     ERROR_REASON_CHECKSUM: _ClassVar[ErrorReason]
@@ -57,6 +59,8 @@ ERROR_REASON_OUT_OF_DISK: ErrorReason
 ERROR_REASON_TOO_MANY_CLONES: ErrorReason
 ERROR_REASON_UNSUPPORTED: ErrorReason
 ERROR_REASON_DRAINING: ErrorReason
+ERROR_REASON_HUNG: ErrorReason
+ERROR_REASON_STORE_UNAVAILABLE: ErrorReason
 ERROR_REASON_TIMEOUT: ErrorReason
 ERROR_REASON_STALLED: ErrorReason
 ERROR_REASON_CHECKSUM: ErrorReason

@@ -33,18 +33,20 @@ ANSWER_UNCERTAINTY: Answer
 ANSWER_MEMBERS: Answer
 
 class CallHeader(_message.Message):
-    __slots__ = ("model", "request_id", "timeout_s", "traceparent", "result_codec")
+    __slots__ = ("model", "request_id", "timeout_s", "traceparent", "result_codec", "attempt")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     RESULT_CODEC_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     model: str
     request_id: str
     timeout_s: float
     traceparent: str
     result_codec: _tensor_pb2.Codec
-    def __init__(self, model: _Optional[str] = ..., request_id: _Optional[str] = ..., timeout_s: _Optional[float] = ..., traceparent: _Optional[str] = ..., result_codec: _Optional[_Union[_tensor_pb2.Codec, str]] = ...) -> None: ...
+    attempt: int
+    def __init__(self, model: _Optional[str] = ..., request_id: _Optional[str] = ..., timeout_s: _Optional[float] = ..., traceparent: _Optional[str] = ..., result_codec: _Optional[_Union[_tensor_pb2.Codec, str]] = ..., attempt: _Optional[int] = ...) -> None: ...
 
 class RowOptions(_message.Message):
     __slots__ = ("batch_size", "training_mode", "standardisation")

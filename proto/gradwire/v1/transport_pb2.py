@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bgradwire/v1/transport.proto\x12\x0bgradwire.v1\"\x14\n\x12GetSameHostRequest\"%\n\x13GetSameHostResponse\x12\x0e\n\x06socket\x18\x01 \x01(\t\"\x9c\x01\n\rSameHostHello\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x0e\n\x06\x63lient\x18\x02 \x01(\t\x12:\n\x08metadata\x18\x03 \x03(\x0b\x32(.gradwire.v1.SameHostHello.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32\x64\n\x10TransportService\x12P\n\x0bGetSameHost\x12\x1f.gradwire.v1.GetSameHostRequest\x1a .gradwire.v1.GetSameHostResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bgradwire/v1/transport.proto\x12\x0bgradwire.v1\"\x14\n\x12GetSameHostRequest\"5\n\x13GetSameHostResponse\x12\x0e\n\x06socket\x18\x01 \x01(\t\x12\x0e\n\x06ticket\x18\x02 \x01(\t\"\x9c\x01\n\rSameHostHello\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x0e\n\x06\x63lient\x18\x02 \x01(\t\x12:\n\x08metadata\x18\x03 \x03(\x0b\x32(.gradwire.v1.SameHostHello.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32\x64\n\x10TransportService\x12P\n\x0bGetSameHost\x12\x1f.gradwire.v1.GetSameHostRequest\x1a .gradwire.v1.GetSameHostResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,11 +36,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSAMEHOSTREQUEST']._serialized_start=44
   _globals['_GETSAMEHOSTREQUEST']._serialized_end=64
   _globals['_GETSAMEHOSTRESPONSE']._serialized_start=66
-  _globals['_GETSAMEHOSTRESPONSE']._serialized_end=103
-  _globals['_SAMEHOSTHELLO']._serialized_start=106
-  _globals['_SAMEHOSTHELLO']._serialized_end=262
-  _globals['_SAMEHOSTHELLO_METADATAENTRY']._serialized_start=215
-  _globals['_SAMEHOSTHELLO_METADATAENTRY']._serialized_end=262
-  _globals['_TRANSPORTSERVICE']._serialized_start=264
-  _globals['_TRANSPORTSERVICE']._serialized_end=364
+  _globals['_GETSAMEHOSTRESPONSE']._serialized_end=119
+  _globals['_SAMEHOSTHELLO']._serialized_start=122
+  _globals['_SAMEHOSTHELLO']._serialized_end=278
+  _globals['_SAMEHOSTHELLO_METADATAENTRY']._serialized_start=231
+  _globals['_SAMEHOSTHELLO_METADATAENTRY']._serialized_end=278
+  _globals['_TRANSPORTSERVICE']._serialized_start=280
+  _globals['_TRANSPORTSERVICE']._serialized_end=380
 # @@protoc_insertion_point(module_scope)

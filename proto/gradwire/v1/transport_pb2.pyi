@@ -11,10 +11,12 @@ class GetSameHostRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetSameHostResponse(_message.Message):
-    __slots__ = ("socket",)
+    __slots__ = ("socket", "ticket")
     SOCKET_FIELD_NUMBER: _ClassVar[int]
+    TICKET_FIELD_NUMBER: _ClassVar[int]
     socket: str
-    def __init__(self, socket: _Optional[str] = ...) -> None: ...
+    ticket: str
+    def __init__(self, socket: _Optional[str] = ..., ticket: _Optional[str] = ...) -> None: ...
 
 class SameHostHello(_message.Message):
     __slots__ = ("method", "client", "metadata")

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from gradwire.v1 import model_pb2 as gradwire_dot_v1_dot_model__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17gradwire/v1/usage.proto\x12\x0bgradwire.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17gradwire/v1/model.proto\")\n\x04Rows\x12\x0f\n\x07\x66orward\x18\x01 \x01(\x04\x12\x10\n\x08\x62\x61\x63kward\x18\x02 \x01(\x04\"\xe5\x01\n\x06\x42udget\x12\x18\n\x0bmax_forward\x18\x01 \x01(\x04H\x00\x88\x01\x01\x12\x19\n\x0cmax_backward\x18\x02 \x01(\x04H\x01\x88\x01\x01\x12\x19\n\x0cleft_forward\x18\x03 \x01(\x04H\x02\x88\x01\x01\x12\x1a\n\rleft_backward\x18\x04 \x01(\x04H\x03\x88\x01\x01\x12+\n\x07refills\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x0e\n\x0c_max_forwardB\x0f\n\r_max_backwardB\x0f\n\r_left_forwardB\x10\n\x0e_left_backward\"\xdf\x01\n\nModelUsage\x12\r\n\x05model\x18\x01 \x01(\t\x12#\n\x06\x61\x63\x63\x65ss\x18\x02 \x01(\x0e\x32\x13.gradwire.v1.Access\x12*\n\noperations\x18\x03 \x03(\x0e\x32\x16.gradwire.v1.Operation\x12\x1f\n\x04used\x18\x04 \x01(\x0b\x32\x11.gradwire.v1.Rows\x12#\n\x06\x62udget\x18\x05 \x01(\x0b\x32\x13.gradwire.v1.Budget\x12+\n\x07\x65xpires\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\" \n\x0fGetUsageRequest\x12\r\n\x05model\x18\x01 \x01(\t\"N\n\x10GetUsageResponse\x12\x11\n\tprincipal\x18\x01 \x01(\t\x12\'\n\x06models\x18\x02 \x03(\x0b\x32\x17.gradwire.v1.ModelUsage2W\n\x0cUsageService\x12G\n\x08GetUsage\x12\x1c.gradwire.v1.GetUsageRequest\x1a\x1d.gradwire.v1.GetUsageResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17gradwire/v1/usage.proto\x12\x0bgradwire.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17gradwire/v1/model.proto\")\n\x04Rows\x12\x0f\n\x07\x66orward\x18\x01 \x01(\x04\x12\x10\n\x08\x62\x61\x63kward\x18\x02 \x01(\x04\"\xf9\x01\n\x06\x42udget\x12\x18\n\x0bmax_forward\x18\x01 \x01(\x04H\x00\x88\x01\x01\x12\x19\n\x0cmax_backward\x18\x02 \x01(\x04H\x01\x88\x01\x01\x12\x19\n\x0cleft_forward\x18\x03 \x01(\x04H\x02\x88\x01\x01\x12\x1a\n\rleft_backward\x18\x04 \x01(\x04H\x03\x88\x01\x01\x12+\n\x07refills\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nrows_per_s\x18\x06 \x01(\x01\x42\x0e\n\x0c_max_forwardB\x0f\n\r_max_backwardB\x0f\n\r_left_forwardB\x10\n\x0e_left_backward\"\x97\x02\n\nModelUsage\x12\r\n\x05model\x18\x01 \x01(\t\x12#\n\x06\x61\x63\x63\x65ss\x18\x02 \x01(\x0e\x32\x13.gradwire.v1.Access\x12*\n\noperations\x18\x03 \x03(\x0e\x32\x16.gradwire.v1.Operation\x12\x1f\n\x04used\x18\x04 \x01(\x0b\x32\x11.gradwire.v1.Rows\x12#\n\x06\x62udget\x18\x05 \x01(\x0b\x32\x13.gradwire.v1.Budget\x12+\n\x07\x65xpires\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12#\n\x06window\x18\x07 \x01(\x0b\x32\x13.gradwire.v1.Budget\x12\x11\n\tprincipal\x18\x08 \x01(\t\"F\n\x0fGetUsageRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\tprincipal\x18\x02 \x01(\t\x12\x11\n\teverybody\x18\x03 \x01(\x08\"N\n\x10GetUsageResponse\x12\x11\n\tprincipal\x18\x01 \x01(\t\x12\'\n\x06models\x18\x02 \x03(\x0b\x32\x17.gradwire.v1.ModelUsage2W\n\x0cUsageService\x12G\n\x08GetUsage\x12\x1c.gradwire.v1.GetUsageRequest\x1a\x1d.gradwire.v1.GetUsageResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,13 +36,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ROWS']._serialized_start=98
   _globals['_ROWS']._serialized_end=139
   _globals['_BUDGET']._serialized_start=142
-  _globals['_BUDGET']._serialized_end=371
-  _globals['_MODELUSAGE']._serialized_start=374
-  _globals['_MODELUSAGE']._serialized_end=597
-  _globals['_GETUSAGEREQUEST']._serialized_start=599
-  _globals['_GETUSAGEREQUEST']._serialized_end=631
-  _globals['_GETUSAGERESPONSE']._serialized_start=633
-  _globals['_GETUSAGERESPONSE']._serialized_end=711
-  _globals['_USAGESERVICE']._serialized_start=713
-  _globals['_USAGESERVICE']._serialized_end=800
+  _globals['_BUDGET']._serialized_end=391
+  _globals['_MODELUSAGE']._serialized_start=394
+  _globals['_MODELUSAGE']._serialized_end=673
+  _globals['_GETUSAGEREQUEST']._serialized_start=675
+  _globals['_GETUSAGEREQUEST']._serialized_end=745
+  _globals['_GETUSAGERESPONSE']._serialized_start=747
+  _globals['_GETUSAGERESPONSE']._serialized_end=825
+  _globals['_USAGESERVICE']._serialized_start=827
+  _globals['_USAGESERVICE']._serialized_end=914
 # @@protoc_insertion_point(module_scope)

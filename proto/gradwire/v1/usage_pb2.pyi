@@ -19,40 +19,50 @@ class Rows(_message.Message):
     def __init__(self, forward: _Optional[int] = ..., backward: _Optional[int] = ...) -> None: ...
 
 class Budget(_message.Message):
-    __slots__ = ("max_forward", "max_backward", "left_forward", "left_backward", "refills")
+    __slots__ = ("max_forward", "max_backward", "left_forward", "left_backward", "refills", "rows_per_s")
     MAX_FORWARD_FIELD_NUMBER: _ClassVar[int]
     MAX_BACKWARD_FIELD_NUMBER: _ClassVar[int]
     LEFT_FORWARD_FIELD_NUMBER: _ClassVar[int]
     LEFT_BACKWARD_FIELD_NUMBER: _ClassVar[int]
     REFILLS_FIELD_NUMBER: _ClassVar[int]
+    ROWS_PER_S_FIELD_NUMBER: _ClassVar[int]
     max_forward: int
     max_backward: int
     left_forward: int
     left_backward: int
     refills: _timestamp_pb2.Timestamp
-    def __init__(self, max_forward: _Optional[int] = ..., max_backward: _Optional[int] = ..., left_forward: _Optional[int] = ..., left_backward: _Optional[int] = ..., refills: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    rows_per_s: float
+    def __init__(self, max_forward: _Optional[int] = ..., max_backward: _Optional[int] = ..., left_forward: _Optional[int] = ..., left_backward: _Optional[int] = ..., refills: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., rows_per_s: _Optional[float] = ...) -> None: ...
 
 class ModelUsage(_message.Message):
-    __slots__ = ("model", "access", "operations", "used", "budget", "expires")
+    __slots__ = ("model", "access", "operations", "used", "budget", "expires", "window", "principal")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     ACCESS_FIELD_NUMBER: _ClassVar[int]
     OPERATIONS_FIELD_NUMBER: _ClassVar[int]
     USED_FIELD_NUMBER: _ClassVar[int]
     BUDGET_FIELD_NUMBER: _ClassVar[int]
     EXPIRES_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_FIELD_NUMBER: _ClassVar[int]
+    PRINCIPAL_FIELD_NUMBER: _ClassVar[int]
     model: str
     access: _model_pb2.Access
     operations: _containers.RepeatedScalarFieldContainer[_model_pb2.Operation]
     used: Rows
     budget: Budget
     expires: _timestamp_pb2.Timestamp
-    def __init__(self, model: _Optional[str] = ..., access: _Optional[_Union[_model_pb2.Access, str]] = ..., operations: _Optional[_Iterable[_Union[_model_pb2.Operation, str]]] = ..., used: _Optional[_Union[Rows, _Mapping]] = ..., budget: _Optional[_Union[Budget, _Mapping]] = ..., expires: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    window: Budget
+    principal: str
+    def __init__(self, model: _Optional[str] = ..., access: _Optional[_Union[_model_pb2.Access, str]] = ..., operations: _Optional[_Iterable[_Union[_model_pb2.Operation, str]]] = ..., used: _Optional[_Union[Rows, _Mapping]] = ..., budget: _Optional[_Union[Budget, _Mapping]] = ..., expires: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., window: _Optional[_Union[Budget, _Mapping]] = ..., principal: _Optional[str] = ...) -> None: ...
 
 class GetUsageRequest(_message.Message):
-    __slots__ = ("model",)
+    __slots__ = ("model", "principal", "everybody")
     MODEL_FIELD_NUMBER: _ClassVar[int]
+    PRINCIPAL_FIELD_NUMBER: _ClassVar[int]
+    EVERYBODY_FIELD_NUMBER: _ClassVar[int]
     model: str
-    def __init__(self, model: _Optional[str] = ...) -> None: ...
+    principal: str
+    everybody: bool
+    def __init__(self, model: _Optional[str] = ..., principal: _Optional[str] = ..., everybody: bool = ...) -> None: ...
 
 class GetUsageResponse(_message.Message):
     __slots__ = ("principal", "models")

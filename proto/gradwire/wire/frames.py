@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from gradwire.v1.tensor_pb2 import Dtype
-from gradwire.wire.tensors import Array, elements, header_bytes, raw
+from gradwire.v1.tensor_pb2 import CODEC_UNSPECIFIED, Codec, Dtype
+from gradwire.wire.tensors import Array, Outgoing, header_bytes, outgoing
 
 CHUNK_NBYTES = 1 << 20
 """Bytes of data in one message: up to here one message beats chunks, and as chunks these beat smaller and larger ones."""
@@ -58,7 +58,7 @@ def open_field(payload: bytes) -> bytes:
     return delimited(b"\x0a", payload)
 
 
-def messages(opening: bytes, arrays: Sequence[tuple[str, Array]], chunk_nbytes: int = CHUNK_NBYTES) -> Iterator[bytes]:
+def messages(opening: bytes, arrays: Sequence[tuple[str, Array | Outgoing]], chunk_nbytes: int = CHUNK_NBYTES) -> Iterator[bytes]:
     """A call, or its answer, as messages: one if all data is within ``chunk_nbytes``, else one and chunks.
 
     As `first_message`, whose arguments and errors these are; nothing has been yielded when it raises.
@@ -67,14 +67,14 @@ def messages(opening: bytes, arrays: Sequence[tuple[str, Array]], chunk_nbytes: 
 
 
 def first_message(
-    opening: bytes, arrays: Sequence[tuple[str, Array]], chunk_nbytes: int = CHUNK_NBYTES
+    opening: bytes, arrays: Sequence[tuple[str, Array | Outgoing]], chunk_nbytes: int = CHUNK_NBYTES
 ) -> tuple[bytes, list[memoryview]]:
     """The message that a call, or its answer, begins with, and the data that did not fit, a tensor each.
 
     Args:
         opening: Serialised fields to begin the message with; `open_field` for requests.
-        arrays: Names and arrays in the order that the contract wants. The data of small ones travels in the first
-            message as long as there is room.
+        arrays: Names and arrays, plain or made ready, in the order that the contract wants. The data of small ones travels
+            in the first message as long as there is room.
         chunk_nbytes: Most data in one message.
 
     Raises:
@@ -84,16 +84,17 @@ def first_message(
     chunked: list[memoryview] = []
     room = chunk_nbytes
     for name, array in arrays:
-        array, value = elements(array)
-        header = header_bytes(name, value, array.shape, array.nbytes)
-        if 0 < array.nbytes <= room:
-            room -= array.nbytes
-            length = varint(array.nbytes)
-            parts += (_TENSORS, varint(len(header) + 1 + len(length) + array.nbytes), header, _DATA, length, raw(array))
+        value, shape, codec, data = array if isinstance(array, Outgoing) else outgoing(array)
+        nbytes = len(data)
+        header = header_bytes(name, value, shape, nbytes, codec)
+        if 0 < nbytes <= room:
+            room -= nbytes
+            length = varint(nbytes)
+            parts += (_TENSORS, varint(len(header) + 1 + len(length) + nbytes), header, _DATA, length, data)
         else:
             parts += (_TENSORS, varint(len(header)), header)
-            if array.nbytes:
-                chunked.append(raw(array))
+            if nbytes:
+                chunked.append(data)
     return b"".join(parts), chunked
 
 
@@ -104,9 +105,9 @@ def in_messages(first: bytes, chunked: Sequence[memoryview], chunk_nbytes: int =
         yield from chunk_messages(data, 0, chunk_nbytes)
 
 
-def header_message(name: str, value: Dtype, shape: tuple[int, ...], nbytes: int) -> bytes:
+def header_message(name: str, value: Dtype, shape: tuple[int, ...], nbytes: int, codec: Codec = CODEC_UNSPECIFIED) -> bytes:
     """A message with the header of one tensor whose bytes will follow in chunks."""
-    return delimited(_TENSORS, header_bytes(name, value, shape, nbytes))
+    return delimited(_TENSORS, header_bytes(name, value, shape, nbytes, codec))
 
 
 def chunk_messages(data: memoryview, begin: int = 0, chunk_nbytes: int = CHUNK_NBYTES) -> Iterator[bytes]:

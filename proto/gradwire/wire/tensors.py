@@ -11,12 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradwire.v1.errors_pb2 import (
+    ERROR_REASON_BAD_DTYPE,
     ERROR_REASON_BAD_FRAME,
     ERROR_REASON_BAD_SHAPE,
     ERROR_REASON_BAD_TENSOR,
     ERROR_REASON_TOO_LARGE,
 )
 from gradwire.v1.tensor_pb2 import CODEC_UNSPECIFIED, Codec, Dtype, Tensor
+from gradwire.wire.codecs import CODINGS, decode, encode, name_of, rows_and_elements
 from gradwire.wire.dtypes import to_contract, to_numpy, widened
 from gradwire.wire.errors import WireError
 
@@ -30,6 +32,9 @@ MAX_NAME = 64
 
 _MAX_ADDRESSABLE = int(np.iinfo(np.intp).max)
 
+_STAGE_NBYTES = 256 << 10
+"""Encoded bytes that are gathered before they are decoded, if a row is no larger."""
+
 
 class TensorSpec(NamedTuple):
     """What a checked header says. ``nbytes`` agrees with ``shape`` and ``dtype``.
@@ -39,7 +44,9 @@ class TensorSpec(NamedTuple):
         dtype: Of its elements in memory.
         value: The same in the contract's enum.
         shape: No size is negative; empty for a scalar.
-        nbytes: All of its bytes.
+        nbytes: All of its bytes in memory.
+        codec: What it travels in.
+        wire_nbytes: All of its bytes on the wire; never more than ``nbytes``.
     """
 
     name: str
@@ -47,10 +54,12 @@ class TensorSpec(NamedTuple):
     value: Dtype
     shape: tuple[int, ...]
     nbytes: int
+    codec: Codec
+    wire_nbytes: int
 
     @property
     def row_nbytes(self) -> int:
-        """Bytes of one entry along the first axis; of a scalar, its own."""
+        """Bytes in memory of one entry along the first axis; of a scalar, its own."""
         return math.prod(self.shape[1:]) * self.dtype.itemsize
 
 
@@ -59,24 +68,19 @@ def spec_of(header: Tensor, max_nbytes: int, limit: str = "max_tensor_bytes") ->
 
     Args:
         header: As received.
-        max_nbytes: More bytes than these are refused; 0: no limit.
+        max_nbytes: More bytes in memory than these are refused, however few travel; 0: no limit.
         limit: What the limit is called.
 
     Raises:
-        WireError: Unknown dtype or codec, sizes that are negative, too many or more than memory can address, bytes that do
-            not agree with them, or over the limit.
+        WireError: Unknown dtype or codec, one that does not apply to the other, sizes that are negative, too many or more
+            than memory can address, bytes that do not agree with them, or over the limit.
     """
     if len(header.name) > MAX_NAME:
         # Error texts quote names, and travel in metadata, which has little room.
         raise WireError(ERROR_REASON_BAD_TENSOR, f"a tensor's name has {len(header.name)} characters; expected at most {MAX_NAME}")
     dtype = to_numpy(header.dtype)
     shape = tuple(header.shape)
-    if header.codec != CODEC_UNSPECIFIED:
-        name = Codec.Name(header.codec) if header.codec in Codec.values() else str(header.codec)
-        raise WireError(
-            ERROR_REASON_BAD_TENSOR,
-            f"tensor {header.name!r} has codec {name}, which is not served here; send plain elements",
-        )
+    _check_codec(header)
     if len(shape) > MAX_AXES:
         raise WireError(ERROR_REASON_BAD_SHAPE, f"tensor {header.name!r} has {len(shape)} axes; expected at most {MAX_AXES}")
     if shape and min(shape) < 0:
@@ -88,17 +92,39 @@ def spec_of(header: Tensor, max_nbytes: int, limit: str = "max_tensor_bytes") ->
             f"tensor {header.name!r} has shape {shape} of {dtype}, which no array can have; send fewer rows at once",
         )
     nbytes = math.prod(shape) * dtype.itemsize
-    if header.nbytes != nbytes:
+    wire_nbytes, encoded = nbytes, ""
+    if header.codec:
+        rows, elements_a_row = rows_and_elements(shape)
+        wire_nbytes, encoded = rows * CODINGS[header.codec].row_nbytes(elements_a_row), f" in codec {name_of(header.codec)}"
+    if header.nbytes != wire_nbytes:
         raise WireError(
             ERROR_REASON_BAD_TENSOR,
-            f"tensor {header.name!r} announces {header.nbytes} bytes; shape {shape} of {dtype} has {nbytes}",
+            f"tensor {header.name!r} announces {header.nbytes} bytes; shape {shape} of {dtype}{encoded} has {wire_nbytes}",
         )
     if max_nbytes and nbytes > max_nbytes:
         raise WireError(
             ERROR_REASON_TOO_LARGE,
             f"tensor {header.name!r} with shape {shape} of {dtype} has {nbytes} bytes; the limit {limit} is {max_nbytes}",
         )
-    return TensorSpec(header.name, dtype, header.dtype, shape, nbytes)
+    return TensorSpec(header.name, dtype, header.dtype, shape, nbytes, header.codec, wire_nbytes)
+
+
+def _check_codec(header: Tensor) -> None:
+    if header.codec == CODEC_UNSPECIFIED:
+        return
+    if header.codec not in CODINGS:
+        raise WireError(
+            ERROR_REASON_BAD_TENSOR,
+            f"tensor {header.name!r} has codec {name_of(header.codec)}, which is not in the contract; send plain elements, "
+            f"or one of: {', '.join(map(name_of, CODINGS))}",
+        )
+    if header.dtype not in CODINGS[header.codec].dtypes:
+        takes = ", ".join(str(to_numpy(value)) for value in sorted(CODINGS[header.codec].dtypes))
+        raise WireError(
+            ERROR_REASON_BAD_DTYPE,
+            f"tensor {header.name!r} of {to_numpy(header.dtype)} has codec {name_of(header.codec)}, which applies to {takes}; "
+            "send plain elements",
+        )
 
 
 def elements(array: Array) -> tuple[Array, Dtype]:
@@ -118,10 +144,34 @@ def raw(array: Array) -> memoryview:
     return array.reshape(-1).view(np.uint8).data
 
 
+class Outgoing(NamedTuple):
+    """An array as it travels.
+
+    Attributes:
+        value: The dtype of its elements, in the contract.
+        shape: As the array's.
+        codec: What the bytes are in.
+        data: All of its bytes on the wire.
+    """
+
+    value: Dtype
+    shape: tuple[int, ...]
+    codec: Codec
+    data: memoryview
+
+
+def outgoing(array: Array, codec: Codec = CODEC_UNSPECIFIED) -> Outgoing:
+    """An array made ready to travel; as it is where the codec does not apply to its dtype. Raises WireError as `elements`."""
+    array, value = elements(array)
+    if codec and value in CODINGS[codec].dtypes:
+        return Outgoing(value, array.shape, codec, encode(array, codec).data)
+    return Outgoing(value, array.shape, CODEC_UNSPECIFIED, raw(array))
+
+
 @lru_cache(maxsize=1024)
-def header_bytes(name: str, value: Dtype, shape: tuple[int, ...], nbytes: int) -> bytes:
+def header_bytes(name: str, value: Dtype, shape: tuple[int, ...], nbytes: int, codec: Codec = CODEC_UNSPECIFIED) -> bytes:
     """A serialised header without data. Attacks send the same few headers thousands of times."""
-    return Tensor(name=name, dtype=value, shape=shape, nbytes=nbytes).SerializeToString()
+    return Tensor(name=name, dtype=value, shape=shape, nbytes=nbytes, codec=codec).SerializeToString()
 
 
 def inline(data: bytes, spec: TensorSpec) -> Array:
@@ -131,11 +181,15 @@ def inline(data: bytes, spec: TensorSpec) -> Array:
         data: The header's; protobuf copies them at every look at the field.
         spec: The checked header.
     """
-    if len(data) != spec.nbytes:
+    if len(data) != spec.wire_nbytes:
         raise WireError(
             ERROR_REASON_BAD_TENSOR,
-            f"tensor {spec.name!r} carries {len(data)} bytes; expected all {spec.nbytes}, or none if they follow in chunks",
+            f"tensor {spec.name!r} carries {len(data)} bytes; expected all {spec.wire_nbytes}, or none if they follow in chunks",
         )
+    if spec.codec:
+        decoded = np.empty(spec.shape, spec.dtype)
+        decode(np.frombuffer(data, np.uint8), spec.codec, decoded)
+        return decoded
     array = np.frombuffer(bytearray(data), spec.dtype).reshape(spec.shape)
     return widened(array, spec.value)
 
@@ -143,7 +197,8 @@ def inline(data: bytes, spec: TensorSpec) -> Array:
 class Assembler:
     """Puts the chunks of one tensor together, block by block of its rows.
 
-    Memory is taken for one block at a time, when its first byte comes.
+    Memory is taken for one block at a time, when its first byte comes. What comes in a codec is decoded a few rows at a
+    time, so that beside the block there are never more encoded bytes than those of a row, or 256 KiB.
 
     Args:
         spec: The checked header.
@@ -166,14 +221,16 @@ class Assembler:
         self._into = into
         self._received = 0
         self._block: Array | None = None
+        # Where the next bytes go: the block's own memory, or, of what comes in a codec, that of its next few rows.
         self._bytes: memoryview = memoryview(b"")
         self._filled = 0
         self._rows_done = 0
+        self._rows_decoded = 0
 
     @property
     def complete(self) -> bool:
         """Whether every byte has come."""
-        return self._received == self.spec.nbytes
+        return self._received == self.spec.wire_nbytes
 
     def feed(self, offset: int, data: memoryview | bytes) -> Iterator[Array]:
         """Takes one chunk and yields the blocks that it completes.
@@ -189,10 +246,10 @@ class Assembler:
             )
         if not size:
             raise WireError(ERROR_REASON_BAD_FRAME, f"empty chunk of tensor {self.spec.name!r}")
-        if offset + size > self.spec.nbytes:
+        if offset + size > self.spec.wire_nbytes:
             raise WireError(
                 ERROR_REASON_BAD_FRAME,
-                f"chunk of tensor {self.spec.name!r} ends at byte {offset + size}; the tensor has {self.spec.nbytes}",
+                f"chunk of tensor {self.spec.name!r} ends at byte {offset + size}; the tensor has {self.spec.wire_nbytes}",
             )
         self._received += size
         return self._fill(memoryview(data))
@@ -206,7 +263,7 @@ class Assembler:
             self._bytes[self._filled : self._filled + len(part)] = part
             self._filled += len(part)
             data = data[len(part) :]
-            if self._filled == len(self._bytes):
+            if self._filled == len(self._bytes) and self._whole():
                 block, self._block = self._block, None
                 self._bytes = memoryview(b"")
                 yield widened(block, self.spec.value)
@@ -217,5 +274,30 @@ class Assembler:
             shape = (min(self._block_rows, shape[0] - self._rows_done), *shape[1:])
             self._rows_done += shape[0]
         self._block = np.empty(shape, self.spec.dtype) if self._into is None else self._into
-        self._bytes = raw(self._block)
-        self._filled = 0
+        self._rows_decoded = 0
+        if self.spec.codec:
+            self._take_stage()
+        else:
+            self._bytes, self._filled = raw(self._block), 0
+
+    def _take_stage(self) -> None:
+        assert self._block is not None
+        rows, elements_a_row = rows_and_elements(self._block.shape)
+        row_nbytes = CODINGS[self.spec.codec].row_nbytes(elements_a_row)
+        rows = min(rows - self._rows_decoded, max(1, _STAGE_NBYTES // row_nbytes))
+        self._bytes, self._filled = memoryview(bytearray(rows * row_nbytes)), 0
+
+    def _whole(self) -> bool:
+        """Decodes what has come, and says whether the block is whole."""
+        if not self.spec.codec:
+            return True
+        assert self._block is not None
+        rows, elements_a_row = rows_and_elements(self._block.shape)
+        begin = self._rows_decoded
+        self._rows_decoded += len(self._bytes) // CODINGS[self.spec.codec].row_nbytes(elements_a_row)
+        part = self._block.reshape(rows, elements_a_row)[begin : self._rows_decoded]
+        decode(np.frombuffer(self._bytes, np.uint8), self.spec.codec, part)
+        if self._rows_decoded < rows:
+            self._take_stage()
+            return False
+        return True

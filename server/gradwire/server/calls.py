@@ -8,7 +8,9 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from gradwire.backends.backend import Array
-from gradwire.v1.errors_pb2 import ERROR_REASON_BAD_FRAME, ERROR_REASON_TOO_LARGE
+from gradwire.backends.errors import InvalidValue
+from gradwire.v1.errors_pb2 import ERROR_REASON_BAD_FRAME, ERROR_REASON_BAD_TENSOR, ERROR_REASON_TOO_LARGE
+from gradwire.wire.codecs import CODINGS, name_of
 from gradwire.wire.errors import WireError
 from gradwire.wire.frames import Chunk, chunk_of
 from gradwire.wire.tensors import Assembler, TensorSpec, inline, spec_of
@@ -16,8 +18,17 @@ from gradwire.wire.tensors import Assembler, TensorSpec, inline, spec_of
 MAX_TENSORS = 2
 """Of one call: what it works on, and labels, a label or a cotangent."""
 
+MAX_REQUEST_ID = 128
+"""Characters; ids are remembered."""
+
 Read = Callable[[], Awaitable[bytes | Chunk | None]]
 """Reads the next message of the stream; None at its end."""
+
+
+def check_call_rows(rows: int, max_rows: int | None) -> None:
+    """Raises WireError if a call has more rows than one may have."""
+    if max_rows is not None and rows > max_rows:
+        raise WireError(ERROR_REASON_TOO_LARGE, f"the call has {rows} rows; the limit max_rows is {max_rows}; send fewer at once")
 
 
 def parse(message: bytes | Chunk, request: type[Any]) -> Any:
@@ -26,8 +37,14 @@ def parse(message: bytes | Chunk, request: type[Any]) -> Any:
         raise WireError(ERROR_REASON_BAD_FRAME, f"a chunk came where a {request.DESCRIPTOR.name} was expected")
     try:
         return request.FromString(message)
-    except DecodeError:
+    except (DecodeError, UnicodeDecodeError):  # the latter from protobuf in pure Python
         raise WireError(ERROR_REASON_BAD_FRAME, f"{len(message)} bytes are not a {request.DESCRIPTOR.name}") from None
+
+
+def check_request_id(request_id: str) -> None:
+    """Raises InvalidValue."""
+    if len(request_id) > MAX_REQUEST_ID:
+        raise InvalidValue(f"request_id has {len(request_id)} characters; expected at most {MAX_REQUEST_ID}")
 
 
 class IncomingTensors:
@@ -48,6 +65,12 @@ class IncomingTensors:
                 ERROR_REASON_BAD_FRAME, f"a message declares {len(first.tensors)} tensors; expected at most {MAX_TENSORS}"
             )
         self.specs: list[TensorSpec] = [spec_of(header, max_tensor_bytes) for header in first.tensors]
+        for spec in self.specs:
+            if spec.codec and CODINGS[spec.codec].of_gradients:
+                raise WireError(
+                    ERROR_REASON_BAD_TENSOR,
+                    f"tensor {spec.name!r} has codec {name_of(spec.codec)}, which is for results; send it in another, or as it is",
+                )
         # What came whole, in the order of the declaration; None for what follows in chunks.
         self._inline = [
             inline(data, spec) if (data := header.data) or not spec.nbytes else None
@@ -90,7 +113,7 @@ class IncomingTensors:
             if message is None:
                 raise WireError(
                     ERROR_REASON_BAD_FRAME,
-                    f"the stream ended before all {assembler.spec.nbytes} bytes of tensor {assembler.spec.name!r}",
+                    f"the stream ended before all {assembler.spec.wire_nbytes} bytes of tensor {assembler.spec.name!r}",
                 )
             for block in assembler.feed(*self._chunk(message, assembler.spec.name)):
                 yield block

@@ -1,4 +1,4 @@
-"""The card of a served name: what a caller needs to know to use it, and nothing beyond its access."""
+"""The card of a granted name: what a caller needs to know to use it, and nothing beyond its access."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from gradwire.backends.backend import Array
 from gradwire.backends.capabilities import Answer, Operation
 from gradwire.backends.config import ModelConfig
 from gradwire.server.access import CONTRACT
-from gradwire.server.catalogue import Served
 from gradwire.server.config import Limits
+from gradwire.server.grants.granted import Granted
 from gradwire.v1 import estimator_pb2
 from gradwire.v1 import model_pb2 as pb
 from gradwire.v1.tensor_pb2 import Tensor
+from gradwire.wire.codecs import CODINGS
 from gradwire.wire.dtypes import to_contract
 from gradwire.wire.frames import CHUNK_NBYTES
 from gradwire.wire.tensors import elements, raw
@@ -52,28 +53,28 @@ _OUTPUT_KINDS: dict[str, pb.OutputKind] = {
 }
 
 
-def operations(served: Served) -> list[pb.Operation]:
+def operations(granted: Granted) -> list[pb.Operation]:
     """What a caller of the name may do, in the contract's order."""
-    return sorted(OPERATIONS[operation] for operation in served.operations)
+    return sorted(OPERATIONS[operation] for operation in granted.operations)
 
 
-def card(served: Served, limits: Limits) -> pb.ModelCard:
+def card(granted: Granted, limits: Limits) -> pb.ModelCard:
     """The card that callers of the name get."""
-    estimator, config, model = served.estimator, served.estimator.config, served.estimator.model
-    white_box = served.access in ("gradients", "trainer")
+    estimator, config, model = granted.estimator, granted.estimator.config, granted.estimator.model
+    white_box = granted.access in ("gradients", "trainer")
     result = pb.ModelCard(
-        name=served.name,
+        name=granted.name,
         backend=config.backend,
         task=_TASKS[config.task],
         input_shape=config.input_shape,
         input_dtype=to_contract(np.dtype(model.input_dtype)),
-        output_shape=[config.nb_classes] if served.labels_only else estimator.output_shape,
-        output_dtype=to_contract(np.dtype(np.float32) if served.labels_only else estimator.output_dtype),
+        output_shape=[config.nb_classes] if granted.labels_only else estimator.output_shape,
+        output_dtype=to_contract(np.dtype(np.float32) if granted.labels_only else estimator.output_dtype),
         nb_classes=config.nb_classes,
-        output_kind=pb.OUTPUT_KIND_LABELS if served.labels_only else _OUTPUT_KINDS[model.output_kind],
-        access=CONTRACT[served.access],
-        operations=operations(served),
-        answers=sorted(ANSWERS[answer] for answer in served.answers),
+        output_kind=pb.OUTPUT_KIND_LABELS if granted.labels_only else _OUTPUT_KINDS[model.output_kind],
+        access=CONTRACT[granted.access],
+        operations=operations(granted),
+        answers=sorted(ANSWERS[answer] for answer in granted.answers),
         version=estimator.version,
         device=model.device,
         limits=pb.CallLimits(
@@ -82,7 +83,9 @@ def card(served: Served, limits: Limits) -> pb.ModelCard:
             max_batch_rows=config.max_batch_rows,
             max_message_data_bytes=CHUNK_NBYTES,
         ),
-        clone_of=served.clone_of,
+        codecs=sorted(CODINGS),
+        coalesce=estimator.coalesces,
+        clone_of=granted.clone_of,
     )
     if config.channels_first is not None:
         result.channels_first = config.channels_first
@@ -91,10 +94,15 @@ def card(served: Served, limits: Limits) -> pb.ModelCard:
         result.clip_min.CopyFrom(_tensor("clip_min", low))
         result.clip_max.CopyFrom(_tensor("clip_max", high))
     if white_box:
-        result.layer_names.extend(model.layer_names)
+        if granted.sees_layers:
+            result.layer_names.extend(model.layer_names)
         result.loss = model.loss_name
         result.loss_reduction = model.loss_reduction
         result.notes.extend(model.notes)
+        result.notes.extend(
+            f"{operation} of rows {shape} is computed {rows} rows at once: the device has no room for more"
+            for (operation, shape), rows in estimator.room.copy().items()
+        )
         _describe_defences(result, config, estimator.preprocessing.standardisation)
     return result
 

@@ -1,32 +1,28 @@
-"""Which names are served, and what is behind each: a model, and the access that the name gives to it."""
+"""Which names are served, and what is behind each. Who asks finds the names that were granted to it, and no others."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
-from gradwire.backends.capabilities import Answer, Operation
-from gradwire.backends.errors import Unsupported
 from gradwire.backends.estimator import Estimator
-from gradwire.server.access import GRANTED, AccessLevel, least_access
-from gradwire.server.usage import Counter
+from gradwire.server.access import AccessLevel
+from gradwire.server.budgets.accounts import Accounts
+from gradwire.server.grants.book import GrantBook
+from gradwire.server.grants.granted import Granted, NotGranted
 
 
 class UnknownModel(Exception):
     """Nothing is served under that name."""
 
 
-class NotGranted(Exception):
-    """The name does not give that much access."""
-
-
 class TooManyClones(Exception):
     """As many clones of the model as the server allows are there already."""
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class Served:
     """One served name.
 
@@ -34,9 +30,10 @@ class Served:
         name: What callers type.
         estimator: What answers; several names may share one.
         model: The name under which the estimator was loaded; its versions and its queue go by it.
-        access: What every caller of this name gets.
+        access: The most that anybody gets of this name.
         clone_of: For a clone, the name it was made from.
-        counter: The rows used under this name.
+        owner: For a clone, who made it. Nobody else finds it.
+        root: For a clone, the name of the configuration that it comes from; its grants and accounts are the clone's.
     """
 
     name: str
@@ -44,51 +41,13 @@ class Served:
     model: str
     access: AccessLevel
     clone_of: str = ""
-    counter: Counter = field(default_factory=Counter)
+    owner: str = ""
+    root: str = ""
 
     @property
-    def operations(self) -> frozenset[Operation]:
-        """What a caller may do and the model can do."""
-        return GRANTED[self.access] & self.estimator.capabilities
-
-    @property
-    def answers(self) -> frozenset[Answer]:
-        """What a caller may ask predict for, and the model can tell.
-
-        Postprocessing is of outputs alone: where there is some, to ask for more is for those who see behind it anyway.
-        """
-        return self.estimator.answers & self._granted_answers
-
-    @property
-    def _granted_answers(self) -> frozenset[Answer]:
-        if self.labels_only or (self.access == "scores" and self.estimator.postprocessing):
-            return frozenset({Answer.OUTPUTS})
-        return frozenset(Answer)
-
-    @property
-    def labels_only(self) -> bool:
-        return self.access == "labels"
-
-    def allow(self, operation: Operation) -> None:
-        """Raises NotGranted if the name does not give the operation, Unsupported if the model does not have it."""
-        granted = GRANTED[self.access]
-        if operation not in granted:
-            raise NotGranted(
-                f"{self.name!r} is served with access {self.access!r}; {operation.value} needs {least_access(operation)!r}"
-            )
-        if operation not in self.estimator.capabilities:
-            can = ", ".join(sorted(o.value for o in self.operations))
-            kind = self.estimator.config.backend
-            raise Unsupported(f"{self.name!r} ({kind}) has no {operation.value}; it has: {can}")
-
-    def allow_answer(self, answer: Answer) -> None:
-        """Raises NotGranted if the name does not give the answer, Unsupported if the model does not have it."""
-        if answer not in self._granted_answers:
-            least, why = ("scores", "") if self.labels_only else ("gradients", ", because outputs are postprocessed")
-            raise NotGranted(f"{self.name!r} is served with access {self.access!r}; {answer.value} needs {least!r}{why}")
-        if answer not in self.estimator.answers:
-            can = ", ".join(sorted(a.value for a in self.answers))
-            raise Unsupported(f"{self.name!r} ({self.estimator.config.backend}) has no {answer.value}; it has: {can}")
+    def granted_as(self) -> str:
+        """The name that grants and accounts go by."""
+        return self.root or self.name
 
 
 class Catalogue:
@@ -97,11 +56,15 @@ class Catalogue:
     Args:
         served: The names of the configuration.
         max_clones: Of each model at the same time.
+        book: Who may do what.
+        accounts: Where calls are charged.
     """
 
-    def __init__(self, served: list[Served], max_clones: int) -> None:
+    def __init__(self, served: list[Served], max_clones: int, book: GrantBook, accounts: Accounts) -> None:
         self._served = {entry.name: entry for entry in served}
         self._max_clones = max_clones
+        self._book = book
+        self._accounts = accounts
         self._numbers = itertools.count(1)
         # Names of clones that are being made, by what they are made of.
         self._reserved: dict[str, str] = {}
@@ -109,15 +72,22 @@ class Catalogue:
     def __iter__(self) -> Iterator[Served]:
         return iter(list(self._served.values()))
 
-    def get(self, name: str) -> Served:
-        """What is served under a name. Raises UnknownModel."""
-        try:
-            return self._served[name]
-        except KeyError:
-            raise UnknownModel(f"{name!r} is not served here; there are: {', '.join(self._served)}") from None
+    def of(self, principal: str) -> list[Granted]:
+        """What a principal finds here."""
+        found = (self._granted(served, principal) for served in self)
+        return [granted for granted in found if granted is not None]
+
+    def get(self, name: str, principal: str) -> Granted:
+        """What a principal has of a name. Raises UnknownModel, whether the name is served to nobody or only to others."""
+        served = self._served.get(name)
+        granted = None if served is None else self._granted(served, principal)
+        if granted is None:
+            names = ", ".join(granted.name for granted in self.of(principal)) or "none"
+            raise UnknownModel(f"{name!r} is not served here; there are: {names}")
+        return granted
 
     @contextmanager
-    def reserving_clone(self, origin: Served) -> Iterator[str]:
+    def reserving_clone(self, origin: Granted) -> Iterator[str]:
         """A name for a clone of ``origin``, whose place is taken while the clone is made. Raises TooManyClones."""
         family = origin.model.partition("~")[0]
         clones = [entry for entry in self if entry.clone_of and entry.model.partition("~")[0] == family]
@@ -134,15 +104,22 @@ class Catalogue:
         finally:
             del self._reserved[name]
 
-    def add_clone(self, origin: Served, name: str, estimator: Estimator) -> Served:
-        """Serves a clone with its origin's access."""
-        clone = Served(name, estimator, name, origin.access, clone_of=origin.name)
+    def add_clone(self, origin: Granted, name: str, estimator: Estimator) -> Granted:
+        """Serves a clone, to whoever made it, with what it has of the origin."""
+        served = origin.served
+        clone = Served(name, estimator, name, served.access, origin.name, origin.principal, served.granted_as)
         self._served[name] = clone
-        return clone
+        return replace(origin, served=clone)
 
-    def remove_clone(self, name: str) -> Served:
-        """Ends a clone. Raises UnknownModel if there is none, NotGranted if the name is not a clone's."""
-        served = self.get(name)
-        if not served.clone_of:
-            raise NotGranted(f"{name!r} is not a clone; models of the configuration are served as long as the server runs")
-        return self._served.pop(name)
+    def remove_clone(self, clone: Granted) -> None:
+        """Ends a clone. Raises NotGranted if the name is not a clone's."""
+        if not clone.clone_of:
+            raise NotGranted(f"{clone.name!r} is not a clone; models of the configuration are served as long as the server runs")
+        self._served.pop(clone.name, None)
+
+    def _granted(self, served: Served, principal: str) -> Granted | None:
+        if served.owner and served.owner != principal:
+            return None
+        name = served.granted_as
+        grant = self._book.of(principal, name)
+        return None if grant is None else Granted(served, principal, grant, self._accounts.of(principal, name))

@@ -8,15 +8,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from gradwire.backends.config import ModelConfig
 from gradwire.backends.errors import ModelConfigError
 from gradwire.backends.registry import backend
 from gradwire.server.access import AccessLevel
+from gradwire.server.identity.names import check_principal
+from gradwire.server.store.errors import StoreConfigError
+from gradwire.server.store.place import store_url
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """Of models and versions."""
@@ -45,6 +48,16 @@ class Limits(BaseModel):
     """A client that sends or takes nothing for so long in the middle of a call has lost it."""
     idle_timeout_s: float = Field(default=600.0, gt=0)
     """A stream without calls is ended after this long; clients open a new one."""
+    min_bytes_per_s: float = Field(default=4096.0, ge=0)
+    """A client that sends or takes less, over ``stall_timeout_s`` of waiting for it, has lost its call."""
+    max_rows: int | None = Field(default=None, ge=1)
+    """Of one call."""
+    max_call_s: float | None = Field(default=None, gt=0)
+    """A call that asks for more time, or does not say, gets so much."""
+    max_streams: int = Field(default=1024, ge=1)
+    """Open streams of one caller."""
+    max_queued_calls: int | None = Field(default=None, ge=1)
+    """Calls of one caller, running and waiting; None: ``max_calls``."""
     max_clones: int = Field(default=4, ge=0)
     """Clones of each model at the same time."""
 
@@ -56,6 +69,25 @@ class Tls(BaseModel):
 
     certificate: Path
     key: Path
+
+
+class IdentityConfig(BaseModel):
+    """How callers are told apart. With both, a certificate is needed to connect, and a token may speak for somebody else."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tokens: Path | None = None
+    """The file that ``gradwire token`` writes; read again when it changes."""
+    client_ca: Path | None = None
+    """PEM: clients show a certificate that is signed by one of these; its common name says who calls."""
+    admins: list[Annotated[str, AfterValidator(check_principal)]] = []
+    """Principals who may give and take access, and see what everybody has used."""
+
+    @model_validator(mode="after")
+    def _something(self) -> IdentityConfig:
+        if self.tokens is None and self.client_ca is None:
+            raise ValueError("expected tokens, client_ca or both: nobody could be known without")
+        return self
 
 
 class ServedModel(BaseModel):
@@ -76,8 +108,18 @@ class ServerConfig(BaseModel):
 
     listen: str = "127.0.0.1:50051"
     insecure: bool = False
-    """Allows a listener that is not loopback although calls are neither encrypted nor authenticated."""
+    """Allows a listener that is not loopback although calls are not both encrypted and authenticated."""
     tls: Tls | None = None
+    identity: IdentityConfig | None = None
+    grants: Path | None = None
+    """The file that says who may do what; read again when it changes. Without it and without identity, all get ``access``."""
+    store: str | None = None
+    """SQLAlchemy's URL of the database that keeps budgets, grants and the ledger. In a file's configuration, a SQLite file
+    is relative to the file, and gradwire.db in ``state_dir`` if none is named."""
+    lease_rows: int = Field(default=100, ge=1)
+    """Rows of a budget that the server takes from the store at a time; 1: every call is charged there by itself."""
+    health_listen: str | None = None
+    """A second listener, in the clear, that serves grpc.health.v1 and nothing else."""
     models: list[ServedModel] = Field(min_length=1)
     limits: Limits = Limits()
     state_dir: Path = Path(".gradwire")
@@ -86,17 +128,27 @@ class ServerConfig(BaseModel):
     """Where training data beyond memory goes; the system's temporary folder if not said."""
     drain_timeout_s: float = Field(default=30.0, ge=0)
     """How long running calls may take to end after SIGTERM."""
+    watchdog_s: float | None = Field(default=None, gt=0)
+    """How long one batch may be computed before the model is taken for hung."""
+    watchdog_exits: bool = True
+    """Whether the process then ends, with exit code 70, to be started again."""
     log_format: Literal["text", "json"] = "text"
 
-    @field_validator("listen")
+    @field_validator("listen", "health_listen")
     @classmethod
-    def _address(cls, listen: str) -> str:
-        host, _, port = listen.rpartition(":")
-        if listen.startswith("unix:"):
+    def _address(cls, listen: str | None) -> str | None:
+        if listen is None or listen.startswith("unix:"):
             return listen
+        host, _, port = listen.rpartition(":")
         if not host or not port.isdigit() or int(port) > 65535:
             raise ValueError(f"{listen!r} is not host:port; for example 127.0.0.1:50051, or port 0 for any free one")
         return listen
+
+    @model_validator(mode="after")
+    def _encrypted(self) -> ServerConfig:
+        if self.identity is not None and self.identity.client_ca is not None and self.tls is None:
+            raise ValueError("identity.client_ca is there and tls is not, over which certificates are shown; add tls")
+        return self
 
 
 def read_config(path: Path, **changes: Any) -> ServerConfig:
@@ -132,18 +184,25 @@ def parse_config(content: Any, folder: Path, source: str) -> ServerConfig:
     if not isinstance(models, list) or not all(isinstance(model, Mapping) for model in models):
         raise ConfigError(f"{source}: models: expected a list of models, each with name, backend and factory")
     content["models"] = [_served(model, f"{source}: models[{index}]", folder) for index, model in enumerate(models)]
-    for key in ("state_dir", "spool_dir"):
+    for key in ("state_dir", "spool_dir", "grants"):
         if content.get(key):
             content[key] = folder / content[key]
     content.setdefault("state_dir", folder / ".gradwire")
-    if isinstance(content.get("tls"), Mapping):
-        content["tls"] = {key: folder / value if isinstance(value, str) else value for key, value in content["tls"].items()}
+    try:
+        content["store"] = store_url(content.get("store"), folder, Path(content["state_dir"]))
+    except StoreConfigError as e:
+        raise ConfigError(f"{source}: store: {e}") from e
+    for key in ("tls", "identity"):
+        if isinstance(content.get(key), Mapping):
+            content[key] = {name: folder / value if isinstance(value, str) else value for name, value in content[key].items()}
     try:
         config = ServerConfig.model_validate(content)
     except ValidationError as e:
         raise ConfigError(_explained(e, source, ServerConfig)) from e
     _check_names(config, source)
-    return _with_members(config, source)
+    config = _with_members(config, source)
+    _check_access(config, source)
+    return config
 
 
 def parts(models: Sequence[ServedModel]) -> dict[str, frozenset[str]]:
@@ -219,6 +278,17 @@ def _with_members(config: ServerConfig, source: str) -> ServerConfig:
             raise ConfigError(f"{places[name]}: {e}") from e
     models = [served.model_copy(update={"model": own.get(served.name)}) for served in config.models]
     return config.model_copy(update={"models": models})
+
+
+def _check_access(config: ServerConfig, source: str) -> None:
+    """Raises ConfigError if a name gives labels of a model that has no classes."""
+    tasks = {served.name: served.model.task for served in config.models if served.model is not None}
+    for index, served in enumerate(config.models):
+        if served.access == "labels" and tasks[served.same_as or served.name] == "regression":
+            raise ConfigError(
+                f"{source}: models[{index}] ({served.name}): access: 'labels' is the top class alone, and a regression has no "
+                "classes; expected 'scores', 'gradients' or 'trainer'"
+            )
 
 
 def _explained(error: ValidationError, source: str, schema: type[BaseModel]) -> str:

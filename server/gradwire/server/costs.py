@@ -2,7 +2,7 @@
 
 The way of a block to the runner's thread and back costs more than a small model's row (0.20 ms of a predict and 0.25 ms
 of a loss gradient of one row, two shared x86-64 cores, 21 November 2026). A call that is alone is therefore computed on
-the event loop's thread if the same block was quick the last time. Until it is done the loop does nothing else; another
+the event loop's thread if its like was quick the last time. Until it is done the loop does nothing else; another
 call's rows would have waited for the device just as long, but its bytes, health checks and timers wait too, which is
 why the bound is small, and why models that may wait for something else than this device are never computed there.
 """
@@ -10,11 +10,11 @@ why the bound is small, and why models that may wait for something else than thi
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gradwire.server.scheduler import Work
+    from gradwire.server.work import Work
 
 _QUICK_S = 0.010
 """32 rows of a small CNN took 2 to 6 ms on the machine above, which is where a local estimator is hardest to match."""
@@ -23,28 +23,36 @@ _REMEMBERED = 4096
 
 
 class Costs:
-    """The last time of each kind of block: of a model, an operation, its options, and its size in bytes."""
+    """The last times of each kind of computation, of as many rows as there were: one for each power of two."""
 
     def __init__(self) -> None:
-        self._seconds: OrderedDict[Hashable, float] = OrderedDict()
+        # By model and kind: by the rows' bit length, how many there were and how long they took.
+        self._last: OrderedDict[Hashable, dict[int, tuple[int, float]]] = OrderedDict()
 
-    def is_quick(self, model: Hashable, work: Work) -> bool:
-        """Whether a block of this kind was computed before, and was quick the last time."""
-        return self._seconds.get(_kind(model, work), _QUICK_S) < _QUICK_S
+    def is_quick(self, work: Work) -> bool:
+        """Whether a block will be quick, as far as its like is known. What is not known is not."""
+        like = work.likeness
+        if like is None or like.may_wait:
+            return False
+        last = self._last.get((work.ticket.model, like.kind))
+        return last is not None and _estimate_s(last, work.size) < _QUICK_S
 
-    def remember(self, model: Hashable, work: Work) -> None:
-        """Takes note of a block that has been computed; of one that has not, nothing."""
-        if not work.seconds:
+    def remember(self, batch: Sequence[Work], seconds: float) -> None:
+        """Takes note of how long blocks that are alike took together."""
+        like = batch[0].likeness
+        if like is None:
             return
-        kind = _kind(model, work)
-        self._seconds[kind] = work.seconds
-        self._seconds.move_to_end(kind)
-        if len(self._seconds) > _REMEMBERED:
-            self._seconds.popitem(last=False)
+        key = (batch[0].ticket.model, like.kind)
+        rows = sum(work.size for work in batch)
+        self._last.setdefault(key, {})[rows.bit_length()] = (rows, seconds)
+        self._last.move_to_end(key)
+        if len(self._last) > _REMEMBERED:
+            self._last.popitem(last=False)
 
 
-def _kind(model: Hashable, work: Work) -> Hashable:
-    """Names and sizes only, so that nothing is kept alive by being remembered."""
-    options = ((name, value if isinstance(value, (str, int)) else value is None) for name, value in work.options.items())
-    sizes = ((name, array.nbytes) for name, array in work.rows.items())
-    return model, getattr(work.function, "__name__", ""), *options, *sizes
+def _estimate_s(last: dict[int, tuple[int, float]], rows: int) -> float:
+    """Not less than it will take: from fewer rows in proportion, from more rows what those took."""
+    length = rows.bit_length()
+    fewer = [known for known in last if known <= length]
+    known_rows, seconds = last[max(fewer) if fewer else min(last)]
+    return seconds * max(1.0, rows / known_rows)

@@ -8,7 +8,12 @@ from grpc import StatusCode
 
 from gradwire.backends import errors as backend
 from gradwire.server import catalogue, versions
+from gradwire.server.budgets.account import BudgetSpent
+from gradwire.server.budgets.rate import RateLimited
+from gradwire.server.grants.granted import NotGranted
+from gradwire.server.identity.callers import Unauthenticated
 from gradwire.server.scheduler import QueueFull
+from gradwire.server.store.errors import StoreUnavailable
 from gradwire.v1 import errors_pb2 as reasons
 from gradwire.v1.errors_pb2 import ErrorReason
 from gradwire.wire.errors import WireError
@@ -17,6 +22,10 @@ from gradwire.wire.status import Fault
 
 class Draining(Exception):
     """The server is about to end and takes no new calls."""
+
+
+class Hung(Exception):
+    """The model computes and does not come back."""
 
 
 class TimedOut(Exception):
@@ -40,28 +49,38 @@ _TABLE: dict[type[Exception], tuple[StatusCode, ErrorReason, str]] = {
     backend.ModelConfigError: (StatusCode.FAILED_PRECONDITION, reasons.ERROR_REASON_UNSUPPORTED, ""),
     backend.ModelFailed: (StatusCode.INTERNAL, reasons.ERROR_REASON_MODEL_FAILED, ""),
     catalogue.UnknownModel: (StatusCode.NOT_FOUND, reasons.ERROR_REASON_UNKNOWN_MODEL, ""),
-    catalogue.NotGranted: (StatusCode.PERMISSION_DENIED, reasons.ERROR_REASON_NOT_GRANTED, ""),
+    Unauthenticated: (StatusCode.UNAUTHENTICATED, reasons.ERROR_REASON_UNAUTHENTICATED, ""),
+    NotGranted: (StatusCode.PERMISSION_DENIED, reasons.ERROR_REASON_NOT_GRANTED, ""),
     catalogue.TooManyClones: (StatusCode.RESOURCE_EXHAUSTED, reasons.ERROR_REASON_TOO_MANY_CLONES, ""),
     versions.BadName: (StatusCode.INVALID_ARGUMENT, reasons.ERROR_REASON_BAD_VALUE, "version"),
     versions.UnknownVersion: (StatusCode.NOT_FOUND, reasons.ERROR_REASON_UNKNOWN_VERSION, ""),
     versions.VersionExists: (StatusCode.ALREADY_EXISTS, reasons.ERROR_REASON_VERSION_EXISTS, ""),
+    RateLimited: (StatusCode.RESOURCE_EXHAUSTED, reasons.ERROR_REASON_RATE_LIMITED, ""),
     QueueFull: (StatusCode.RESOURCE_EXHAUSTED, reasons.ERROR_REASON_QUEUE_FULL, ""),
     Draining: (StatusCode.UNAVAILABLE, reasons.ERROR_REASON_DRAINING, ""),
+    Hung: (StatusCode.UNAVAILABLE, reasons.ERROR_REASON_HUNG, ""),
     TimedOut: (StatusCode.DEADLINE_EXCEEDED, reasons.ERROR_REASON_TIMEOUT, ""),
     Stalled: (StatusCode.DEADLINE_EXCEEDED, reasons.ERROR_REASON_STALLED, ""),
 }
 
-_RETRY_AFTER_S: dict[type[Exception], float] = {QueueFull: 0.05, Draining: 0.5}
+_RETRY_AFTER_S: dict[type[Exception], float] = {QueueFull: 0.05, Draining: 0.5, Hung: 2.0}
 
 
 def fault(error: Exception) -> Fault:
     """What a caller is told of an error. Of errors that are the server's own fault it is told no more than that."""
+    if isinstance(error, StoreUnavailable):
+        # Where the database is, is nothing to callers.
+        text = "the server's database is not there, and rows cannot be counted or calls written down; try again"
+        return Fault(StatusCode.UNAVAILABLE, reasons.ERROR_REASON_STORE_UNAVAILABLE, text, retry_after_s=1.0)
+    if isinstance(error, BudgetSpent):
+        return Fault(StatusCode.RESOURCE_EXHAUSTED, reasons.ERROR_REASON_BUDGET_SPENT, str(error), quota=error.quota)
     if isinstance(error, WireError):
         return Fault(StatusCode.INVALID_ARGUMENT, error.reason, str(error), field="tensors")
     kind = next((kind for kind in type(error).__mro__ if kind in _TABLE), None)
     if kind is not None:
         code, reason, field = _TABLE[kind]
-        return Fault(code, reason, str(error), field, _RETRY_AFTER_S.get(kind))
+        retry_after_s = error.retry_after_s if isinstance(error, RateLimited) else _RETRY_AFTER_S.get(kind)
+        return Fault(code, reason, str(error), field, retry_after_s)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return Fault(
             StatusCode.RESOURCE_EXHAUSTED,

@@ -20,9 +20,12 @@ from gradwire.backends.capabilities import Operation
 from gradwire.backends.errors import InvalidValue
 from gradwire.backends.estimator import Estimator
 from gradwire.backends.training import FitOptions, FitProgress
-from gradwire.server.calls import IncomingTensors, parse
-from gradwire.server.catalogue import Catalogue, Served
+from gradwire.server.calls import IncomingTensors, check_call_rows, check_request_id, parse
+from gradwire.server.catalogue import Catalogue
+from gradwire.server.codecs import check_result_codec
 from gradwire.server.config import Limits
+from gradwire.server.grants.granted import Granted
+from gradwire.server.ledger import Entry, Ledger
 from gradwire.server.scheduler import Scheduler, Ticket
 from gradwire.server.spool import spooled
 from gradwire.server.streams import OpenStream, OpenStreams
@@ -30,6 +33,7 @@ from gradwire.v1 import estimator_pb2 as pb
 from gradwire.v1.errors_pb2 import ERROR_REASON_BAD_FRAME
 from gradwire.wire.errors import WireError
 from gradwire.wire.frames import Chunk
+from gradwire.wire.tensors import MAX_NAME
 
 log = logging.getLogger("gradwire.server")
 
@@ -45,16 +49,24 @@ class FitServicer:
         streams: Where open streams are kept.
         limits: What is taken from callers.
         spool_dir: Where training data beyond memory goes.
+        ledger: Where calls are written down.
     """
 
     def __init__(
-        self, catalogue: Catalogue, scheduler: Scheduler, streams: OpenStreams, limits: Limits, spool_dir: Path | None
+        self,
+        catalogue: Catalogue,
+        scheduler: Scheduler,
+        streams: OpenStreams,
+        limits: Limits,
+        spool_dir: Path | None,
+        ledger: Ledger,
     ) -> None:
         self._catalogue = catalogue
         self._scheduler = scheduler
         self._streams = streams
         self._limits = limits
         self._spool_dir = spool_dir
+        self._ledger = ledger
 
     def handlers(self) -> dict[str, grpc.RpcMethodHandler]:
         """gRPC handlers by method; messages pass as bytes."""
@@ -64,29 +76,38 @@ class FitServicer:
         await self._streams.serve(context, self._call)
 
     async def _call(self, stream: OpenStream, message: bytes | Chunk) -> None:
+        with self._ledger.entry(stream.principal, Operation.FIT.value, stream) as entry:
+            await self._answer(stream, message, entry)
+
+    async def _answer(self, stream: OpenStream, message: bytes | Chunk, entry: Entry) -> None:
         request = parse(message, pb.FitRequest)
         if not request.HasField("open"):
             raise WireError(ERROR_REASON_BAD_FRAME, "a Fit call begins with a message that holds open; got another")
         opened: pb.FitOpen = request.open
-        served = self._catalogue.get(opened.call.model)
-        served.allow(Operation.FIT_BATCHES if opened.batches else Operation.FIT)
+        check_request_id(opened.call.request_id)
+        entry.model, entry.request_id = opened.call.model[:MAX_NAME], opened.call.request_id
+        entry.granted = granted = self._catalogue.get(opened.call.model, stream.principal)
+        operation = Operation.FIT_BATCHES if opened.batches else Operation.FIT
+        granted.allow(operation)
+        check_result_codec(operation, opened.call.result_codec)
         if opened.batch_size < 0 or opened.nb_epochs < 0:
             raise InvalidValue(f"batch_size {opened.batch_size}, nb_epochs {opened.nb_epochs}; expected at least 1 each")
-        timer = stream.end_after(opened.call.timeout_s) if opened.call.timeout_s > 0 else None
+        timer = stream.end_after(opened.call.timeout_s)
         try:
-            with self._scheduler.admit(served.model, stream.peer) as ticket:
+            with self._scheduler.admit(granted.model, stream.queue) as ticket:
                 if opened.batches:
-                    await self._fit_batches(served, request, ticket, stream)
+                    await self._fit_batches(granted, request, ticket, stream, entry)
                 else:
-                    await self._fit(served, request, ticket, stream)
+                    await self._fit(granted, request, ticket, stream, entry)
         finally:
             if timer is not None:
                 timer.cancel()
-        log.info("fitted", extra={"model": served.name, "version": served.estimator.version, "peer": stream.peer})
-        await stream.write(pb.FitResponse(version=served.estimator.version).SerializeToString())
+        log.info("fitted", extra={"model": granted.name, "version": granted.estimator.version, "peer": stream.peer})
+        await stream.write(pb.FitResponse(version=granted.estimator.version).SerializeToString())
 
-    async def _fit(self, served: Served, request: Any, ticket: Ticket, stream: OpenStream) -> None:
-        x, y = await self._data(served.estimator, request, stream, self._limits.fit_memory_bytes)
+    async def _fit(self, granted: Granted, request: Any, ticket: Ticket, stream: OpenStream, entry: Entry) -> None:
+        x, y = await self._data(granted.estimator, request, stream, self._limits.fit_memory_bytes)
+        entry.rows = len(x)
         opened = request.open
         options = FitOptions(
             batch_size=opened.batch_size or FitOptions.batch_size,
@@ -96,24 +117,25 @@ class FitServicer:
             seed=opened.seed if opened.HasField("seed") else None,
         )
         await self._scheduler.hold(ticket)
-        steps = await ticket.run(served.estimator.fit, x=x, y=y, options=options)
+        steps = await ticket.run(granted.estimator.fit, x=x, y=y, options=options)
         progress = ProgressWriter(stream)
         async with _Rollback(steps, ticket):
             while (done := await ticket.run(partial(next, steps, None))) is not None:
                 await progress.write(done)
 
-    async def _fit_batches(self, served: Served, request: Any, ticket: Ticket, stream: OpenStream) -> None:
+    async def _fit_batches(self, granted: Granted, request: Any, ticket: Ticket, stream: OpenStream, entry: Entry) -> None:
         await self._scheduler.hold(ticket)
         batches = _Handed()
-        steps = served.estimator.fit_batches(batches, training_mode=not request.open.inference_mode)
+        steps = granted.estimator.fit_batches(batches, training_mode=not request.open.inference_mode)
         progress = ProgressWriter(stream)
         async with _Rollback(steps, ticket):
             while not request.end:
                 if request.tensors:
                     # A batch is held like any block: it has to fit in memory at once.
-                    batches.next = await self._data(served.estimator, request, stream, self._limits.max_held_bytes)
+                    batches.next = await self._data(granted.estimator, request, stream, self._limits.max_held_bytes)
+                    entry.rows += len(batches.next[0])
                     await progress.write(await ticket.run(partial(next, steps)))
-                message = await stream.read()
+                message = await stream.read_next()
                 if message is None:
                     raise WireError(ERROR_REASON_BAD_FRAME, "the stream ended without the message that ends the batches")
                 request = parse(message, pb.FitRequest)
@@ -127,6 +149,7 @@ class FitServicer:
             raise WireError(ERROR_REASON_BAD_FRAME, f"Fit got tensors ({', '.join(names)}); expected (y, x) in this order")
         spec = tensors.specs[1]
         rows = estimator.check_rows(spec.shape, spec.dtype)
+        check_call_rows(rows, self._limits.max_rows)
         y = estimator.prepare_labels(await tensors.whole(0, self._limits.max_held_bytes), rows)
         x = await tensors.whole(1, 0, into=spooled(spec.shape, spec.dtype, memory_nbytes, self._spool_dir))
         return x, y

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -10,14 +11,17 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from gradwire.backends.capabilities import Operation
 from gradwire.server.cards import card
-from gradwire.server.catalogue import Catalogue, Served
+from gradwire.server.catalogue import Catalogue
 from gradwire.server.config import Limits
+from gradwire.server.grants.granted import Granted
+from gradwire.server.ledger import Ledger
 from gradwire.server.scheduler import Scheduler
 from gradwire.server.streams import OpenStreams
 from gradwire.server.unary import answered
 from gradwire.server.versions import Version, VersionStore
 from gradwire.v1 import model_pb2 as pb
 from gradwire.v1 import model_pb2_grpc
+from gradwire.wire.tensors import MAX_NAME
 
 T = TypeVar("T")
 
@@ -31,6 +35,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         streams: Where open streams are kept.
         versions: Where versions are kept.
         limits: What is taken from callers.
+        ledger: Where calls are written down.
         on_change: Told when clones come (True) and go (False), by name.
     """
 
@@ -41,6 +46,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         streams: OpenStreams,
         versions: VersionStore,
         limits: Limits,
+        ledger: Ledger,
         on_change: Callable[[str, bool], Awaitable[None]],
     ) -> None:
         self._catalogue = catalogue
@@ -48,56 +54,61 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         self._streams = streams
         self._versions = versions
         self._limits = limits
+        self._ledger = ledger
         self._on_change = on_change
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:  # noqa: N802
         async def answer() -> pb.ListModelsResponse:
-            return pb.ListModelsResponse(models=[card(served, self._limits) for served in self._catalogue])
+            found = self._catalogue.of(self._streams.identity.principal(context))
+            return pb.ListModelsResponse(models=[card(granted, self._limits) for granted in found])
 
         return await answered(context, self._streams, answer())
 
     async def GetModel(self, request: pb.GetModelRequest, context: Any) -> pb.GetModelResponse:  # noqa: N802
         async def answer() -> pb.GetModelResponse:
-            return pb.GetModelResponse(model=card(self._catalogue.get(request.model), self._limits))
+            granted = self._catalogue.get(request.model, self._streams.identity.principal(context))
+            return pb.GetModelResponse(model=card(granted, self._limits))
 
         return await answered(context, self._streams, answer())
 
     async def SaveVersion(self, request: pb.SaveVersionRequest, context: Any) -> pb.SaveVersionResponse:  # noqa: N802
         async def answer() -> pb.SaveVersionResponse:
-            served = self._allowed(request.model, Operation.VERSIONS)
-            write = partial(self._versions.write, served.model, request.version, served.estimator.save, request.overwrite)
-            return pb.SaveVersionResponse(version=_version(await self._alone(served, context, write)))
+            with self._call(context, request.model, Operation.VERSIONS, "save") as granted:
+                write = partial(self._versions.write, granted.model, request.version, granted.estimator.save, request.overwrite)
+                return pb.SaveVersionResponse(version=_version(await self._alone(granted, context, write)))
 
         return await answered(context, self._streams, answer())
 
     async def ListVersions(self, request: pb.ListVersionsRequest, context: Any) -> pb.ListVersionsResponse:  # noqa: N802
         async def answer() -> pb.ListVersionsResponse:
-            served = self._allowed(request.model, Operation.VERSIONS)
-            return pb.ListVersionsResponse(versions=[_version(version) for version in self._versions.list(served.model)])
+            with self._call(context, request.model, Operation.VERSIONS, "versions") as granted:
+                return pb.ListVersionsResponse(versions=[_version(version) for version in self._versions.list(granted.model)])
 
         return await answered(context, self._streams, answer())
 
     async def RestoreVersion(self, request: pb.RestoreVersionRequest, context: Any) -> pb.RestoreVersionResponse:  # noqa: N802
         async def answer() -> pb.RestoreVersionResponse:
-            served = self._allowed(request.model, Operation.VERSIONS)
-            path = self._versions.path(served.model, request.version)
-            await self._alone(served, context, partial(served.estimator.restore, path, request.version))
-            return pb.RestoreVersionResponse(version=served.estimator.version)
+            with self._call(context, request.model, Operation.VERSIONS, "restore") as granted:
+                path = self._versions.path(granted.model, request.version)
+                await self._alone(granted, context, partial(granted.estimator.restore, path, request.version))
+                return pb.RestoreVersionResponse(version=granted.estimator.version)
 
         return await answered(context, self._streams, answer())
 
     async def ResetModel(self, request: pb.ResetModelRequest, context: Any) -> pb.ResetModelResponse:  # noqa: N802
         async def answer() -> pb.ResetModelResponse:
-            served = self._allowed(request.model, Operation.VERSIONS)
-            await self._alone(served, context, served.estimator.reset)
-            return pb.ResetModelResponse(version=served.estimator.version)
+            with self._call(context, request.model, Operation.VERSIONS, "reset") as granted:
+                await self._alone(granted, context, granted.estimator.reset)
+                return pb.ResetModelResponse(version=granted.estimator.version)
 
         return await answered(context, self._streams, answer())
 
     async def CloneModel(self, request: pb.CloneModelRequest, context: Any) -> pb.CloneModelResponse:  # noqa: N802
         async def answer() -> pb.CloneModelResponse:
-            origin = self._allowed(request.model, Operation.CLONE)
-            with self._catalogue.reserving_clone(origin) as name:
+            with (
+                self._call(context, request.model, Operation.CLONE, "clone") as origin,
+                self._catalogue.reserving_clone(origin) as name,
+            ):
                 estimator = await self._alone(origin, context, origin.estimator.fresh)
                 clone = self._catalogue.add_clone(origin, name, estimator)
             await self._on_change(name, True)
@@ -107,22 +118,27 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
 
     async def DeleteClone(self, request: pb.DeleteCloneRequest, context: Any) -> pb.DeleteCloneResponse:  # noqa: N802
         async def answer() -> pb.DeleteCloneResponse:
-            self._allowed(request.model, Operation.CLONE)
-            self._catalogue.remove_clone(request.model)
+            with self._call(context, request.model, Operation.CLONE, "delete_clone") as clone:
+                self._catalogue.remove_clone(clone)
             self._versions.forget(request.model)
             await self._on_change(request.model, False)
             return pb.DeleteCloneResponse()
 
         return await answered(context, self._streams, answer())
 
-    def _allowed(self, name: str, operation: Operation) -> Served:
-        served = self._catalogue.get(name)
-        served.allow(operation)
-        return served
+    @contextmanager
+    def _call(self, context: Any, name: str, operation: Operation, called: str) -> Iterator[Granted]:
+        """What the caller has of a name, for a call that needs an operation and is written down."""
+        principal = self._streams.identity.principal(context)
+        with self._ledger.entry(principal, called) as entry:
+            entry.model = name[:MAX_NAME]
+            entry.granted = granted = self._catalogue.get(name, principal)
+            granted.allow(operation)
+            yield granted
 
-    async def _alone(self, served: Served, context: Any, function: Callable[[], T]) -> T:
+    async def _alone(self, granted: Granted, context: Any, function: Callable[[], T]) -> T:
         """Runs a function on the runner's thread while nobody else uses the model, a fit of it in particular."""
-        with self._scheduler.admit(served.model, context.peer()) as ticket:
+        with self._scheduler.admit(granted.model, context.peer()) as ticket:
             await self._scheduler.hold(ticket)
             result: T = await ticket.run(function)
             return result

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,10 +17,12 @@ from gradwire.backends.capabilities import Answer, Operation
 from gradwire.backends.errors import InvalidLabel, InvalidLayer, InvalidShape, InvalidValue
 from gradwire.backends.estimator import Estimator
 from gradwire.server.cards import ANSWERS
-from gradwire.server.catalogue import Served
+from gradwire.server.grants.blur import blurred
+from gradwire.server.grants.granted import Granted
 from gradwire.server.usage import Rows
 from gradwire.v1 import estimator_pb2 as pb
 from gradwire.v1.errors_pb2 import ERROR_REASON_BAD_FRAME
+from gradwire.v1.tensor_pb2 import CODEC_UNSPECIFIED, Codec
 from gradwire.wire.errors import WireError
 from gradwire.wire.tensors import inline, spec_of
 
@@ -30,6 +33,10 @@ _FORWARD = Rows(1, 0)
 
 _ANSWERS: dict[int, Answer] = {number: answer for answer, number in ANSWERS.items()}
 _OUTPUTS = (pb.ANSWER_UNSPECIFIED, pb.ANSWER_OUTPUTS)
+
+
+def _as_it_is(result: Array) -> Array:
+    return result
 
 
 @dataclass
@@ -45,6 +52,8 @@ class Plan:
         outputs_per_row: How many results of a row's size a row has; bounds the rows in a block.
         mean_over: Labels of the whole call, where a mean over its rows is taken.
         reduce: Makes one result of all blocks' results and the divisor of the mean; None: they are joined along axis 0.
+        result_codec: What the result should travel in.
+        finish: What results go through before the caller sees them.
     """
 
     function: Callable[..., Array]
@@ -55,6 +64,12 @@ class Plan:
     outputs_per_row: int = 1
     mean_over: Array | None = None
     reduce: Callable[[list[Array], float], Array] | None = None
+    result_codec: Codec = CODEC_UNSPECIFIED
+    finish: Callable[[Array], Array] = _as_it_is
+
+    def costs(self, rows: int) -> Rows:
+        """What so many rows of the call are charged."""
+        return Rows(self.cost.forward * rows, self.cost.backward * rows)
 
     def rows(self, block: Array, begin: int, whole: bool) -> dict[str, Array]:
         """The arguments of a block that hold one entry a row; ``begin`` is where the block stands in the call."""
@@ -65,9 +80,9 @@ class Plan:
 
 
 class Prepare(Protocol):
-    """Makes a call ready: what is served, the request's ``open``, the number of rows, the tensors held whole, by name."""
+    """Makes a call ready: what was granted, the request's ``open``, the number of rows, the tensors held whole, by name."""
 
-    def __call__(self, served: Served, opened: Any, rows: int, held: Mapping[str, Array]) -> Plan: ...
+    def __call__(self, granted: Granted, opened: Any, rows: int, held: Mapping[str, Array]) -> Plan: ...
 
 
 @dataclass(frozen=True)
@@ -120,27 +135,33 @@ def _small(tensor: Any) -> Array:
     return inline(tensor.data, spec)
 
 
-def _predict(served: Served, opened: Any, rows: int, held: Mapping[str, Array]) -> Plan:
-    options = row_options(served.estimator, opened.options)
+def _predict(granted: Granted, opened: Any, rows: int, held: Mapping[str, Array]) -> Plan:
+    options, grant = row_options(granted.estimator, opened.options), granted.grant
     if opened.answer not in _OUTPUTS:
-        kind = _answer(served, opened.answer)
-        return Plan(served.estimator.answer, options={"kind": kind, **options})
-    if served.labels_only:
-        # Training mode would let a caller see through dropout's noise what the labels alone do not say.
-        options = {"labels_only": True, **{k: v for k, v in options.items() if k == "standardisation"}}
-    return Plan(served.estimator.predict, options=options)
+        kind = _answer(granted, opened.answer)
+        return Plan(granted.estimator.answer, options={"kind": kind, **options})
+    if granted.labels_only or grant.blurs:
+        # Training mode would let a caller see through dropout's noise what is hidden.
+        options.pop("training_mode", None)
+    if granted.labels_only:
+        options["labels_only"] = True
+    plan = Plan(granted.estimator.predict, options=options)
+    if grant.blurs:
+        outputs_are = granted.estimator.model.output_kind
+        plan.finish = partial(blurred, kind=outputs_are, decimals=grant.decimals, top_k=grant.top_k)
+    return plan
 
 
-def _answer(served: Served, number: int) -> Answer:
+def _answer(granted: Granted, number: int) -> Answer:
     if number not in _ANSWERS:
-        known = ", ".join(sorted(answer.value for answer in served.answers))
-        raise InvalidValue(f"answer number {number} is not in the contract; {served.name!r} answers: {known}")
-    served.allow_answer(_ANSWERS[number])
+        known = ", ".join(sorted(answer.value for answer in granted.answers))
+        raise InvalidValue(f"answer number {number} is not in the contract; {granted.name!r} answers: {known}")
+    granted.allow_answer(_ANSWERS[number])
     return _ANSWERS[number]
 
 
-def _loss(served: Served, opened: Any, rows: int, held: Mapping[str, Array]) -> Plan:
-    estimator = served.estimator
+def _loss(granted: Granted, opened: Any, rows: int, held: Mapping[str, Array]) -> Plan:
+    estimator = granted.estimator
     y = estimator.prepare_labels(held["y"], rows)
     plan = Plan(estimator.loss, options=row_options(estimator, opened.options), per_row={"y": y})
     if opened.reduction == pb.REDUCTION_MEAN:
@@ -152,16 +173,19 @@ def _loss(served: Served, opened: Any, rows: int, held: Mapping[str, Array]) -> 
     return plan
 
 
-def _loss_gradient(served: Served, opened: Any, rows: int, held: Mapping[str, Array]) -> Plan:
-    estimator = served.estimator
+def _loss_gradient(granted: Granted, opened: Any, rows: int, held: Mapping[str, Array]) -> Plan:
+    estimator = granted.estimator
     y = estimator.prepare_labels(held["y"], rows)
     options = row_options(estimator, opened.options)
-    mean_over = y if estimator.model.loss_reduction == "mean" else None
+    mean_over = None
+    if estimator.model.loss_reduction == "mean":
+        # None: that of the block, if it is the whole call.
+        mean_over, options["divisor"] = y, None
     return Plan(estimator.loss_gradient, options=options, per_row={"y": y}, cost=Rows(1, 1), mean_over=mean_over)
 
 
-def _class_gradient(served: Served, opened: Any, rows: int, held: Mapping[str, Array]) -> Plan:
-    estimator = served.estimator
+def _class_gradient(granted: Granted, opened: Any, rows: int, held: Mapping[str, Array]) -> Plan:
+    estimator = granted.estimator
     if opened.HasField("label") and "label" in held:
         raise InvalidLabel("a class gradient got one label for all rows and one a row; expected one of the two")
     label = estimator.prepare_label(opened.label if opened.HasField("label") else held.get("label"), rows)
@@ -172,20 +196,23 @@ def _class_gradient(served: Served, opened: Any, rows: int, held: Mapping[str, A
     return Plan(estimator.class_gradient, options=options, per_row={"label": label}, cost=Rows(1, 1))
 
 
-def _get_activations(served: Served, opened: Any, rows: int, held: Mapping[str, Array]) -> Plan:
+def _get_activations(granted: Granted, opened: Any, rows: int, held: Mapping[str, Array]) -> Plan:
     layer = _layer(opened)
     if layer is None:
-        names = served.estimator.model.layer_names
+        names = granted.estimator.model.layer_names
         raise InvalidLayer(f"no layer was named; expected a name or an index, for example one of: {', '.join(names[:20])}")
-    return Plan(served.estimator.get_activations, options={"layer": layer, **row_options(served.estimator, opened.options)})
+    return Plan(granted.estimator.get_activations, options={"layer": layer, **row_options(granted.estimator, opened.options)})
 
 
-def _vjp(served: Served, opened: Any, rows: int, held: Mapping[str, Array]) -> Plan:
+def _vjp(granted: Granted, opened: Any, rows: int, held: Mapping[str, Array]) -> Plan:
     cotangent = held["cotangent"]
     if cotangent.shape[:1] != (rows,):
         raise InvalidShape(f"cotangent has shape {cotangent.shape} for {rows} rows; expected one entry a row")
-    options = {"layer": _layer(opened), **row_options(served.estimator, opened.options)}
-    return Plan(served.estimator.vjp, options=options, per_row={"cotangent": cotangent}, cost=Rows(1, 1))
+    layer = _layer(opened)
+    if layer is not None:
+        granted.allow_layer()
+    options = {"layer": layer, **row_options(granted.estimator, opened.options)}
+    return Plan(granted.estimator.vjp, options=options, per_row={"cotangent": cotangent}, cost=Rows(1, 1))
 
 
 def _layer(opened: Any) -> str | int | None:

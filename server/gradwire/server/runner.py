@@ -1,16 +1,16 @@
 """The thread that computes, but for what is quick and alone (see `costs`).
 
-It takes what the scheduler says comes next, computes it, and hands the results to the loop's thread: one wake-up for
-all that was computed together.
+It takes what the scheduler says comes next, computes what was taken together as one (see `merging`), and hands the results
+to the loop's thread: one wake-up for all of them. Meanwhile the loop reads, and what it queues is the next batch.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from typing import Any
 
-from gradwire.server.scheduler import Scheduler, Work
+from gradwire.server.merging import compute
+from gradwire.server.scheduler import Scheduler
 
 
 class Runner:
@@ -35,30 +35,12 @@ class Runner:
         self._thread.join()
 
     def _run(self) -> None:
-        while (taken := self._scheduler.take()) is not None:
-            # What has been cancelled since it was queued is not computed.
-            with self._scheduler.device:
-                results = [_computed(work) for work in taken if not work.done.cancelled()]
+        while (batch := self._scheduler.take()) is not None:
+            computed = compute(batch)
+            self._scheduler.finished(computed)
             try:
-                self._loop.call_soon_threadsafe(_deliver, results)
+                self._loop.call_soon_threadsafe(computed.deliver)
             except RuntimeError:  # the loop is closed: nobody waits any more
                 return
             # Otherwise the last batch would stay in memory until the next one comes.
-            del taken, results
-
-
-def _computed(work: Work) -> tuple[Work, Any, Exception | None]:
-    try:
-        return work, work.compute(), None
-    except Exception as e:
-        return work, None, e
-
-
-def _deliver(results: list[tuple[Work, Any, Exception | None]]) -> None:
-    for work, result, error in results:
-        if work.done.done():
-            continue
-        if error is None:
-            work.done.set_result(result)
-        else:
-            work.done.set_exception(error)
+            del batch, computed

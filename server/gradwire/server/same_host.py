@@ -20,6 +20,7 @@ import grpc
 from google.protobuf.message import DecodeError
 from google.rpc.status_pb2 import Status
 
+from gradwire.server.identity.callers import Identity
 from gradwire.v1.transport_pb2 import GetSameHostRequest, GetSameHostResponse, SameHostHello
 from gradwire.v1.transport_pb2_grpc import TransportServiceServicer
 from gradwire.wire.frames import Chunk, chunk_header
@@ -61,17 +62,19 @@ class SameHost(TransportServiceServicer):
     Args:
         handlers: gRPC's handlers of the estimator's streams, by method.
         max_message_bytes: Of one frame.
+        identity: Tells who calls.
     """
 
-    def __init__(self, handlers: Mapping[str, grpc.RpcMethodHandler], max_message_bytes: int) -> None:
+    def __init__(self, handlers: Mapping[str, grpc.RpcMethodHandler], max_message_bytes: int, identity: Identity) -> None:
+        self._identity = identity
         self.handlers = handlers
         self.max_message_bytes = max_message_bytes
         self.connections: set[Connection] = set()
         self._name = ""
 
     async def GetSameHost(self, request: GetSameHostRequest, context: Any) -> GetSameHostResponse:  # noqa: N802, gRPC's name
-        """The contract's: where the socket is."""
-        return GetSameHostResponse(socket=self._name)
+        """The contract's: where the socket is. There is no TLS there, so what a certificate has shown here goes along."""
+        return GetSameHostResponse(socket=self._name, ticket=self._identity.ticket(context) if self._name else "")
 
     async def start(self) -> None:
         """Listens, where the system can."""

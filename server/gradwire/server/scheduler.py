@@ -2,10 +2,13 @@
 
 The loop's side admits calls, a bounded number of them, and queues their row blocks; the runner's side takes what comes
 next. Each client of a model has a queue of its own and the queues take turns, so that a client that streams a million
-rows does not hold up one that asks for a single row. A call may hold a model for itself (a fit): then nobody else's
-work on that model, or on one that is made of it, is taken until the call ends.
+rows does not hold up one that asks for a single row. Whose turn it is takes along what waits for the same computation, its
+own blocks and those of others, in turn again. Nothing waits for company.
 
-Whoever computes holds `Scheduler.device`, so that one thread at a time is on it.
+A call may hold a model for itself (a fit): then nobody else's work on that model, or on one that is made of it, is taken
+until the call ends.
+
+One thread at a time computes: whoever has taken work has the device until it has `finished`.
 """
 
 from __future__ import annotations
@@ -21,45 +24,14 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from gradwire.backends.backend import Array
-from gradwire.backends.errors import ModelFailed
+from gradwire.server.batches import Tally
 from gradwire.server.costs import Costs
+from gradwire.server.merging import Computed, compute
+from gradwire.server.work import Likeness, Work
 
 
 class QueueFull(Exception):
     """As many calls as the server takes are waiting already."""
-
-
-@dataclass(eq=False)
-class Work:
-    """One row block of one call.
-
-    Attributes:
-        function: Computes the block.
-        rows: Arguments that hold one entry a row.
-        options: The other arguments. Blocks of equal function and options could be computed as one.
-        done: Where the result goes; belongs to the loop's thread.
-        ticket: The call.
-        seconds: How long it took to compute; 0 before.
-    """
-
-    function: Callable[..., Any]
-    rows: Mapping[str, Array]
-    options: Mapping[str, Any]
-    done: asyncio.Future[Any]
-    ticket: Ticket
-    seconds: float = 0.0
-
-    def compute(self) -> Any:
-        """Computes the block, with the device held. A model that calls sys.exit() ends its call, not the server."""
-        began_s = time.perf_counter()
-        try:
-            return self.function(**self.rows, **self.options)
-        except Exception:
-            raise
-        except BaseException as e:
-            raise ModelFailed(f"the model raised {type(e).__name__}: {e}") from e
-        finally:
-            self.seconds = time.perf_counter() - began_s
 
 
 class Hold(asyncio.Lock):
@@ -77,33 +49,40 @@ class Ticket:
     held: Hold | None = None
 
     async def run(self, function: Callable[..., Any], rows: Mapping[str, Array] | None = None, **options: Any) -> Any:
-        """Computes one row block on the runner's thread; raises what ``function`` raises.
+        """Computes something on the runner's thread; raises what ``function`` raises.
 
-        A block that is cancelled while it waits is not computed.
+        What is cancelled while it waits is not computed.
         """
         return await self.submit(function, rows or {}, options)
 
-    async def run_alone(self, function: Callable[..., Any], rows: Mapping[str, Array], options: Mapping[str, Any]) -> Any:
-        """As `run`, but on this thread if no other call is there and the block is known to be quick (see `costs`)."""
-        scheduler = self.scheduler
-        work = Work(function, rows, options, asyncio.get_running_loop().create_future(), self)
-        if scheduler.calls == 1 and scheduler.costs.is_quick(self.model, work) and scheduler.device.acquire(blocking=False):
-            try:
-                result = work.compute()
-            finally:
-                scheduler.device.release()
-        else:
-            scheduler._put(work)
-            result = await work.done
-        # Not of failures: what callers ask for in vain is nothing to remember.
-        scheduler.costs.remember(self.model, work)
-        return result
-
-    def submit(self, function: Callable[..., Any], rows: Mapping[str, Array], options: Mapping[str, Any]) -> asyncio.Future[Any]:
-        """Queues one row block and returns its future."""
-        work = Work(function, rows, options, asyncio.get_running_loop().create_future(), self)
+    def submit(
+        self,
+        function: Callable[..., Any],
+        rows: Mapping[str, Array],
+        options: Mapping[str, Any],
+        likeness: Likeness | None = None,
+    ) -> asyncio.Future[Any]:
+        """Queues one row block, or without a likeness anything that needs the device, and returns its future."""
+        work = Work(function, rows, options, asyncio.get_running_loop().create_future(), self, likeness)
         self.scheduler._put(work)
         return work.done
+
+    async def run_block(
+        self, function: Callable[..., Any], rows: Mapping[str, Array], options: Mapping[str, Any], likeness: Likeness
+    ) -> Any:
+        """Computes a row block that is all of its call; raises what ``function`` raises.
+
+        A call that is alone is computed here and now, if the block is known to be quick (see `costs`).
+        """
+        scheduler = self.scheduler
+        work = Work(function, rows, options, asyncio.get_running_loop().create_future(), self, likeness)
+        if scheduler.calls == 1 and scheduler.take_alone(work):
+            computed = compute([work])
+            scheduler.finished(computed)
+            computed.deliver()
+        else:
+            scheduler._put(work)
+        return await work.done
 
     def __enter__(self) -> Ticket:
         return self
@@ -120,13 +99,13 @@ class Scheduler:
         parts: For models that are made of others, all that they are made of.
 
     Attributes:
-        device: Held by the thread that computes.
-        costs: How long blocks took.
+        tally: What has been computed.
+        under_way: What is computed now, one of its blocks, and since when, by ``time.monotonic()``; None while nothing is.
     """
 
     def __init__(self, max_calls: int, parts: Mapping[Any, Iterable[Hashable]] | None = None) -> None:
-        self.device = threading.Lock()
-        self.costs = Costs()
+        self.tally = Tally()
+        self._costs = Costs()
         self._max_calls = max_calls
         self._parts = {model: tuple(its) for model, its in (parts or {}).items()}
         self._calls = 0
@@ -135,6 +114,7 @@ class Scheduler:
         self._holders: dict[Hashable, Ticket] = {}
         # A hold lives as long as a ticket has it or waits for it.
         self._holds: WeakValueDictionary[Hashable, Hold] = WeakValueDictionary()
+        self.under_way: tuple[Work, float] | None = None
         self._closed = False
 
     @property
@@ -187,23 +167,84 @@ class Scheduler:
         ticket.held.release()
         ticket.held = None
 
+    def take_alone(self, work: Work) -> bool:
+        """Takes work past the queues if it is quick, nothing is in them and nobody computes; says whether it did."""
+        with self._ready:
+            if self.under_way is not None or self._queues or not self._costs.is_quick(work):
+                return False
+            self.under_way = work, time.monotonic()
+            return True
+
     # The runner's side.
 
     def take(self) -> list[Work] | None:
         """Waits for work and takes what can be computed as one; None once the scheduler is closed and empty."""
         with self._ready:
-            while (work := self._next()) is None:
-                if self._closed:
+            while self.under_way is not None or not (batch := self._next()):
+                if self._closed and self.under_way is None:
                     return None
                 self._ready.wait()
-            work.ticket.waiting.discard(work)
-            return [work]
+            self.under_way = batch[0], time.monotonic()
+            for work in batch:
+                key = (work.ticket.model, work.ticket.client)
+                queue = self._queues[key]
+                queue.remove(work)
+                work.ticket.waiting.discard(work)
+                if queue:
+                    self._queues.move_to_end(key)
+                else:
+                    del self._queues[key]
+            return batch
+
+    def finished(self, computed: Computed) -> None:
+        """Gives the device back."""
+        with self._ready:
+            self.under_way = None
+            if computed.seconds:
+                self._costs.remember([outcome.work for outcome in computed.outcomes], computed.seconds)
+            self._count(computed)
+            self._ready.notify()
 
     def close(self) -> None:
         """Lets the runner end when nothing is left to do."""
         with self._ready:
             self._closed = True
             self._ready.notify()
+
+    def _next(self) -> list[Work]:
+        """What is to be computed next, still in its queues."""
+        for (model, _), queue in self._queues.items():
+            holder = self._holder(model)
+            if holder is None:
+                return self._alike(queue)
+            work = next((work for work in queue if work.ticket is holder), None)
+            if work is not None:
+                return [work]
+        return []
+
+    def _alike(self, queue: deque[Work]) -> list[Work]:
+        """The first of a queue, and what waits for the same computation, in turn from all queues, as far as there is room."""
+        first = queue[0]
+        like = first.likeness
+        if like is None or not like.separable:
+            return [first]
+        batch, rows, most = [first], first.size, like.max_rows
+        others = [their for (model, _), their in self._queues.items() if model == first.ticket.model and their is not queue]
+        lines = [
+            (work for work in line if work.likeness is not None and work.likeness.kind == like.kind and work is not first)
+            for line in (*others, queue)
+        ]
+        while lines and rows < most:
+            longer = []
+            for line in lines:
+                work = next(line, None)
+                if work is None or work.likeness is None or rows + work.size > min(most, work.likeness.max_rows):
+                    continue
+                batch.append(work)
+                rows, most = rows + work.size, min(most, work.likeness.max_rows)
+                longer.append(line)
+            lines = longer
+        return batch
 
     def _holder(self, model: Hashable) -> Ticket | None:
         """The call that has the model, or something that it is made of, for itself."""
@@ -212,19 +253,8 @@ class Scheduler:
         names = (model, *self._parts.get(model, ()))
         return next((self._holders[name] for name in names if name in self._holders), None)
 
-    def _next(self) -> Work | None:
-        for key, queue in self._queues.items():
-            holder = self._holder(key[0])
-            if holder is not None and queue[0].ticket is not holder:
-                work = next((work for work in queue if work.ticket is holder), None)
-                if work is None:
-                    continue
-                queue.remove(work)
-            else:
-                work = queue.popleft()
-            if queue:
-                self._queues.move_to_end(key)
-            else:
-                del self._queues[key]
-            return work
-        return None
+    def _count(self, computed: Computed) -> None:
+        outcomes = [outcome.work for outcome in computed.outcomes if outcome.work.likeness is not None]
+        for batch in [outcomes] if computed.as_one and outcomes else [[work] for work in outcomes]:
+            operation = batch[0].function.__name__
+            self.tally.add(batch[0].ticket.model, operation, len(batch), sum(work.size for work in batch), computed.seconds)

@@ -15,7 +15,7 @@ from typing import Any
 from gradwire.backends.config import ModelConfig
 from gradwire.server.config import ServerConfig, parse_config
 from gradwire.server.memory import keep_freed_memory
-from gradwire.server.service import Service, load_models
+from gradwire.server.service import Service, check_listening, load_models
 
 log = logging.getLogger("gradwire.server")
 
@@ -68,6 +68,7 @@ def serve_until_signal(config: ServerConfig, ready: Callable[[str], None]) -> No
     Raises:
         ConfigError: A model cannot be loaded, or the address cannot be listened on.
     """
+    check_listening(config)
     keep_freed_memory()
     service = Service(config, load_models(config))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 from contextlib import suppress
 
@@ -16,17 +15,35 @@ from gradwire.backends.errors import BackendError
 from gradwire.backends.estimator import Estimator
 from gradwire.backends.load import load
 from gradwire.server.catalogue import Catalogue, Served
-from gradwire.server.config import ConfigError, ServerConfig, parts
+from gradwire.server.config import ConfigError, ServerConfig, Tls, parts
+from gradwire.server.faults import Hung
 from gradwire.server.fit import FitServicer
+from gradwire.server.grants.service import GrantServicer
+from gradwire.server.identity.callers import Identity
+from gradwire.server.identity.certificates import ServerCertificate
+from gradwire.server.identity.exposure import check_exposure
+from gradwire.server.identity.files import Polled, watch
+from gradwire.server.identity.guard import Guard
 from gradwire.server.model_service import ModelServicer
 from gradwire.server.runner import Runner
 from gradwire.server.same_host import SameHost
 from gradwire.server.scheduler import Scheduler
 from gradwire.server.servicer import SERVICE, RowServicer
 from gradwire.server.streams import OpenStreams
+from gradwire.server.trust import Trust
 from gradwire.server.usage_service import UsageServicer
 from gradwire.server.versions import VersionStore
-from gradwire.v1 import model_pb2, model_pb2_grpc, transport_pb2, transport_pb2_grpc, usage_pb2, usage_pb2_grpc
+from gradwire.server.watchdog import Watchdog
+from gradwire.v1 import (
+    grants_pb2,
+    grants_pb2_grpc,
+    model_pb2,
+    model_pb2_grpc,
+    transport_pb2,
+    transport_pb2_grpc,
+    usage_pb2,
+    usage_pb2_grpc,
+)
 
 log = logging.getLogger("gradwire.server")
 
@@ -34,6 +51,7 @@ _DRAIN_PERIOD_S = 0.02
 _GOODBYE_S = 0.5
 """For last statuses to leave the process; what still runs then is cancelled."""
 
+_GRANTS = grants_pb2.DESCRIPTOR.services_by_name["GrantService"].full_name
 _MODELS = model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name
 _TRANSPORT = transport_pb2.DESCRIPTOR.services_by_name["TransportService"].full_name
 _USAGE = usage_pb2.DESCRIPTOR.services_by_name["UsageService"].full_name
@@ -50,17 +68,29 @@ class Service:
     def __init__(self, config: ServerConfig, estimators: dict[str, Estimator]) -> None:
         self._config = config
         limits = config.limits
-        served = [Served(m.name, estimators[m.same_as or m.name], m.same_as or m.name, m.access) for m in config.models]
-        self._catalogue = Catalogue(served, limits.max_clones)
+        self._served = [Served(m.name, estimators[m.same_as or m.name], m.same_as or m.name, m.access) for m in config.models]
         self._scheduler = Scheduler(limits.max_calls, parts(config.models))
-        self._streams = OpenStreams(limits.stall_timeout_s, limits.idle_timeout_s)
+        self._identity = Identity(config.identity)
+        self._watched: list[Polled] = self._identity.watched
+        self._streams = OpenStreams(limits, self._identity)
         self._health = HealthServicer()
+        self._watchdog: Watchdog | None = None
         self._versions = VersionStore(config.state_dir / "versions")
 
     async def start(self) -> str:
         """Listens, and returns the address to connect to. Raises ConfigError if it cannot."""
+        check_exposure(self._config)
+        self._trust = await asyncio.to_thread(Trust, self._config)
+        try:
+            return await self._start()
+        except BaseException:
+            await self._trust.close()
+            raise
+
+    async def _start(self) -> str:
         config = self._config
-        _check_exposure(config)
+        self._catalogue = Catalogue(self._served, config.limits.max_clones, self._trust.book, self._trust.accounts)
+        self._watched += self._trust.watched
         self._runner = Runner(self._scheduler, asyncio.get_running_loop())
         self._server = grpc.aio.server(
             options=[
@@ -71,15 +101,23 @@ class Service:
                 # Clients may ask every few seconds whether the server is there, in the middle of long calls.
                 ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
                 ("grpc.keepalive_permit_without_calls", 1),
-            ]
+            ],
+            interceptors=[] if config.identity is None else [Guard(self._identity, f"/{SERVICE}/")],
         )
         self._add_services()
         port = self._bind()
+        self._health_server = self._bind_health()
         self._runner.start()
         await self._same_host.start()
         await self._server.start()
-        self._sweep = asyncio.create_task(self._streams.sweep())
+        if self._health_server is not None:
+            await self._health_server.start()
+        self._trust.start()
+        self._tasks = [asyncio.create_task(task) for task in (self._streams.sweep(), watch(self._watched))]
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        if config.watchdog_s is not None:
+            self._watchdog = Watchdog(self._scheduler, config.watchdog_s, config.watchdog_exits, self._hung)
+            self._watchdog.start()
         return config.listen if config.listen.startswith("unix:") else f"{config.listen.rpartition(':')[0]}:{port}"
 
     async def drain(self) -> None:
@@ -93,27 +131,35 @@ class Service:
         while self._scheduler.calls and loop.time() < end_s:
             await asyncio.sleep(_DRAIN_PERIOD_S)
         await asyncio.gather(self._server.stop(_GOODBYE_S), self._same_host.stop())
-        self._sweep.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._sweep
+        if self._health_server is not None:
+            await self._health_server.stop(_GOODBYE_S)
+        for task in self._tasks:
+            task.cancel()
+        for task in self._tasks:
+            with suppress(asyncio.CancelledError):
+                await task
         # Work that is on the device cannot be taken off it.
         await asyncio.get_running_loop().run_in_executor(None, self._runner.stop)
+        if self._watchdog is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._watchdog.stop)
+        await self._trust.close()
         log.info("ended")
 
     def _add_services(self) -> None:
-        limits = self._config.limits
-        rows = RowServicer(self._catalogue, self._scheduler, self._streams, limits)
-        fit = FitServicer(self._catalogue, self._scheduler, self._streams, limits, self._config.spool_dir)
-        models = ModelServicer(self._catalogue, self._scheduler, self._streams, self._versions, limits, self._clone_changed)
+        limits, ledger = self._config.limits, self._trust.ledger
+        rows = RowServicer(self._catalogue, self._scheduler, self._streams, limits, ledger)
+        fit = FitServicer(self._catalogue, self._scheduler, self._streams, limits, self._config.spool_dir, ledger)
+        models = ModelServicer(self._catalogue, self._scheduler, self._streams, self._versions, limits, ledger, self._clone_changed)
         handlers = {**rows.handlers(), **fit.handlers()}
-        self._same_host = SameHost(handlers, limits.max_message_bytes)
+        self._same_host = SameHost(handlers, limits.max_message_bytes, self._identity)
         transport_pb2_grpc.add_TransportServiceServicer_to_server(self._same_host, self._server)
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
         model_pb2_grpc.add_ModelServiceServicer_to_server(models, self._server)
-        usage_pb2_grpc.add_UsageServiceServicer_to_server(UsageServicer(self._catalogue, self._streams), self._server)
+        usage_pb2_grpc.add_UsageServiceServicer_to_server(UsageServicer(self._catalogue, self._streams, self._trust), self._server)
+        grants_pb2_grpc.add_GrantServiceServicer_to_server(GrantServicer(self._streams, self._trust), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         health = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-        names = (SERVICE, _MODELS, _USAGE, _TRANSPORT, health, reflection.SERVICE_NAME)
+        names = (SERVICE, _MODELS, _USAGE, _GRANTS, _TRANSPORT, health, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
 
     def _bind(self) -> int:
@@ -121,20 +167,53 @@ class Service:
         try:
             if config.tls is None:
                 return int(self._server.add_insecure_port(config.listen))
-            pair = (config.tls.key.read_bytes(), config.tls.certificate.read_bytes())
-            return int(self._server.add_secure_port(config.listen, grpc.ssl_server_credentials([pair])))
-        except OSError as e:
-            raise ConfigError(f"tls: {e}") from e
+            certificate = _certificate(config, config.tls)
+            self._watched.append(certificate)
+            return int(self._server.add_secure_port(config.listen, certificate.credentials()))
         except RuntimeError as e:
             raise ConfigError(f"listen: {config.listen!r} cannot be listened on; is another server there already? ({e})") from e
 
+    def _bind_health(self) -> grpc.aio.Server | None:
+        """The listener for health alone: probes have neither certificates nor tokens."""
+        address = self._config.health_listen
+        if address is None:
+            return None
+        server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        try:
+            server.add_insecure_port(address)
+        except RuntimeError as e:
+            raise ConfigError(f"health_listen: {address!r} cannot be listened on ({e})") from e
+        return server
+
+    def _hung(self, reason: Hung | None) -> None:
+        self._streams.refuse(reason)
+        if not self._streams.draining:
+            states = health_pb2.HealthCheckResponse
+            self._telling = asyncio.create_task(self._set_health(states.SERVING if reason is None else states.NOT_SERVING))
+
     async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
-        for name in ("", SERVICE, *(served.name for served in self._catalogue)):
+        for name in ("", SERVICE, *(served.name for served in self._served)):
             await self._health.set(name, status)
 
     async def _clone_changed(self, name: str, serving: bool) -> None:
         states = health_pb2.HealthCheckResponse
         await self._health.set(name, states.SERVING if serving else states.SERVICE_UNKNOWN)
+
+
+def _certificate(config: ServerConfig, tls: Tls) -> ServerCertificate:
+    try:
+        return ServerCertificate(tls.certificate, tls.key, None if config.identity is None else config.identity.client_ca)
+    except (OSError, ValueError) as e:
+        raise ConfigError(f"tls: {e}") from e
+
+
+def check_listening(config: ServerConfig) -> None:
+    """What can be told of a configuration's listener and callers before models are loaded. Raises ConfigError."""
+    check_exposure(config)
+    Identity(config.identity)
+    if config.tls is not None:
+        _certificate(config, config.tls)
 
 
 def load_models(config: ServerConfig) -> dict[str, Estimator]:
@@ -149,19 +228,3 @@ def load_models(config: ServerConfig) -> dict[str, Estimator]:
         model = loaded[name].model
         log.info("loaded", extra={"model": name, "backend": configs[name].backend, "device": model.device})
     return loaded
-
-
-def _check_exposure(config: ServerConfig) -> None:
-    """Only loopback is served to whoever asks; there is no telling callers apart."""
-    if config.insecure or config.listen.startswith("unix:"):
-        return
-    host = config.listen.rpartition(":")[0].strip("[]")
-    try:
-        loopback = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = host == "localhost"
-    if not loopback:
-        raise ConfigError(
-            f"listen: {config.listen!r} is not loopback, and every caller who reaches it gets what the models' access gives; "
-            "listen on 127.0.0.1, or write insecure: true if the network may be trusted"
-        )

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -15,22 +17,27 @@ import grpc
 
 from gradwire.backends.backend import Array
 from gradwire.backends.errors import InvalidValue, ModelFailed
-from gradwire.server.calls import IncomingTensors, parse
-from gradwire.server.catalogue import Catalogue, Served
+from gradwire.server.budgets.charges import Charge
+from gradwire.server.budgets.fingerprint import fingerprint
+from gradwire.server.calls import IncomingTensors, check_call_rows, check_request_id, parse
+from gradwire.server.catalogue import Catalogue
+from gradwire.server.codecs import check_result_codec, ready
 from gradwire.server.config import Limits
+from gradwire.server.grants.granted import Granted
+from gradwire.server.ledger import Entry, Ledger
+from gradwire.server.merging import likeness
 from gradwire.server.operations import OPERATIONS, Plan, RowOperation, loss_of_predictions
 from gradwire.server.scheduler import Scheduler, Ticket
 from gradwire.server.streams import OpenStream, OpenStreams
-from gradwire.server.usage import Charge, Rows
+from gradwire.server.usage import Rows
+from gradwire.server.work import Likeness
 from gradwire.v1.errors_pb2 import ERROR_REASON_BAD_FRAME, ERROR_REASON_TOO_LARGE
+from gradwire.v1.tensor_pb2 import Codec
 from gradwire.wire.errors import WireError
 from gradwire.wire.frames import Chunk, first_message, header_message
-from gradwire.wire.tensors import elements, raw
+from gradwire.wire.tensors import MAX_NAME
 
 SERVICE = "gradwire.v1.EstimatorService"
-
-MAX_REQUEST_ID = 128
-"""Characters; ids are remembered."""
 
 _BLOCKS_UNDER_WAY = 2
 """Row blocks of one call that are queued or computed while the next one arrives: one on the device, one behind it."""
@@ -44,13 +51,15 @@ class RowServicer:
         scheduler: Where work goes.
         streams: Where open streams are kept.
         limits: What is taken from callers.
+        ledger: Where calls are written down.
     """
 
-    def __init__(self, catalogue: Catalogue, scheduler: Scheduler, streams: OpenStreams, limits: Limits) -> None:
+    def __init__(self, catalogue: Catalogue, scheduler: Scheduler, streams: OpenStreams, limits: Limits, ledger: Ledger) -> None:
         self._catalogue = catalogue
         self._scheduler = scheduler
         self._streams = streams
         self._limits = limits
+        self._ledger = ledger
 
     def handlers(self) -> dict[str, grpc.RpcMethodHandler]:
         """gRPC handlers by method. Messages pass as bytes: chunks are framed by hand."""
@@ -63,118 +72,157 @@ class RowServicer:
         return serve
 
     async def _call(self, operation: RowOperation, stream: OpenStream, message: bytes | Chunk) -> None:
+        with self._ledger.entry(stream.principal, operation.operation.value, stream) as entry:
+            await self._answer(operation, stream, message, entry)
+
+    async def _answer(self, operation: RowOperation, stream: OpenStream, message: bytes | Chunk, entry: Entry) -> None:
         request = parse(message, operation.request)
         if not request.HasField("open"):
             raise WireError(ERROR_REASON_BAD_FRAME, f"a {operation.method} call begins with a message that holds open; got another")
         opened = request.open
-        served = self._catalogue.get(opened.call.model)
-        served.allow(operation.operation)
-        if len(opened.call.request_id) > MAX_REQUEST_ID:
-            raise InvalidValue(f"request_id has {len(opened.call.request_id)} characters; expected at most {MAX_REQUEST_ID}")
-        if opened.call.result_codec:
-            raise InvalidValue(f"result_codec number {opened.call.result_codec} is not among the card's codecs; leave it out")
-        timer = stream.end_after(opened.call.timeout_s) if opened.call.timeout_s > 0 else None
+        check_request_id(opened.call.request_id)
+        entry.model, entry.request_id = opened.call.model[:MAX_NAME], opened.call.request_id
+        entry.granted = granted = self._catalogue.get(opened.call.model, stream.principal)
+        granted.allow(operation.operation)
+        check_result_codec(operation.operation, opened.call.result_codec)
+        timer = stream.end_after(opened.call.timeout_s)
         try:
-            with self._scheduler.admit(served.model, stream.peer) as ticket:
+            with self._scheduler.admit(granted.model, stream.queue) as ticket:
                 tensors = IncomingTensors(request, operation.request, stream.read, self._limits.max_tensor_bytes)
-                await self._compute(operation, served, opened, tensors, ticket, stream)
+                await self._compute(operation, granted, opened, tensors, ticket, stream, entry)
         finally:
             if timer is not None:
                 timer.cancel()
 
     async def _compute(
-        self, operation: RowOperation, served: Served, opened: Any, tensors: IncomingTensors, ticket: Ticket, stream: OpenStream
+        self,
+        operation: RowOperation,
+        granted: Granted,
+        opened: Any,
+        tensors: IncomingTensors,
+        ticket: Ticket,
+        stream: OpenStream,
+        entry: Entry,
     ) -> None:
-        specs = tensors.specs
+        specs, estimator = tensors.specs, granted.estimator
         operation.check_names(tuple(spec.name for spec in specs))
         of_predictions = specs[-1].name == "predictions"
         rows = (
-            served.estimator.check_predictions(specs[-1].shape)
+            estimator.check_predictions(specs[-1].shape)
             if of_predictions
-            else served.estimator.check_rows(specs[-1].shape, specs[-1].dtype)
+            else estimator.check_rows(specs[-1].shape, specs[-1].dtype)
         )
+        check_call_rows(rows, self._limits.max_rows)
+        entry.rows = rows
         held = {spec.name: await tensors.whole(index, self._limits.max_held_bytes) for index, spec in enumerate(specs[:-1])}
-        plan = operation.prepare(served, opened, rows, held)
+        plan = operation.prepare(granted, opened, rows, held)
         if of_predictions:
-            plan = loss_of_predictions(plan, served.estimator)
-        block_rows = self._block_rows(served, opened.options.batch_size, specs[-1].row_nbytes, plan.outputs_per_row)
-        charge = served.counter.charge(opened.call.request_id, Rows(plan.cost.forward * rows, plan.cost.backward * rows))
+            plan = loss_of_predictions(plan, estimator)
+        plan.result_codec = opened.call.result_codec
+        block_rows = self._block_rows(granted, opened.options.batch_size, specs[-1].row_nbytes, plan.outputs_per_row)
+        header = opened.call
+        charge = Charge(granted.charges, granted.grant.budget, header.request_id, header.attempt > 1, plan.costs(rows))
+        call = _Call(plan, granted, tensors, ticket, charge, stream, b"")
+        if charge.binding:
+            call.asked = _asked(operation, granted, opened)
         try:
-            if rows <= block_rows:
-                await self._one_block(plan, served, tensors, ticket, charge, stream)
-            else:
-                await self._many_blocks(plan, served, tensors, rows, block_rows, ticket, charge, stream)
+            async with charge:
+                if rows <= block_rows:
+                    await self._one_block(call, block_rows)
+                else:
+                    await self._many_blocks(call, rows, block_rows)
         finally:
-            charge.refund()
+            entry.charged = charge.charged
+            if charge.binding and header.request_id:
+                entry.paid = charge.paid
 
-    def _block_rows(self, served: Served, batch_size: int, row_nbytes: int, outputs_per_row: int) -> int:
+    def _block_rows(self, granted: Granted, batch_size: int, row_nbytes: int, outputs_per_row: int) -> int:
         if batch_size < 0:
             raise InvalidValue(f"batch_size is {batch_size}; expected at least 1, or 0 for the server's choice")
         if row_nbytes > self._limits.max_held_bytes:
             limit = self._limits.max_held_bytes
             raise WireError(ERROR_REASON_TOO_LARGE, f"a row has {row_nbytes} bytes; the limit max_held_bytes is {limit}")
         most = max(1, self._limits.max_held_bytes // max(1, row_nbytes * outputs_per_row))
-        return min(batch_size or most, served.estimator.config.max_batch_rows, most)
+        return min(batch_size or most, granted.estimator.config.max_batch_rows, most)
 
-    async def _one_block(
-        self,
-        plan: Plan,
-        served: Served,
-        tensors: IncomingTensors,
-        ticket: Ticket,
-        charge: Charge,
-        stream: OpenStream,
-    ) -> None:
-        block = await tensors.whole(len(tensors.specs) - 1, 0)
-        run = ticket.submit if served.estimator.model.may_wait else ticket.run_alone
-        result = await run(plan.function, plan.rows(block, 0, whole=True), plan.options)
-        charge.add_computed(_cost(plan, len(block)))
+    async def _one_block(self, call: _Call, block_rows: int) -> None:
+        plan = call.plan
+        block = await call.tensors.whole(len(call.tensors.specs) - 1, 0)
+        arguments = plan.rows(block, 0, whole=True)
+        like = likeness(call.granted.estimator, plan.function, arguments, plan.options, block_rows)
+        cost, mark = plan.costs(len(block)), call.mark(0, arguments)
+        await call.charge.begin(cost, mark)
+        result = await call.ticket.run_block(plan.function, arguments, plan.options, like)
+        call.charge.computed(cost, mark)
         if plan.reduce is not None:
-            result = plan.reduce([result], await _divisor(plan, served, ticket))
-        await _write(stream, result)
+            result = plan.reduce([result], await call.divisor())
+        await _write(call.stream, plan.finish(result), plan.result_codec)
 
-    async def _many_blocks(
-        self,
-        plan: Plan,
-        served: Served,
-        tensors: IncomingTensors,
-        rows: int,
-        block_rows: int,
-        ticket: Ticket,
-        charge: Charge,
-        stream: OpenStream,
-    ) -> None:
-        divisor = await _divisor(plan, served, ticket)
-        if plan.mean_over is not None and plan.reduce is None:
+    async def _many_blocks(self, call: _Call, rows: int, block_rows: int) -> None:
+        plan = call.plan
+        divisor = await call.divisor()
+        if "divisor" in plan.options:
             plan.options["divisor"] = divisor
-        writer = ResultWriter(stream, rows)
+        writer = ResultWriter(call.stream, rows, plan.result_codec)
         reduced: list[Array] = []
-        under_way: deque[tuple[asyncio.Future[Any], int]] = deque()
+        under_way: deque[tuple[asyncio.Future[Any], Rows, bytes]] = deque()
+        like: Likeness | None = None
 
         async def finish_one() -> None:
-            future, size = under_way[0]
+            future, cost, mark = under_way[0]
             result = await future
             under_way.popleft()
-            charge.add_computed(_cost(plan, size))
+            call.charge.computed(cost, mark)
             if plan.reduce is None:
-                await writer.write(result)
+                await writer.write(plan.finish(result))
             else:
                 reduced.append(result)
 
         begin = 0
         try:
-            async for block in tensors.blocks(len(tensors.specs) - 1, block_rows):
+            async for block in call.tensors.blocks(len(call.tensors.specs) - 1, block_rows):
                 while len(under_way) >= _BLOCKS_UNDER_WAY or (under_way and under_way[0][0].done()):
                     await finish_one()
-                under_way.append((ticket.submit(plan.function, plan.rows(block, begin, whole=False), plan.options), len(block)))
+                arguments = plan.rows(block, begin, whole=False)
+                like = like or likeness(call.granted.estimator, plan.function, arguments, plan.options, block_rows)
+                cost, mark = plan.costs(len(block)), call.mark(begin, arguments)
+                await call.charge.begin(cost, mark)
+                under_way.append((call.ticket.submit(plan.function, arguments, plan.options, like), cost, mark))
                 begin += len(block)
             while under_way:
                 await finish_one()
         finally:
-            for future, _ in under_way:
+            for future, _, _ in under_way:
                 future.cancel()
         if plan.reduce is not None:
-            await _write(stream, plan.reduce(reduced, divisor))
+            await _write(call.stream, plan.reduce(reduced, divisor), plan.result_codec)
+
+
+@dataclass
+class _Call:
+    """What a call's row blocks have in common.
+
+    Attributes:
+        asked: The model, its version and all that was asked but for the rows, where blocks must be told apart by it.
+    """
+
+    plan: Plan
+    granted: Granted
+    tensors: IncomingTensors
+    ticket: Ticket
+    charge: Charge
+    stream: OpenStream
+    asked: bytes
+
+    def mark(self, begin: int, rows: Mapping[str, Array]) -> bytes:
+        """What the block at ``begin`` is charged under."""
+        return fingerprint(self.asked, begin, rows) if self.asked else begin.to_bytes(8, "little")
+
+    async def divisor(self) -> float:
+        """What a mean over the call's rows divides by."""
+        if self.plan.mean_over is None:
+            return 1.0
+        return float(await self.ticket.run(self.granted.estimator.loss_divisor, {"y": self.plan.mean_over}))
 
 
 class ResultWriter:
@@ -183,41 +231,42 @@ class ResultWriter:
     Args:
         stream: Where they go.
         rows: Of the whole call.
+        codec: What they should travel in.
     """
 
-    def __init__(self, stream: OpenStream, rows: int) -> None:
+    def __init__(self, stream: OpenStream, rows: int, codec: Codec) -> None:
         self._stream = stream
         self._rows = rows
+        self._codec = codec
         self._row_shape: tuple[int, ...] | None = None
         self._sent = 0
 
     async def write(self, block: Array) -> None:
         """Sends one block. Raises ModelFailed if its rows have another shape than those before."""
-        block, value = elements(block)
+        value, _, codec, data = await ready(block, self._codec)
         if self._row_shape is None:
             self._row_shape = block.shape[1:]
-            nbytes = block.nbytes // len(block) * self._rows
-            await self._stream.write(header_message("result", value, (self._rows, *self._row_shape), nbytes))
+            nbytes = len(data) // len(block) * self._rows
+            await self._stream.write(header_message("result", value, (self._rows, *self._row_shape), nbytes, codec))
         elif block.shape[1:] != self._row_shape:
             raise ModelFailed(
                 f"the model answered row blocks in shapes {self._row_shape} and {block.shape[1:]}; expected one shape"
             )
-        await self._stream.write_data(raw(block), self._sent)
-        self._sent += block.nbytes
+        await self._stream.write_data(data, self._sent)
+        self._sent += len(data)
 
 
-async def _write(stream: OpenStream, result: Array) -> None:
-    first, chunked = first_message(b"", [("result", result)])
+async def _write(stream: OpenStream, result: Array, codec: Codec) -> None:
+    first, chunked = first_message(b"", [("result", await ready(result, codec))])
     await stream.write(first)
     for data in chunked:
         await stream.write_data(data)
 
 
-def _cost(plan: Plan, rows: int) -> Rows:
-    return Rows(plan.cost.forward * rows, plan.cost.backward * rows)
-
-
-async def _divisor(plan: Plan, served: Served, ticket: Ticket) -> float:
-    if plan.mean_over is None:
-        return 1.0
-    return float(await ticket.run(served.estimator.loss_divisor, {"y": plan.mean_over}))
+def _asked(operation: RowOperation, granted: Granted, opened: Any) -> bytes:
+    """A call without what differs between attempts at it, and with what its answer depends on besides."""
+    options = type(opened)()
+    options.CopyFrom(opened)
+    options.ClearField("call")
+    about = repr((granted.model, granted.estimator.version, operation.method)).encode()
+    return about + bytes(options.SerializeToString(deterministic=True))

@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
 
+from gradwire.server.config import Limits
 from gradwire.server.faults import Draining, Stalled, TimedOut, fault
+from gradwire.server.identity.callers import Identity
+from gradwire.server.identity.names import ANONYMOUS
+from gradwire.server.pace import Pace
+from gradwire.server.places import Places
 from gradwire.wire.frames import CHUNK_NBYTES, Chunk, chunk_messages
 
 log = logging.getLogger("gradwire.server")
@@ -26,12 +32,20 @@ class OpenStream:
 
     Attributes:
         peer: Who is at the other end, as gRPC names it.
+        principal: Who makes the call under way, or made the last one.
         in_call: Whether a call is under way.
         waiting_since_s: Loop time since when the peer is waited for; None while it is not.
+        pace: How fast the peer sends and takes the bytes of the call under way.
+        place: Whose limits it counts for; empty before it has been let in.
     """
 
-    def __init__(self, context: Any) -> None:
+    def __init__(self, context: Any, identity: Identity, limits: Limits) -> None:
         self.peer: str = context.peer()
+        self.pace = Pace(limits.min_bytes_per_s, limits.stall_timeout_s)
+        self.place = ""
+        self._max_call_s = limits.max_call_s
+        self.principal = ""
+        self._caller = identity.caller(context)
         self.in_call = False
         self.waiting_since_s: float | None = None
         self._context = context
@@ -42,23 +56,54 @@ class OpenStream:
         self._reason: Exception | None = None
         self._ended = False
         self._writing = False
+        self._waited_s = 0.0
+
+    @property
+    def reason(self) -> Exception | None:
+        """Why the server has ended it, or is about to; None if it has not."""
+        return self._reason
+
+    def identify(self) -> None:
+        """Asks who calls, now. Raises Unauthenticated."""
+        self.principal = self._caller.principal()
+
+    @property
+    def caller(self) -> str:
+        """Whom the stream counts for: the principal, or of those who are not told apart, the host."""
+        if self.principal != ANONYMOUS:
+            return self.principal
+        return self.peer.partition(":")[0] if self.peer.startswith("same-host:") else self.peer.rpartition(":")[0]
+
+    @property
+    def queue(self) -> str:
+        """Who it takes turns with others as: the principal, or of those who are not told apart, the connection."""
+        return self.peer if self.principal == ANONYMOUS else self.principal
 
     async def read(self) -> bytes | Chunk | None:
-        """The next message; None once the client has closed its side."""
+        """The next message of the call under way; None once the client has closed its side. Raises Stalled."""
+        message = await self.read_next()
+        if message is not None:
+            self.pace.waited(self._waited_s, len(message.data if isinstance(message, Chunk) else message))
+        return message
+
+    async def read_next(self) -> bytes | Chunk | None:
+        """The message that a call begins with, or something else that a client may take its time for."""
         self._heed()
-        self.waiting_since_s = self._loop.time()
+        self.waiting_since_s = since_s = self._loop.time()
         message = await self._context.read()
+        self._waited_s = self._loop.time() - since_s
         self.waiting_since_s = None
         return None if message is grpc.aio.EOF else message
 
     async def write(self, message: bytes) -> None:
         """Sends a message, as soon as the client has room for it."""
         self._heed()
-        self.waiting_since_s = self._loop.time()
+        self.waiting_since_s = since_s = self._loop.time()
         self._writing = True
         await self._context.write(message)
         self._writing = False
         self.waiting_since_s = None
+        self.pace.waited(self._loop.time() - since_s, len(message))
 
     async def write_data(self, data: memoryview, begin: int = 0) -> None:
         """Sends data as chunks; it stands at byte ``begin`` of its tensor."""
@@ -68,11 +113,12 @@ class OpenStream:
             return
         for at in range(0, len(data), CHUNK_NBYTES):
             self._heed()
-            self.waiting_since_s = self._loop.time()
+            self.waiting_since_s = since_s = self._loop.time()
             self._writing = True
-            await self._write_chunk(begin + at, data[at : at + CHUNK_NBYTES])
+            await self._write_chunk(begin + at, part := data[at : at + CHUNK_NBYTES])
             self._writing = False
             self.waiting_since_s = None
+            self.pace.waited(self._loop.time() - since_s, len(part))
 
     def call_ended(self) -> None:
         """The call under way has been answered; that its time was over meanwhile no longer matters."""
@@ -97,9 +143,18 @@ class OpenStream:
             self._ended = True
             self._task.cancel()
 
-    def end_after(self, timeout_s: float) -> asyncio.TimerHandle:
-        """Ends the stream with TimedOut unless the handle is cancelled in time."""
-        return self._loop.call_later(timeout_s, self.end, TimedOut(f"the call took longer than the {timeout_s:g} s it was given"))
+    def end_after(self, timeout_s: float) -> asyncio.TimerHandle | None:
+        """Ends the stream with TimedOut unless the handle is cancelled in time.
+
+        Args:
+            timeout_s: What the caller gives the call; not above 0: it did not say. The server's own limit ends it before.
+        """
+        given = f"the {timeout_s:g} s it was given"
+        if self._max_call_s is not None and not 0 < timeout_s <= self._max_call_s:
+            timeout_s, given = self._max_call_s, f"the {self._max_call_s:g} s of the limit max_call_s; send fewer rows at once"
+        if not timeout_s > 0:
+            return None
+        return self._loop.call_later(timeout_s, self.end, TimedOut(f"the call took longer than {given}"))
 
     async def abort(self, error: Exception) -> None:
         """Ends the stream with an error, from inside its task."""
@@ -126,14 +181,24 @@ class OpenStreams:
     """All open streams of a server.
 
     Args:
-        stall_timeout_s: How long a peer may be waited for in the middle of a call.
-        idle_timeout_s: How long a stream may stay open between calls.
+        limits: What is taken from callers.
+        identity: Tells who calls.
+
+    Attributes:
+        draining: Whether no new calls are taken because the server is about to end.
+        refusing: Why no new calls are taken for now; None while they are.
     """
 
-    def __init__(self, stall_timeout_s: float, idle_timeout_s: float) -> None:
-        self._stall_timeout_s = stall_timeout_s
-        self._idle_timeout_s = idle_timeout_s
+    def __init__(self, limits: Limits, identity: Identity) -> None:
+        self.identity = identity
+        self.refusing: Exception | None = None
+        self._limits = limits
+        self._stall_timeout_s = limits.stall_timeout_s
+        self._idle_timeout_s = limits.idle_timeout_s
+        self._places = Places(limits.max_streams, limits.max_queued_calls)
         self._open: set[OpenStream] = set()
+        self._unary: set[asyncio.Task[Any]] = set()
+        self._refused: set[asyncio.Task[Any]] = set()
         self.draining = False
 
     def __len__(self) -> int:
@@ -141,15 +206,18 @@ class OpenStreams:
 
     async def serve(self, context: Any, call: Callable[[OpenStream, bytes | Chunk], Awaitable[None]]) -> None:
         """Serves calls on a stream, one after the other, until the client closes it or a call fails."""
-        stream = OpenStream(context)
-        self._open.add(stream)
+        stream = OpenStream(context, self.identity, self._limits)
         try:
-            while (message := await stream.read()) is not None:
+            # Strangers are not listened to, and of friends each call is asked about: they may be none by then.
+            stream.identify()
+            self._let_in(stream)
+            while (message := await stream.read_next()) is not None:
                 if self.draining:
                     raise Draining(DRAINING)
-                stream.in_call = True
-                await call(stream, message)
-                stream.call_ended()
+                stream.identify()
+                if self.refusing is not None:
+                    raise self.refusing
+                await self._called(stream, call, message)
                 if self.draining:
                     return
         except asyncio.CancelledError:
@@ -159,7 +227,66 @@ class OpenStreams:
         except Exception as e:
             await stream.abort(e)
         finally:
-            self._open.discard(stream)
+            self._let_out(stream)
+
+    async def _called(
+        self, stream: OpenStream, call: Callable[[OpenStream, bytes | Chunk], Awaitable[None]], message: bytes | Chunk
+    ) -> None:
+        caller = stream.caller
+        self._places.begin_call(caller)
+        try:
+            stream.in_call = True
+            stream.pace.begin()
+            await call(stream, message)
+            stream.call_ended()
+        finally:
+            self._places.end_call(caller)
+
+    def _let_in(self, stream: OpenStream) -> None:
+        """Raises QueueFull if the caller has too many streams; one that is idle makes room, and its client opens another."""
+        caller = stream.caller
+        if self._places.crowded(caller):
+            idle = [s for s in self._open if s.place == caller and not s.in_call and s.waiting_since_s is not None]
+            if idle:
+                longest = min(idle, key=lambda s: s.waiting_since_s or 0.0)
+                longest.end(None)
+                self._let_out(longest)
+        self._places.open_stream(caller)
+        stream.place = caller
+        self._open.add(stream)
+
+    def _let_out(self, stream: OpenStream) -> None:
+        if stream in self._open:
+            self._open.remove(stream)
+            self._places.close_stream(stream.place)
+
+    @contextmanager
+    def unary(self) -> Iterator[None]:
+        """A unary call, which ends when calls are refused too: with that reason."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._unary.add(task)
+        try:
+            yield
+        except asyncio.CancelledError:
+            if self.refusing is None or task not in self._refused:
+                raise
+            raise self.refusing from None
+        finally:
+            self._unary.discard(task)
+            self._refused.discard(task)
+
+    def refuse(self, reason: Exception | None) -> None:
+        """Ends all calls with an error, and takes no new ones; with None, takes them again."""
+        self.refusing = reason
+        if reason is None:
+            return
+        for stream in list(self._open):
+            if stream.in_call:
+                stream.end(reason)
+        for task in self._unary:
+            self._refused.add(task)
+            task.cancel()
 
     def drain(self) -> None:
         """Ends the streams that are between calls, and lets each of the others finish the call it is in."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable
+from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 import grpc
@@ -16,15 +16,21 @@ log = logging.getLogger("gradwire.server")
 T = TypeVar("T")
 
 
-async def answered(context: Any, streams: OpenStreams, answer: Awaitable[T]) -> T:
+async def answered(context: Any, streams: OpenStreams, answer: Coroutine[Any, Any, T]) -> T:
     """Awaits the answer to a unary call; an error becomes the call's status."""
     try:
         if streams.draining:
             raise Draining(DRAINING)
-        return await answer
+        if streams.refusing is not None:
+            raise streams.refusing
+        with streams.unary():
+            return await answer
     except Exception as e:
         told = fault(e)
         if told.code is grpc.StatusCode.INTERNAL:
             log.error("call failed", extra={"peer": context.peer(), "reason": told.text}, exc_info=e)
         await context.abort(told.code, told.text, told.metadata())
         raise AssertionError("abort raises") from e
+    finally:
+        # One that was never begun: the call was refused.
+        answer.close()

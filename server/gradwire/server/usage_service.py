@@ -1,4 +1,4 @@
-"""What a caller has used."""
+"""What callers have used, and what they may still use."""
 
 from __future__ import annotations
 
@@ -6,35 +6,80 @@ from typing import Any
 
 from gradwire.server.access import CONTRACT
 from gradwire.server.cards import operations
-from gradwire.server.catalogue import Catalogue, Served
+from gradwire.server.catalogue import Catalogue
+from gradwire.server.grants.contract import timestamp
+from gradwire.server.grants.granted import Granted
 from gradwire.server.streams import OpenStreams
+from gradwire.server.trust import Trust
 from gradwire.server.unary import answered
+from gradwire.server.usage import Rows
 from gradwire.v1 import usage_pb2 as pb
 from gradwire.v1 import usage_pb2_grpc
 
 
 class UsageServicer(usage_pb2_grpc.UsageServiceServicer):
-    """Serves UsageService: rows by served name since the server's start. Names have no budgets and never expire."""
+    """Serves UsageService.
 
-    def __init__(self, catalogue: Catalogue, streams: OpenStreams) -> None:
+    Args:
+        catalogue: What is served.
+        streams: Where open streams are kept.
+        trust: Where rows are counted.
+    """
+
+    def __init__(self, catalogue: Catalogue, streams: OpenStreams, trust: Trust) -> None:
         self._catalogue = catalogue
         self._streams = streams
+        self._trust = trust
 
     async def GetUsage(self, request: pb.GetUsageRequest, context: Any) -> pb.GetUsageResponse:  # noqa: N802
         async def answer() -> pb.GetUsageResponse:
-            asked = [self._catalogue.get(request.model)] if request.model else list(self._catalogue)
-            return pb.GetUsageResponse(models=[_usage(served) for served in asked])
+            caller = self._streams.identity.principal(context)
+            if request.everybody or request.principal not in ("", caller):
+                self._trust.check_admin(caller)
+            whose = self._trust.book.principals() if request.everybody else [request.principal or caller]
+            asked = [granted for principal in whose for granted in self._catalogue.of(principal)]
+            if request.model:
+                asked = [granted for granted in asked if granted.name == request.model]
+                if not asked:
+                    self._catalogue.get(request.model, caller)
+            await self._trust.flush()
+            return pb.GetUsageResponse(principal=caller, models=[await self._usage(granted) for granted in asked])
 
         return await answered(context, self._streams, answer())
 
+    async def _usage(self, granted: Granted) -> pb.ModelUsage:
+        grant = granted.grant
+        now_s = self._trust.desk.clock.now_s()
+        store, ask = self._trust.store, self._trust.desk.ask
+        used = await ask(store.usage, granted.principal, granted.account_name)
+        result = pb.ModelUsage(
+            principal=granted.principal,
+            model=granted.name,
+            access=CONTRACT[granted.access],
+            operations=operations(granted),
+            used=_rows(used[0].rows if used else Rows()),
+            budget=pb.Budget(rows_per_s=grant.budget.rows_per_s or 0),
+        )
+        if grant.expires is not None:
+            result.expires.CopyFrom(timestamp(grant.expires_s))
+        if grant.budget.counted:
+            held = granted.charges.account.left
+            taken = await ask(store.taken, granted.principal, granted.account_name, grant.budget.window_s, now_s)
+            _limit(result.budget, grant.budget.forward, grant.budget.backward, taken.total - held)
+            if grant.budget.window_s is not None:
+                # Rows that are held from a window that is over do not count in this one.
+                held = granted.charges.account.left_of(taken.window_start)
+                _limit(result.window, grant.budget.window_forward, grant.budget.window_backward, taken.window - held)
+                result.window.refills.CopyFrom(timestamp(taken.window_start + grant.budget.window_s))
+        return result
 
-def _usage(served: Served) -> pb.ModelUsage:
-    used = served.counter.used
-    return pb.ModelUsage(
-        model=served.name,
-        access=CONTRACT[served.access],
-        operations=operations(served),
-        used=pb.Rows(forward=used.forward, backward=used.backward),
-        # No limits: no max, no left.
-        budget=pb.Budget(),
-    )
+
+def _limit(budget: pb.Budget, forward: int | None, backward: int | None, taken: Rows) -> None:
+    if forward is not None:
+        budget.max_forward, budget.left_forward = forward, max(0, forward - taken.forward)
+    if backward is not None:
+        budget.max_backward, budget.left_backward = backward, max(0, backward - taken.backward)
+
+
+def _rows(rows: Rows) -> pb.Rows:
+    return pb.Rows(forward=rows.forward, backward=rows.backward)

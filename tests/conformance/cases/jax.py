@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import jax_models
 import numpy as np
 from conformance.case import NEURAL, Case, Halve, uniform
+from conformance.cases import diabetes
 
 from gradwire.backends.jax import JaxFunction
 
@@ -45,6 +46,11 @@ def float32_linen() -> Any:
 def binary() -> Any:
     """Five features to one logit."""
     return lambda params, x: jax_models.mlp_outputs(params, x)[:, 0], jax_models.dense_params(5, 6, 1)
+
+
+def regression() -> Any:
+    """The features of `diabetes` to two values."""
+    return jax_models.mlp(diabetes.NB_FEATURES, 2)
 
 
 _ADAM = {"path": "optax.adam", "args": {"learning_rate": 0.01}}
@@ -86,5 +92,10 @@ CASES = {
     "jax-equinox": Case(
         dict(factory=jax_models.equinox_stateful, loss=_CROSS_ENTROPY, **_OF_6),
         uniform(6), NEURAL, layers=("linear", "norm", "drop", "tail.1"),
+    ),
+    "jax-regression": Case(
+        dict(backend="jax", factory=regression, enable_x64=True, loss="optax.squared_error", optimizer=_ADAM, task="regression",
+             input_shape=[diabetes.NB_FEATURES], nb_classes=2, preprocessing={"mean": 0.4, "std": 0.2}),
+        diabetes.rows, _NO_LAYERS, targets=diabetes.targets(diabetes.Y_AND_SQUARE),
     ),
 }  # fmt: skip

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 from conformance.case import NEURAL, Case, Halve, uniform
+from conformance.cases import diabetes
 
 layers = keras.layers
 _WIDE = {"dtype": "float64"}
@@ -64,6 +65,15 @@ def recurrent() -> Any:
     )
 
 
+def regression() -> Any:
+    """The features of `diabetes` to one value."""
+    keras.utils.set_random_seed(6)
+    return keras.Sequential([
+        keras.Input((diabetes.NB_FEATURES,), **_WIDE), layers.Dense(8, activation="tanh", name="hidden", **_WIDE),
+        layers.Dense(1, name="value", **_WIDE),
+    ])  # fmt: skip
+
+
 def _entropy(**args: Any) -> dict[str, Any]:
     return {"path": "keras.losses.SparseCategoricalCrossentropy", "args": args}
 
@@ -99,5 +109,10 @@ CASES = {
         dict(backend="keras", factory=recurrent, loss=_entropy(from_logits=True), optimizer=_ADAM, input_shape=[7, 3],
              nb_classes=4),
         uniform(7, 3), NEURAL, layers=("gru", "head"),
+    ),
+    "keras-regression": Case(
+        dict(backend="keras", factory=regression, loss="keras.losses.MeanSquaredError", optimizer=_ADAM, task="regression",
+             input_shape=[diabetes.NB_FEATURES], nb_classes=1, preprocessing={"mean": 0.4, "std": 0.2}),
+        diabetes.rows, NEURAL, layers=("hidden", "value"), targets=diabetes.targets(diabetes.Y),
     ),
 }  # fmt: skip

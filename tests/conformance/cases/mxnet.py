@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from conformance.case import NEURAL, Case, uniform
+from conformance.cases import diabetes
 from environments import MXNET
 
 FILES = Path(__file__).parents[2] / "mxnet_files"
@@ -42,6 +43,12 @@ CASES = {
     "mxnet-recurrent": Case(
         dict(**_TRAINED, factory="mxnet_models:Recurrent", input_shape=[7, 3], nb_classes=4),
         uniform(7, 3), NEURAL, layers=("rnn", "head"), environment=MXNET,
+    ),
+    "mxnet-regression": Case(
+        {**_TRAINED, "factory": {"path": "mxnet_models:dense", "args": {"nb_inputs": diabetes.NB_FEATURES, "nb_outputs": 1}},
+         "loss": "mxnet.gluon.loss.L2Loss", "task": "regression", "input_shape": [diabetes.NB_FEATURES], "nb_classes": 1,
+         "preprocessing": {"mean": 0.4, "std": 0.2}},
+        diabetes.rows, NEURAL, layers=("0", "1", "2"), targets=diabetes.targets(diabetes.Y), environment=MXNET,
     ),
     "mxnet-exported": Case(
         dict(**_TRAINED, symbol=str(FILES / "smooth-symbol.json"), weights=str(FILES / "smooth-0000.params"),

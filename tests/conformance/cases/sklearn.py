@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from conformance.case import GRADIENTS, PREDICT, TRAINED, Case, Halve, uniform
+from conformance.cases import diabetes
 from sklearn.datasets import load_digits, load_iris
 from sklearn.decomposition import PCA
-from sklearn.ensemble import RandomForestClassifier
-from sklearn.linear_model import LogisticRegression
+from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.naive_bayes import GaussianNB
-from sklearn.neural_network import MLPClassifier
+from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 from sklearn.svm import SVC
@@ -43,6 +44,22 @@ def digits_pipeline() -> Pipeline:
     return make_pipeline(PCA(12, random_state=0), SVC(kernel="poly", gamma=0.1, coef0=0.5)).fit(x[:400] / 16, y[:400])
 
 
+def diabetes_ridge() -> Pipeline:
+    return make_pipeline(StandardScaler(), Ridge()).fit(diabetes.X, diabetes.Y[:, 0])
+
+
+def diabetes_network() -> Pipeline:
+    """Two values, and hidden layers that callers can ask for."""
+    network = MLPRegressor(hidden_layer_sizes=(8, 5), activation="tanh", max_iter=300, random_state=0)
+    return make_pipeline(StandardScaler(), network).fit(diabetes.X, diabetes.Y_AND_SQUARE)
+
+
+def diabetes_forest() -> RandomForestRegressor:
+    return RandomForestRegressor(10, random_state=0).fit(diabetes.X, diabetes.Y[:, 0])
+
+
+_REGRESSION = {"backend": "sklearn", "task": "regression", "input_shape": [diabetes.NB_FEATURES], "nb_classes": 1}
+
 CASES = {
     "sklearn-logistic": Case(
         dict(backend="sklearn", factory=iris_logistic, input_shape=[4], nb_classes=3, preprocessing={"mean": 0.2, "std": 0.3}),
@@ -66,5 +83,18 @@ CASES = {
     ),
     "sklearn-forest": Case(
         dict(backend="sklearn", factory=digits_forest, input_shape=[8, 8], nb_classes=10), uniform(8, 8), PREDICT | TRAINED
+    ),
+    "sklearn-regression": Case(
+        dict(**_REGRESSION, factory=diabetes_ridge, preprocessing={"mean": 0.2, "std": 0.3}),
+        diabetes.rows, PREDICT | TRAINED | GRADIENTS, targets=diabetes.targets(diabetes.Y),
+    ),
+    "sklearn-regression-network": Case(
+        {**_REGRESSION, "factory": diabetes_network, "nb_classes": 2, "preprocessing_defences": [Halve]},
+        diabetes.rows, PREDICT | TRAINED | GRADIENTS | {"get_activations"}, layers=("hidden_0", "hidden_1", "output"),
+        targets=diabetes.targets(diabetes.Y_AND_SQUARE),
+    ),
+    "sklearn-regression-forest": Case(
+        dict(**_REGRESSION, factory=diabetes_forest),
+        diabetes.rows, PREDICT | TRAINED | {"loss"}, targets=diabetes.targets(diabetes.Y),
     ),
 }  # fmt: skip

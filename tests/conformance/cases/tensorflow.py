@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from conformance.case import NEURAL, Case, Halve, uniform
+from conformance.cases import diabetes
 
 
 def _variable(seed: int, *shape: int, dtype: str = "float64") -> Any:
@@ -45,9 +46,9 @@ class SmoothCnn(tf.Module):
 class Mlp(tf.Module):
     """Six features to four logits; compiled by its owner."""
 
-    def __init__(self, outputs: int = 4) -> None:
+    def __init__(self, outputs: int = 4, inputs: int = 6) -> None:
         super().__init__()
-        self.first = Dense(6, 8)
+        self.first = Dense(inputs, 8)
         self.last = Dense(8, outputs)
 
     @tf.function
@@ -151,5 +152,11 @@ CASES = {
         dict(backend="tensorflow", factory={"path": "conformance.cases.tensorflow:Mlp", "args": {"outputs": 1}}, optimizer=_ADAM,
              loss={"path": "keras.losses.BinaryCrossentropy", "args": {"from_logits": True}}, input_shape=[6], nb_classes=2),
         uniform(6), NEURAL, layers=("first", "last"), single_output=True,
+    ),
+    "tensorflow-regression": Case(
+        dict(backend="tensorflow", factory={"path": "conformance.cases.tensorflow:Mlp", "args": {"outputs": 2, "inputs": 10}},
+             optimizer=_ADAM, loss="keras.losses.LogCosh", task="regression", input_shape=[diabetes.NB_FEATURES], nb_classes=2,
+             preprocessing={"mean": 0.4, "std": 0.2}),
+        diabetes.rows, NEURAL, layers=("first", "last"), targets=diabetes.targets(diabetes.Y_AND_SQUARE),
     ),
 }  # fmt: skip

@@ -7,6 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 from conformance.case import NEURAL, Case, Halve, uniform
+from conformance.cases import diabetes
 
 from gradwire.backends.tensorflow_v1 import Graph
 
@@ -88,6 +89,14 @@ def binary() -> Graph:
         return _graph(x, logit, y, loss, v1.train.AdamOptimizer(0.01))
 
 
+def regression() -> Graph:
+    """The features of `diabetes` to one value, float64; the loss is one number, the mean over rows."""
+    with tf.Graph().as_default():
+        x, y = v1.placeholder(tf.float64, (None, diabetes.NB_FEATURES)), v1.placeholder(tf.float64, (None, 1))
+        value = _dense(tf.tanh(_dense(x, 8, "hidden"), name="tanh"), 1, "value")
+        return _graph(x, value, y, tf.reduce_mean((value - y) ** 2), v1.train.AdamOptimizer(0.01))
+
+
 def _config(factory: Callable[[], Graph], **keys: Any) -> dict[str, Any]:
     return {"backend": "tensorflow_v1", "factory": factory, **keys}
 
@@ -113,5 +122,10 @@ CASES = {
     "tensorflow_v1-binary": Case(
         _config(binary, input_shape=[5], nb_classes=2, loss_reduction="mean"),
         uniform(5), NEURAL, layers=("hidden/BiasAdd:0", "tanh:0", "logit/BiasAdd:0"), single_output=True,
+    ),
+    "tensorflow_v1-regression": Case(
+        _config(regression, task="regression", input_shape=[diabetes.NB_FEATURES], nb_classes=1,
+                preprocessing={"mean": 0.4, "std": 0.2}),
+        diabetes.rows, NEURAL, layers=("hidden/BiasAdd:0", "tanh:0", "value/BiasAdd:0"), targets=diabetes.targets(diabetes.Y),
     ),
 }  # fmt: skip

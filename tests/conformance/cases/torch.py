@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 from conformance.case import NEURAL, Case, Halve, uniform
+from conformance.cases import diabetes
 from torch import nn
 
-from models import Recurrent
+import models
 
 
 def smooth_cnn() -> nn.Module:
@@ -54,7 +55,12 @@ def binary() -> nn.Module:
 
 def recurrent() -> nn.Module:
     """Steps of three features to four logits. Without dropout, so that a fit can be repeated."""
-    return Recurrent("GRU", dropout=0.0)
+    return models.Recurrent("GRU", dropout=0.0)
+
+
+def regression(outputs: int = 1) -> nn.Module:
+    """The features of `diabetes` to values, float64."""
+    return models.mlp(diabetes.NB_FEATURES, outputs)
 
 
 _ADAM = {"path": "torch.optim.Adam", "args": {"lr": 0.01}}
@@ -90,5 +96,16 @@ CASES = {
     "torch-recurrent": Case(
         dict(backend="torch", factory=recurrent, loss=_CROSS_ENTROPY, optimizer=_ADAM, input_shape=[7, 3], nb_classes=4),
         uniform(7, 3), NEURAL, layers=("rnn", "head"),
+    ),
+    "torch-regression": Case(
+        dict(backend="torch", factory=regression, loss="torch.nn.MSELoss", optimizer=_ADAM, task="regression",
+             input_shape=[diabetes.NB_FEATURES], nb_classes=1, preprocessing={"mean": 0.4, "std": 0.2}),
+        diabetes.rows, NEURAL, layers=("0", "1", "2"), targets=diabetes.targets(diabetes.Y),
+    ),
+    "torch-regression-several": Case(
+        dict(backend="torch", factory={"path": "conformance.cases.torch:regression", "args": {"outputs": 2}}, optimizer=_ADAM,
+             loss={"path": "torch.nn.HuberLoss", "args": {"reduction": "sum"}}, task="regression",
+             input_shape=[diabetes.NB_FEATURES], nb_classes=2, preprocessing_defences=[Halve]),
+        diabetes.rows, NEURAL, layers=("0", "1", "2"), targets=diabetes.targets(diabetes.Y_AND_SQUARE),
     ),
 }  # fmt: skip

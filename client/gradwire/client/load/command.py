@@ -23,7 +23,8 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from gradwire.client.commands import Address, Timeout, Tls, Token
+from gradwire.client.commands import Address, Certificate, Key, Timeout, Tls, Token, TokenFile
+from gradwire.client.credentials import caller
 from gradwire.client.endings import ended, told
 from gradwire.client.errors import InvalidCall
 from gradwire.client.load.calls import OPERATIONS
@@ -69,7 +70,10 @@ def bench(
     same_host: Annotated[bool, typer.Option(help="Let calls on this host take the Unix socket that a server offers.")] = True,
     seed: Annotated[int, typer.Option(help="Of the rows, which are random.")] = 0,
     token: Token = None,
+    token_file: TokenFile = None,
     tls: Tls = None,
+    certificate: Certificate = None,
+    key: Key = None,
     timeout_s: Timeout = 60.0,
 ) -> None:
     """Measure a server: latencies and rows a second of a model's operations, under the load that you say.
@@ -97,7 +101,7 @@ def bench(
     """
     with told():
         load = plan(
-            Target(address, model, token, True if tls == "system" else tls, timeout_s, same_host),
+            Target(address, model, timeout_s=timeout_s, same_host=same_host, **caller(token, token_file, tls, certificate, key)),
             operations=operation or (),
             mix=None if mix is None else _mix(mix),
             rows=rows or (1,),

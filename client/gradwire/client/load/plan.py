@@ -11,6 +11,7 @@ import numpy as np
 
 from gradwire.client import arguments
 from gradwire.client.connection import Server, connect
+from gradwire.client.credentials import ClientCertificate
 from gradwire.client.errors import InvalidCall
 from gradwire.client.load.calls import Inputs, all_classes_nbytes, check_size, checked, granted
 from gradwire.client.random_rows import random_rows
@@ -28,13 +29,14 @@ class Target:
     model: str
     token: str | None = None
     tls: str | bool | None = None
+    certificate: ClientCertificate | None = None
     timeout_s: float | None = 60.0
     same_host: bool = True
 
     def connect(self) -> Server:
         """A new connection. Its calls are made once: those made again would hide failures in long latencies."""
-        settings: dict[str, Any] = {"token": self.token, "tls": self.tls, "timeout_s": self.timeout_s}
-        return connect(self.address, **settings, retry=Retry(attempts=1), same_host=self.same_host)
+        settings: dict[str, Any] = {"token": self.token, "tls": self.tls, "certificate": self.certificate}
+        return connect(self.address, **settings, timeout_s=self.timeout_s, retry=Retry(attempts=1), same_host=self.same_host)
 
     def __repr__(self) -> str:  # without the token
         return f"Target({self.address!r}, {self.model!r})"

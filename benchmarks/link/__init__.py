@@ -1,0 +1,1 @@
+"""What codecs do on a slow link: ``python -m benchmarks.link``."""

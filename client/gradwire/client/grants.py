@@ -1,0 +1,157 @@
+"""Grants, as those see them whom a server's configuration names as admins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+
+from gradwire.client.card import OPERATION_NAMES
+from gradwire.client.errors import InvalidCall
+from gradwire.v1 import grants_pb2 as pb
+from gradwire.v1 import grants_pb2_grpc, model_pb2
+
+if TYPE_CHECKING:
+    from gradwire.client.connection import Server
+
+Access: TypeAlias = Literal["labels", "scores", "gradients", "trainer"]
+
+_ACCESS: dict[str, model_pb2.Access] = {
+    "labels": model_pb2.ACCESS_LABELS,
+    "scores": model_pb2.ACCESS_SCORES,
+    "gradients": model_pb2.ACCESS_GRADIENTS,
+    "trainer": model_pb2.ACCESS_TRAINER,
+}
+assert set(_ACCESS) == set(get_args(Access))
+_ACCESS_NAMES = {value: name for name, value in _ACCESS.items()}
+_OPERATIONS = {name: value for value, name in OPERATION_NAMES.items()}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Most rows, forward and backward counted apart. None: no limit.
+
+    Attributes:
+        forward: In all.
+        backward: In all; class gradients of ``k`` classes are ``k`` a row.
+        window_s: The length of the windows that the next two hold in, in whole seconds.
+        window_forward: In each window.
+        window_backward: In each window.
+        rows_per_s: Forward and backward together, on each server.
+    """
+
+    forward: int | None = None
+    backward: int | None = None
+    window_s: int | None = None
+    window_forward: int | None = None
+    window_backward: int | None = None
+    rows_per_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Grant:
+    """What one principal may do with one served name.
+
+    Attributes:
+        principal: Who.
+        model: The served name.
+        access: "labels", "scores", "gradients" or "trainer".
+        activations: Of gradients and trainer: activations too.
+        operations: No other operations than these, by the names of the estimator's methods; empty: all that ``access`` gives.
+        decimals: Of scores: how many decimals outputs are rounded to.
+        top_k: Of scores: how many outputs of a row are shown.
+        budget: How many rows.
+        expires: When it ends, with a time zone; None: never.
+    """
+
+    principal: str
+    model: str
+    access: Access
+    activations: bool = False
+    operations: tuple[str, ...] = ()
+    decimals: int | None = None
+    top_k: int | None = None
+    budget: Budget = Budget()
+    expires: datetime | None = None
+
+
+class Grants:
+    """Who may do what on one server, for those whom its configuration names as admins. Made by `Server.grants`.
+
+    Every method raises NotGranted for others.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    def put(self, grant: Grant) -> Grant:
+        """Gives access, in place of what the principal had of the model before; what is used stays used.
+
+        Raises:
+            InvalidCall: It cannot be given: the model is not served, say, or not with so much access.
+        """
+        request = pb.PutGrantRequest(grant=message_of(grant))
+        return grant_of(self._server.ask(lambda call: self._stub().PutGrant(request, **call)).grant)
+
+    def revoke(self, principal: str, model: str) -> None:
+        """Ends access, wherever it was given. Raises InvalidCall if there is none."""
+        request = pb.RevokeGrantRequest(principal=principal, model=model)
+        self._server.ask(lambda call: self._stub().RevokeGrant(request, **call), again=False)
+
+    def list(self, principal: str = "") -> list[Grant]:
+        """The grants in force, of one principal or of all."""
+        request = pb.ListGrantsRequest(principal=principal)
+        return [grant_of(message) for message in self._server.ask(lambda call: self._stub().ListGrants(request, **call)).grants]
+
+    def _stub(self) -> grants_pb2_grpc.GrantServiceStub:
+        return grants_pb2_grpc.GrantServiceStub(self._server.channel())
+
+
+def message_of(grant: Grant) -> pb.Grant:
+    """A grant as it travels. Raises InvalidCall if it is not one."""
+    if grant.access not in _ACCESS:
+        raise InvalidCall(f"access is {grant.access!r}; expected one of: {', '.join(_ACCESS)}")
+    if grant.expires is not None and grant.expires.tzinfo is None:
+        raise InvalidCall(f"expires is {grant.expires}, without a time zone; expected one, datetime.timezone.utc for example")
+    result = pb.Grant(
+        principal=grant.principal,
+        model=grant.model,
+        access=_ACCESS[grant.access],
+        activations=grant.activations,
+        operations=_numbers(grant.operations),
+        decimals=grant.decimals,
+        top_k=grant.top_k,
+        budget=pb.GrantBudget(**{name: value for name, value in vars(grant.budget).items() if value is not None}),
+    )
+    if grant.expires is not None:
+        result.expires.FromDatetime(grant.expires.astimezone(timezone.utc))
+    return result
+
+
+def grant_of(message: pb.Grant) -> Grant:
+    """The grant that a server sent."""
+    budget = message.budget
+    optional = ("forward", "backward", "window_forward", "window_backward")
+    return Grant(
+        principal=message.principal,
+        model=message.model,
+        access=_ACCESS_NAMES.get(message.access, "labels"),  # type: ignore[arg-type]
+        activations=message.activations,
+        operations=tuple(OPERATION_NAMES.get(number, str(number)) for number in message.operations),
+        decimals=message.decimals if message.HasField("decimals") else None,
+        top_k=message.top_k if message.HasField("top_k") else None,
+        budget=Budget(
+            **{name: getattr(budget, name) for name in optional if budget.HasField(name)},
+            window_s=int(budget.window_s) or None,
+            rows_per_s=budget.rows_per_s or None,
+        ),
+        expires=message.expires.ToDatetime(timezone.utc) if message.HasField("expires") else None,
+    )
+
+
+def _numbers(operations: Iterable[str]) -> list[model_pb2.Operation]:
+    unknown = [name for name in operations if name not in _OPERATIONS]
+    if unknown:
+        raise InvalidCall(f"operations names {unknown[0]!r}; expected some of: {', '.join(_OPERATIONS)}")
+    return [_OPERATIONS[name] for name in operations]

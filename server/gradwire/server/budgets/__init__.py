@@ -1,0 +1,1 @@
+"""How many rows may still be queried, and what each call costs."""

@@ -1,0 +1,164 @@
+"""What each call pays: before its work, once, and only for what is computed.
+
+A call is charged whole before its first block is computed, so that it is not broken off half-way for want of rows; what
+is then not computed is given back. A call that is made again under its request id does not pay again for blocks that the
+id has paid for already: a block is known by its fingerprint, so another question under the same id is another charge.
+Attempts under one id are let in one after the other.
+
+With ``lease_rows`` 1 each block is charged by itself, in the store, in one transaction with its request id: then nothing is
+held here that a crash could lose.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from gradwire.server.budgets.account import Account, counted
+from gradwire.server.grants.grant import Budget
+from gradwire.server.store.records import ChargeRecord, Lease
+from gradwire.server.usage import Rows
+
+_REMEMBERED = 20_000
+"""Request ids kept by each account; at a thousand calls a second the last twenty seconds' worth."""
+
+
+@dataclass(eq=False)
+class Paid:
+    """What one request id has paid for: rows by a block's fingerprint."""
+
+    blocks: dict[bytes, Rows] = field(default_factory=dict)
+    attempt: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class Charges:
+    """What one account's request ids have paid for."""
+
+    def __init__(self, account: Account) -> None:
+        self.account = account
+        self._paid: OrderedDict[str, Paid] = OrderedDict()
+
+    async def of(self, request_id: str, again: bool, budget: Budget) -> Paid:
+        """The record of a request id; ``again`` if the caller says that the id has been sent before, perhaps to another server."""
+        if not request_id:
+            return Paid()
+        paid = self._paid.get(request_id)
+        if paid is None:
+            paid = Paid()
+            if again and budget.counted:
+                desk = self.account.desk
+                paid.blocks = await desk.ask(desk.store.charged, self.account.principal, self.account.model, request_id)
+                paid = self._paid.get(request_id) or paid
+            self._paid[request_id] = paid
+            if len(self._paid) > _REMEMBERED:
+                self._paid.popitem(last=False)
+        return paid
+
+
+class Charge:
+    """What one attempt at a call pays. An async context manager around the whole call.
+
+    Args:
+        charges: The account's.
+        budget: What limits it.
+        request_id: The client's; empty: nobody else's.
+        again: Whether the client says that it has sent the id before.
+        rows: Of the whole call.
+
+    Attributes:
+        charged: The rows that this attempt has paid.
+        paid: The same by the fingerprints of their blocks.
+    """
+
+    def __init__(self, charges: Charges, budget: Budget, request_id: str, again: bool, rows: Rows) -> None:
+        self.charged = Rows()
+        self.paid: dict[bytes, Rows] = {}
+        self._charges = charges
+        self._account = charges.account
+        self._budget = budget
+        self._request_id = request_id
+        self._again = again
+        self._rows = rows
+        self._taken: list[tuple[Lease, Rows]] = []
+        # Of what was taken: rows whose blocks have not been computed, and those of them whose blocks have begun.
+        self._held = self._begun = Rows()
+        # With nothing held in memory: what has been charged for blocks that have begun.
+        self._alone: dict[bytes, tuple[ChargeRecord, Lease]] = {}
+
+    @property
+    def binding(self) -> bool:
+        """Whether blocks must be told apart by what is in them: only where rows can run out does anybody gain by a false id."""
+        return bool(counted(self._rows, self._budget))
+
+    async def __aenter__(self) -> Charge:
+        """Raises RateLimited, BudgetSpent or StoreUnavailable."""
+        if self._budget.rows_per_s is not None:
+            self._account.rate.enter(self._rows.forward + self._rows.backward, self._budget.rows_per_s)
+        self._record = await self._charges.of(self._request_id, self._again, self._budget)
+        await self._record.attempt.acquire()
+        needed = self._rows.beyond(sum(self._record.blocks.values(), Rows()))
+        try:
+            await (self._account.check(needed, self._budget) if self._exact else self._take(needed))
+        except BaseException:
+            self._record.attempt.release()
+            raise
+        return self
+
+    async def begin(self, rows: Rows, fingerprint: bytes) -> None:
+        """A block is about to be computed. Raises BudgetSpent or StoreUnavailable if it turns out not to be paid for."""
+        if fingerprint in self._record.blocks:
+            return
+        if self._exact:
+            await self._take_alone(rows, fingerprint)
+            return
+        self._begun += rows
+        await self._take(self._begun.beyond(self._held))
+
+    def computed(self, rows: Rows, fingerprint: bytes) -> None:
+        """A block that `begin` was called for has been computed."""
+        if fingerprint in self._record.blocks:
+            return
+        if self._exact:
+            del self._alone[fingerprint]
+            self._record.blocks[fingerprint] = rows
+            self.charged += rows
+            return
+        self._begun -= rows
+        self._held -= rows
+        self.charged += rows
+        self._record.blocks[fingerprint] = self.paid[fingerprint] = rows
+
+    async def __aexit__(self, *_: object) -> None:
+        self._record.attempt.release()
+        for lease, rows in reversed(self._taken):
+            back = rows.at_most(counted(self._held, self._budget))
+            self._account.give(back, lease)
+            self._held -= back
+        for charge, taken in self._alone.values():
+            self._account.give_for(charge, taken)
+
+    @property
+    def _exact(self) -> bool:
+        return self._account.desk.exact and self.binding
+
+    async def _take_alone(self, rows: Rows, fingerprint: bytes) -> None:
+        limited = counted(rows, self._budget)
+        # Without a request id it is nobody else's, and needs a name all the same.
+        request_id = self._request_id or f"none-{uuid.uuid4().hex}"
+        at_us = time.time_ns() // 1000
+        of = (self._account.principal, self._account.model, request_id)
+        charge = ChargeRecord(*of, fingerprint, limited.forward, limited.backward, at_us)
+        lease = await self._account.take_for(charge, self._budget)
+        if lease is None:
+            self._record.blocks[fingerprint] = rows
+        else:
+            self._alone[fingerprint] = charge, lease
+
+    async def _take(self, rows: Rows) -> None:
+        lease = await self._account.take(rows, self._budget)
+        self._held += rows
+        if lease is not None:
+            self._taken.append((lease, counted(rows, self._budget)))

@@ -1,0 +1,52 @@
+"""How many streams and calls each caller has at the same time. One caller's crowd never takes the places of all others."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from gradwire.server.scheduler import QueueFull
+
+
+class Places:
+    """What each caller has now, by a name that it cannot choose.
+
+    Args:
+        max_streams: Open streams of one caller.
+        max_calls: Calls of one caller, running and waiting; None: as many as the server takes.
+    """
+
+    def __init__(self, max_streams: int, max_calls: int | None) -> None:
+        self._max_streams = max_streams
+        self._max_calls = max_calls
+        self._streams: Counter[str] = Counter()
+        self._calls: Counter[str] = Counter()
+
+    def crowded(self, caller: str) -> bool:
+        """Whether a caller has as many streams as it may have."""
+        return self._streams[caller] >= self._max_streams
+
+    def open_stream(self, caller: str) -> None:
+        """Counts a stream. Raises QueueFull."""
+        if self.crowded(caller):
+            raise QueueFull(f"you have {self._streams[caller]} open streams, as many as max_streams allows; end some, or try again")
+        self._streams[caller] += 1
+
+    def close_stream(self, caller: str) -> None:
+        """Counts a stream no more."""
+        _less(self._streams, caller)
+
+    def begin_call(self, caller: str) -> None:
+        """Counts a call. Raises QueueFull."""
+        if self._max_calls is not None and self._calls[caller] >= self._max_calls:
+            raise QueueFull(f"{self._calls[caller]} of your calls run or wait, as many as max_queued_calls allows; try again")
+        self._calls[caller] += 1
+
+    def end_call(self, caller: str) -> None:
+        """Counts a call no more."""
+        _less(self._calls, caller)
+
+
+def _less(counter: Counter[str], caller: str) -> None:
+    counter[caller] -= 1
+    if not counter[caller]:
+        del counter[caller]

@@ -1,0 +1,36 @@
+"""Grants, budgets and the ledger in one SQL database: SQLite by default, PostgreSQL where servers share it.
+
+Imported only where a store is opened: SQLAlchemy takes 0.2 s.
+"""
+
+from gradwire.server.store.errors import BudgetShort, StoreConfigError, StoreUnavailable
+from gradwire.server.store.records import (
+    BudgetLimits,
+    CallFilter,
+    CallRecord,
+    ChargeRecord,
+    Lease,
+    StoredGrant,
+    StoredGrants,
+    Taken,
+    UsedRows,
+)
+from gradwire.server.store.store import Store
+from gradwire.server.store.writer import LedgerWriter
+
+__all__ = [
+    "BudgetLimits",
+    "BudgetShort",
+    "CallFilter",
+    "CallRecord",
+    "ChargeRecord",
+    "Lease",
+    "LedgerWriter",
+    "Store",
+    "StoreConfigError",
+    "StoreUnavailable",
+    "StoredGrant",
+    "StoredGrants",
+    "Taken",
+    "UsedRows",
+]

@@ -1,0 +1,65 @@
+"""The table of grants. Every change raises the generation in the same transaction, so that servers notice it by one number."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from datetime import datetime
+from typing import Any, cast
+
+from sqlalchemy import Connection, Row, delete, select
+
+from gradwire.backends.capabilities import Operation
+from gradwire.server.access import AccessLevel
+from gradwire.server.store.database import Database
+from gradwire.server.store.records import StoredGrant, StoredGrants, microseconds, moment
+from gradwire.server.store.schema import generation, grants
+
+_PLAIN = [field.name for field in fields(StoredGrant) if field.name not in ("access", "operations", "expires_at", "updated_at")]
+
+
+def changes(connection: Connection) -> int:
+    """How often the grants have changed."""
+    return connection.scalar(select(generation.c.changes)) or 0
+
+
+def all_grants(connection: Connection) -> StoredGrants:
+    """All, the revoked too, in order of their names."""
+    # The number first: a change that comes between is then seen again, and none is missed.
+    number = changes(connection)
+    found = connection.execute(select(grants).order_by(grants.c.principal, grants.c.model))
+    return StoredGrants(number, tuple(_grant(row) for row in found))
+
+
+def put(database: Database, connection: Connection, grant: StoredGrant, now: datetime) -> None:
+    """Adds a grant, or replaces that of the same principal and model."""
+    values: dict[str, Any] = {name: getattr(grant, name) for name in _PLAIN}
+    values["access"] = grant.access
+    values["operations"] = None if grant.operations is None else ",".join(sorted(operation.value for operation in grant.operations))
+    values["expires_at_us"] = None if grant.expires_at is None else microseconds(grant.expires_at)
+    values["updated_at_us"] = microseconds(now)
+    statement = database.insert(grants).values(values)
+    connection.execute(statement.on_conflict_do_update(index_elements=["principal", "model"], set_=values))
+    _count(database, connection)
+
+
+def forget(database: Database, connection: Connection, principal: str, model: str) -> bool:
+    """Removes what is there of a principal and a model, the mark that it is revoked too. Returns whether there was anything."""
+    found = connection.execute(delete(grants).where(grants.c.principal == principal, grants.c.model == model)).rowcount > 0
+    if found:
+        _count(database, connection)
+    return found
+
+
+def _count(database: Database, connection: Connection) -> None:
+    statement = database.insert(generation).values(id=1, changes=1)
+    connection.execute(statement.on_conflict_do_update(index_elements=["id"], set_={"changes": generation.c.changes + 1}))
+
+
+def _grant(row: Row[Any]) -> StoredGrant:
+    return StoredGrant(
+        **{name: getattr(row, name) for name in _PLAIN},
+        access=cast(AccessLevel, row.access),
+        operations=None if row.operations is None else frozenset(map(Operation, row.operations.split(","))),
+        expires_at=None if row.expires_at_us is None else moment(row.expires_at_us),
+        updated_at=moment(row.updated_at_us),
+    )

@@ -1,0 +1,139 @@
+"""What a server knows of who may do what, how much, and who did: grants, accounts and the ledger, around one store."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+from gradwire.server.access import AccessLevel
+from gradwire.server.budgets.account import Desk
+from gradwire.server.budgets.accounts import Accounts
+from gradwire.server.budgets.clock import SteadyClock
+from gradwire.server.config import ConfigError, ServerConfig
+from gradwire.server.grants.book import GrantBook, read_grants
+from gradwire.server.grants.granted import NotGranted
+from gradwire.server.identity.files import Watched
+from gradwire.server.ledger import Ledger
+from gradwire.server.store.errors import StoreConfigError, StoreUnavailable
+from gradwire.server.store.place import store_url
+from gradwire.server.store.store import Store
+from gradwire.server.store.writer import LedgerWriter
+
+log = logging.getLogger("gradwire.server")
+
+_LOOK_S = 0.5
+"""How often the store is asked whether another server has changed a grant."""
+_CHARGES_KEPT = timedelta(hours=1)
+"""How long a request id that another server has charged is known."""
+_CLOSE_S = 10.0
+
+
+class Trust:
+    """Opened before a server's event loop runs, started and ended on it.
+
+    Args:
+        config: Of the server.
+
+    Attributes:
+        book: Who may do what.
+        accounts: What is left to whom.
+        ledger: Where calls are written down.
+        desk: The store, for accounts.
+        store: The same.
+
+    Raises:
+        ConfigError: The store cannot be opened, or the grants are wrong.
+    """
+
+    def __init__(self, config: ServerConfig) -> None:
+        self._admins = frozenset(config.identity.admins if config.identity is not None else ())
+        clock = SteadyClock()
+        access: Mapping[str, AccessLevel] = {model.name: model.access for model in config.models}
+        self.book = GrantBook(access, clock, open_to_all=config.identity is None and config.grants is None)
+        self._file = _watched(config.grants, self.book)
+        try:
+            self.store = Store.open(config.store or store_url(None, Path(), config.state_dir))
+        except (StoreConfigError, StoreUnavailable) as e:
+            raise ConfigError(f"store: {e}") from e
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="gradwire-store")
+        self._writer = LedgerWriter(self.store)
+        self.ledger = Ledger(self._writer, f"{socket.gethostname()}:{os.getpid()}")
+        self.desk = Desk(self.store, self._thread, clock, config.lease_rows)
+        self.accounts = Accounts(self.desk)
+        self._generation = -1
+        self._read_grants()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def watched(self) -> list[Watched[Any]]:
+        """Files to read again when they change."""
+        return [] if self._file is None else [self._file]
+
+    def start(self) -> None:
+        """Begins to look after grants and accounts."""
+        self._tasks = [asyncio.create_task(task) for task in (self._look(), self.accounts.return_idle(), self._forget())]
+
+    async def close(self) -> None:
+        """Gives back what is not used, writes what is not written, and closes the store."""
+        for task in self._tasks:
+            task.cancel()
+        for task in self._tasks:
+            with suppress(asyncio.CancelledError):
+                await task
+        await self.accounts.close()
+        await asyncio.get_running_loop().run_in_executor(None, self._writer.close, _CLOSE_S)
+        self._thread.shutdown()
+        self.store.close()
+
+    def check_admin(self, principal: str) -> None:
+        """Raises NotGranted if a principal may not look after others."""
+        if principal not in self._admins:
+            raise NotGranted(f"{principal!r} is none of the admins of this server; identity.admins in its configuration names them")
+
+    async def change(self, function: Callable[..., Any], *args: Any) -> None:
+        """Changes grants in the store, and takes note of it here."""
+        await self.desk.ask(function, *args)
+        await self.desk.ask(self._read_grants)
+
+    async def flush(self) -> None:
+        """Waits until what has been done is written. Raises StoreUnavailable."""
+        if not await asyncio.get_running_loop().run_in_executor(None, self._writer.flush, _CLOSE_S):
+            raise StoreUnavailable(f"the ledger cannot be written now: {self._writer.problem or 'it takes too long'}; try again")
+
+    def _read_grants(self) -> None:
+        stored = self.store.grants()
+        self._generation = stored.generation
+        self.book.take_stored(stored.grants)
+
+    async def _look(self) -> None:
+        """Notices what other servers of the store grant and revoke. While the store is gone, what was known holds."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            with suppress(StoreUnavailable):
+                if await self.desk.ask(self.store.grants_generation) != self._generation:
+                    await self.desk.ask(self._read_grants)
+
+    async def _forget(self) -> None:
+        while True:
+            with suppress(StoreUnavailable):
+                await self.desk.ask(self.store.prune_charges, datetime.now(timezone.utc) - _CHARGES_KEPT)
+            await asyncio.sleep(_CHARGES_KEPT.total_seconds() / 4)
+
+
+def _watched(path: Path | None, book: GrantBook) -> Watched[None] | None:
+    if path is None:
+        return None
+    try:
+        return Watched([path], lambda content: book.take_filed(read_grants(content, str(path))))
+    except OSError as e:
+        raise ConfigError(f"grants: {path}: {e.strerror}") from e
+    except ValueError as e:
+        raise ConfigError(f"grants: {e}") from e
