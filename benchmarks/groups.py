@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
-from benchmarks.account import calls
-from benchmarks.attacks import end_to_end
-from benchmarks.bulk import memory, round_trip
-from benchmarks.crowd import many, throughput
-from benchmarks.operations import cnn, resnet
-from benchmarks.setting import Group
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from benchmarks.figures.figure import Figure
+from benchmarks.setting import Setting
+
+
+@dataclass(frozen=True)
+class Group:
+    """Figures that are measured together.
+
+    Attributes:
+        title: In reports.
+        module: That measures them. It is imported when its turn comes: processes that a group spawns import what was imported here.
+    """
+
+    title: str
+    module: str
+
+    def measure(self, setting: Setting) -> list[Figure]:
+        """Measures them."""
+        function: Callable[[Setting], list[Figure]] = importlib.import_module(f"benchmarks.{self.module}").measure
+        return function(setting)
+
 
 GROUPS = {
-    cnn.GROUP: Group("Single calls, CNN", cnn.measure),
-    resnet.GROUP: Group("Single calls, ResNet18 on 3 x 32 x 32", resnet.measure),
-    throughput.GROUP: Group("Several clients, CNN", throughput.measure),
-    round_trip.GROUP: Group("Large tensors", round_trip.measure),
-    end_to_end.GROUP: Group("Attacks end to end", end_to_end.measure),
-    memory.GROUP: Group("The server's memory", memory.measure),
-    many.GROUP: Group("A thousand clients", many.measure),
-    calls.GROUP: Group("Microseconds of a call", calls.measure),
+    "operations": Group("Single calls, CNN", "operations.cnn"),
+    "resnet": Group("Single calls, ResNet18 on 3 x 32 x 32", "operations.resnet"),
+    "clients": Group("Several clients, CNN", "crowd.throughput"),
+    "bulk": Group("Large tensors", "bulk.round_trip"),
+    "attacks": Group("Attacks end to end", "attacks.end_to_end"),
+    "memory": Group("The server's memory", "bulk.memory"),
+    "crowd": Group("A thousand clients", "crowd.many"),
+    "account": Group("Microseconds of a call", "account.calls"),
 }

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
-
-from benchmarks.figures.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -36,16 +33,3 @@ class Setting:
     console: Console
     name: str
     versions: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Group:
-    """Figures that are measured together.
-
-    Attributes:
-        title: In reports.
-        measure: Measures them.
-    """
-
-    title: str
-    measure: Callable[[Setting], list[Figure]]

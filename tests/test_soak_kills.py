@@ -28,6 +28,7 @@ from gradwire.client import Retry, connect
 SECONDS = 40
 CLIENTS = 3
 GROWTH_BYTES = 48 << 20
+OPENED_LATER = 4
 MODELS: list[dict[str, Any]] = [
     {"name": "m", "access": "trainer", **torch_nets.DENSE},
     {"name": "fitted", "access": "trainer", **torch_nets.DENSE},
@@ -165,10 +166,11 @@ def soak(folder: Path, seconds: float, report: Any = lambda text: None) -> None:
             np.testing.assert_allclose(server.estimator("m").predict(x), expected, rtol=1e-5)
         assert first is not None
         assert warm is not None
-        last = settled(process, first.files)
+        last = settled(process, first.files + OPENED_LATER)
         report(f"first {first}, half time {warm}, last {last}, {killed} killed")
         assert killed >= 2 * CLIENTS
-        assert last.files <= first.files, (first, last)
+        # Some are opened once, when they are first needed; a leak would have one for each client that was killed.
+        assert last.files <= first.files + OPENED_LATER, (first, last)
         assert not last.mappings, last
         assert last.threads <= first.threads + 8, (first, last)
         assert last.rss_bytes - warm.rss_bytes < GROWTH_BYTES, (warm, last)

@@ -19,6 +19,7 @@ from torch import nn
 
 from benchmarks.attacks.catalogue import ATTACKS, Attack
 from benchmarks.attacks.model import fitted, victims
+from benchmarks.contenders.contender import Function
 from benchmarks.contenders.worker import work
 from benchmarks.model import INPUT_SHAPE, NB_CLASSES, Array, Inputs
 
@@ -73,7 +74,7 @@ def main(weights: str, address: str = "") -> None:
             adversarial: Array = of.make(estimator).generate(inputs.x, inputs.y)
             return adversarial
 
-        functions = {name: partial(attack, of) for name, of in ATTACKS.items()}
+        functions: dict[str, Function] = {name: partial(attack, of) for name, of in ATTACKS.items()}
         functions[CALLS] = lambda _: np.array([counted.counts[name] for name in Counted.METHODS])
 
         def given(rows: int, batch_size: int) -> Inputs:

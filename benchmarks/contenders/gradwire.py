@@ -125,12 +125,8 @@ def main(address: str, name: str) -> None:
     """A client process: connects, and does what it is told until stdin ends."""
     subject = SUBJECTS[name]
     versions = {package: version(package) for package in ("gradwire", "grpcio", "protobuf")}
-    with connect(address) as server, connect(address, same_host=False) as far:
-        ways = {
-            "default": functions(server.estimator(name), subject),
-            "grpc": functions(far.estimator(name), subject),
-        }
-        worker.work(ways, subject.inputs, versions)
+    with connect(address) as server:
+        worker.work({"default": functions(server.estimator(name), subject)}, subject.inputs, versions)
 
 
 if __name__ == "__main__":

@@ -100,7 +100,8 @@ def process(command: Sequence[str], log: Path, talks: bool = False, **environ: s
         talks: Whether stdin and stdout are pipes.
         **environ: Further variables of its environment.
     """
-    env = {**os.environ, "PYTHONPATH": str(ROOT), **environ}
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    env = {**os.environ, "PYTHONPATH": path, **environ}
     pipe = subprocess.PIPE if talks else None
     with log.open("ab") as output:
         started = subprocess.Popen(command, env=env, cwd=log.parent, stdin=pipe, stdout=pipe or output, stderr=output)

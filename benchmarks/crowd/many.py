@@ -6,19 +6,22 @@ clients of a server are most of the time.
 
 from __future__ import annotations
 
+import json
 import resource
-import threading
+import sys
+import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 
 from benchmarks.contenders import gradwire as ours
+from benchmarks.contenders.remote import process
 from benchmarks.crowd.resting import resting
 from benchmarks.figures.figure import Figure, Goal
 from benchmarks.memory import rss_nbytes
 from benchmarks.setting import Setting
-from gradwire.client.load import Report, Target, plan, run_load
 
 GROUP = "crowd"
 CLIENTS, ACTIVE, PROCESSES = 1000, 64, 16
@@ -49,46 +52,39 @@ def _figures(same_host: bool, seconds: float, setting: Setting) -> list[Figure]:
         ours.served() as server,
         resting(server.address, clients - ACTIVE, same_host, Path(folder) / "log") as others,
     ):
-        report, memory = _active(server, same_host, seconds)
+        of, memory = _active(server, same_host, seconds, Path(folder) / "figures.json")
         failed = others.call_again()
-    (of,) = report.figures
-    if of.p50_ms is None or of.p99_ms is None or of.max_ms is None:
-        raise RuntimeError(f"no call was answered: {of.errors}")
     what = f"{clients:,} connected, {ACTIVE} active, {seconds:g} s, {way}"
     told = (
-        f"{what}: {of.calls_per_s:,.0f} calls/s; p50 {of.p50_ms:.1f} ms, p99 {of.p99_ms:.1f} ms, slowest {of.max_ms:.1f} ms; "
+        f"{what}: {of['calls_per_s']:,.0f} calls/s; "
+        f"p50 {of['p50_ms']:.1f} ms, p99 {of['p99_ms']:.1f} ms, slowest {of['max_ms']:.1f} ms; "
         f"the server held {np.median(memory):.0f} MB"
     )
     return [
-        Figure(GROUP, f"{what}: calls that failed", "calls", of.failed + failed, goal=NO_ERRORS, remark=told),
-        Figure(GROUP, f"{what}: p99 over median", "x", of.p99_ms / of.p50_ms, goal=TAIL),
+        Figure(GROUP, f"{what}: calls that failed", "calls", of["failed"] + failed, goal=NO_ERRORS, remark=told),
+        Figure(GROUP, f"{what}: p99 over median", "x", of["p99_ms"] / of["p50_ms"], goal=TAIL),
         Figure(GROUP, f"{what}: growth of the server's memory", "MB", _growth(memory), goal=FLAT),
     ]
 
 
-def _active(server: ours.Served, same_host: bool, seconds: float) -> tuple[Report, list[float]]:
-    """What the active clients report, and the server's memory meanwhile, in MB."""
-    target = Target(server.address, "cnn", same_host=same_host)
-    load = plan(
-        target, ["predict"], concurrency=[ACTIVE], processes=PROCESSES, duration_s=seconds, warmup_s=min(_WARM_UP_S, seconds / 2)
-    )
+def _active(server: ours.Served, same_host: bool, seconds: float, report: Path) -> tuple[dict[str, Any], list[float]]:
+    """The figures of the active clients, as ``gradwire bench`` reports them, and the server's memory meanwhile, in MB."""
+    warm_up_s = min(_WARM_UP_S, seconds / 2)
+    load = f"-o predict -n 1 -c {ACTIVE} --processes {PROCESSES} -d {seconds} --warmup {warm_up_s}"
+    way = "--same-host" if same_host else "--no-same-host"
+    gradwire = str(Path(sys.executable).with_name("gradwire"))
     memory: list[float] = []
-    warm, ended = threading.Event(), threading.Event()
-
-    def look() -> None:
-        warm.wait()
-        while not ended.wait(_LOOK_S):
+    with process(
+        [gradwire, "bench", server.address, "cnn", *load.split(), way, "--json", str(report)], report.with_name("log")
+    ) as bench:
+        while bench.poll() is None:
+            time.sleep(_LOOK_S)
             memory.append(rss_nbytes(server.pid) / 1e6)
-
-    looking = threading.Thread(target=look, name="memory")
-    looking.start()
-    try:
-        report = run_load(load, lambda progress: warm.set() if progress.seconds > load.warmup_s else None)
-    finally:
-        warm.set()
-        ended.set()
-        looking.join()
-    return report, memory
+    if bench.returncode:
+        raise RuntimeError(f"gradwire bench failed:\n{report.with_name('log').read_text()[-4000:]}")
+    (of,) = json.loads(report.read_text())["figures"]
+    # What was before the warm-up's end does not count.
+    return of, memory[-max(1, int(seconds / _LOOK_S)) :]
 
 
 def _growth(memory: list[float]) -> float:

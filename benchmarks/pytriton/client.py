@@ -50,10 +50,10 @@ class InMessages:
         tensor.set_data_from_numpy(array)
         return tensor
 
-    def _wanted(self, _: tuple[int, ...]) -> Any:
+    def _wanted(self, shape: tuple[int, ...]) -> Any:
         return triton.InferRequestedOutput("result")
 
-    def _result(self, answer: Any, _: tuple[int, ...]) -> Array:
+    def _result(self, answer: Any, shape: tuple[int, ...]) -> Array:
         result: Array = answer.as_numpy("result")
         return result
 
@@ -86,7 +86,7 @@ class InSharedMemory(InMessages):
         output.set_shared_memory(f"gradwire-bench-{os.getpid()}-result", 4 * int(np.prod(shape)))
         return output
 
-    def _result(self, _: Any, shape: tuple[int, ...]) -> Array:
+    def _result(self, answer: Any, shape: tuple[int, ...]) -> Array:
         # A copy: the next call writes there.
         result: Array = shared_memory.get_contents_as_numpy(self._regions["result"], np.float32, shape).copy()
         return result

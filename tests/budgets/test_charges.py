@@ -18,9 +18,9 @@ from gradwire.server.usage import Rows
 HUNDRED = Budget(forward=100)
 
 
-async def attempt(charges, request_id, blocks, computed=None, again=False, budget=HUNDRED):
+async def attempt(charges, request_id, blocks, computed=None, again=False, budget=HUNDRED, give_way=lambda: None):
     """One attempt at a call of blocks (name, rows), of which the first ``computed`` are computed."""
-    charge = Charge(charges, budget, request_id, again, Rows(sum(rows for _, rows in blocks)))
+    charge = Charge(charges, budget, request_id, again, Rows(sum(rows for _, rows in blocks)), give_way)
     async with charge:
         for index, (name, rows) in enumerate(blocks):
             await charge.begin(Rows(rows), name)
@@ -101,6 +101,26 @@ def test_two_attempts_at_the_same_time_wait_for_one_another(charges, run, store)
     run(use())
 
 
+def test_an_attempt_gives_way_to_the_next_one_under_its_id(charges, run, store):
+    async def use():
+        told = asyncio.Event()
+
+        async def stuck():
+            charge = Charge(charges, HUNDRED, "id", False, Rows(60), told.set)
+            async with charge:
+                await charge.begin(Rows(60), b"a")
+                await told.wait()
+
+        first = asyncio.create_task(stuck())
+        await asyncio.sleep(0.1)
+        second = await attempt(charges, "id", [(b"a", 60)], again=True)
+        await first
+        await settled(charges)
+        assert second.charged == Rows(60) == used(store, charges)
+
+    run(use())
+
+
 def test_another_server_knows_what_was_charged_under_an_id(desks, run, store):
     async def use():
         one, other = (Charges(Account("alice", "digits", desks(100))) for _ in range(2))
@@ -116,7 +136,7 @@ def test_another_server_knows_what_was_charged_under_an_id(desks, run, store):
 def test_with_exact_leases_a_server_that_is_killed_in_the_middle_of_a_call_has_charged_it_for_the_next(desks, run, store):
     async def use():
         one, other = (Charges(Account("alice", "digits", desks(1))) for _ in range(2))
-        killed = Charge(one, HUNDRED, "id", False, Rows(30))
+        killed = Charge(one, HUNDRED, "id", False, Rows(30), lambda: None)
         await killed.__aenter__()
         await killed.begin(Rows(30), b"a")
         again = await attempt(other, "id", [(b"a", 30)], again=True)
@@ -190,6 +210,10 @@ def test_what_is_taken_is_what_the_paid_blocks_cost_and_never_beyond_the_budget(
                 charge = await attempt(charges, request_id, blocks, computed)
             except BudgetSpent:
                 await settled(charges)
+                # Blocks before the one that there were no rows for may have been paid.
+                paid = charges._paid[request_id].blocks if request_id else {}
+                known |= {(request_id, name) for name in paid}
+                expected = used(store, charges).forward
                 continue
             await settled(charges)
             fresh = [(name, rows) for name, rows in blocks[:computed] if not request_id or (request_id, name) not in known]

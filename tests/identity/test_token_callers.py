@@ -121,12 +121,12 @@ def test_a_token_that_is_revoked_ends_the_next_call_on_an_open_stream(
     with site.connect(dave) as server:
         remote = server.estimator("sums")
         remote.predict(X)
-        (stream,) = server._idle["Predict"]
+        (stream,) = server._idle["Predict", "sums"]
         assert gradwire("token", "revoke", "dave", "--file", str(site.tokens)).returncode == 0
         eventually(lambda: not known(site, dave), 5.0)
         with pytest.raises(Unauthenticated, match="not valid"):
             remote.predict(X)
-        assert stream not in server._idle["Predict"]
+        assert stream not in server._idle["Predict", "sums"]
 
 
 def test_a_token_that_expires_ends_the_next_call_on_an_open_stream(

@@ -209,6 +209,20 @@ def test_a_call_that_is_alone_and_known_to_be_quick_is_computed_where_it_is() ->
     run(test)
 
 
+def test_callers_who_take_turns_are_not_alone_although_their_calls_come_one_by_one() -> None:
+    async def test() -> None:
+        scheduler, quick, one, two = Scheduler(10), thread_of(), object(), object()
+        here = threading.current_thread().name
+        with running(scheduler), scheduler.admit("m", "c") as ticket:
+            await ticket.run_block(quick, ROWS, {}, QUICK, one)
+            assert await ticket.run_block(quick, ROWS, {}, QUICK, one) == here
+            assert await ticket.run_block(quick, ROWS, {}, QUICK, two) == "gradwire-runner"
+            await asyncio.sleep(0.05)
+            assert await ticket.run_block(quick, ROWS, {}, QUICK, one) == here  # the other's last call was long ago
+
+    run(test)
+
+
 def test_what_was_slow_the_last_time_is_left_to_the_runner() -> None:
     async def test() -> None:
         scheduler, slow = Scheduler(10), thread_of(0.02)

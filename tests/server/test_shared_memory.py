@@ -78,13 +78,13 @@ def test_large_calls_share_memory_and_small_ones_do_not(address: str) -> None:
     with connect(address) as server:
         remote = server.estimator("m")
         remote.predict(rows(3))
-        (stream,) = server._idle["Predict"]
+        (stream,) = server._idle["Predict", "m"]
         assert isinstance(stream, SocketStream)
         assert stream._segment is None
         remote.predict(rows(100))
         assert isinstance(stream._segment, Segment)
         remote.predict(rows(3))
-        assert list(server._idle["Predict"]) == [stream]
+        assert list(server._idle["Predict", "m"]) == [stream]
 
 
 def test_large_answers_to_small_questions_share_memory_from_the_second_on(address: str) -> None:
@@ -98,7 +98,7 @@ def test_large_answers_to_small_questions_share_memory_from_the_second_on(addres
         for shares in (False, True, True):
             answer = remote.predict(x)
             assert (answer == x).all()
-            (stream,) = server._idle["Predict"]
+            (stream,) = server._idle["Predict", "m"]
             assert isinstance(stream, SocketStream)
             assert isinstance(stream._segment, Segment) is shares
 
@@ -143,7 +143,7 @@ def test_a_server_that_cannot_map_the_memory_gets_chunks(address: str, monkeypat
         x = rows(300)
         for _ in range(2):
             np.testing.assert_array_equal(server.estimator("m").predict(x), -x)
-        (stream,) = server._idle["Predict"]
+        (stream,) = server._idle["Predict", "m"]
         assert isinstance(stream, SocketStream)
         assert stream._segment is False
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from commands import environment
 
-from gradwire.server.store import BudgetLimits, BudgetShort, Lease, Store, Taken
+from gradwire.server.store import BudgetLimits, BudgetShort, ChargeRecord, Lease, Store, Taken
 from gradwire.server.usage import Rows
 
 TAKE_ROWS = Path(__file__).parent / "take_rows.py"
@@ -198,3 +198,35 @@ def test_after_a_kill_a_budget_is_not_exceeded_and_short_by_the_lost_leases_at_m
         assert rest.rows.forward + gone == 5000
         with pytest.raises(BudgetShort):
             take(store, 1, 1, BudgetLimits(max_forward=5000))
+
+
+CHARGE = ChargeRecord("alice", "digits", "id", b"content", 60, 5, 1)
+
+
+def test_a_charge_is_taken_once_whichever_servers_ask_for_it(url, store):
+    limits = BudgetLimits(max_forward=100, max_backward=100)
+    with Store.open(url) as other:
+        lease = store.take_for(CHARGE, limits, NOW)
+        assert lease is not None
+        assert lease.rows == Rows(60, 5)
+        assert other.take_for(CHARGE, limits, NOW) is None
+        assert other.taken("alice", "digits", None, NOW).total == Rows(60, 5)
+        other.give_back_for(CHARGE, lease)
+        assert store.taken("alice", "digits", None, NOW).total == Rows()
+        assert other.take_for(CHARGE, limits, NOW) is not None
+
+
+def test_a_charge_that_the_budget_is_short_of_is_not_kept(store):
+    limits = BudgetLimits(max_forward=50)
+    for _ in range(2):
+        with pytest.raises(BudgetShort):
+            store.take_for(CHARGE, limits, NOW)
+    assert store.charged("alice", "digits", "id") == {}
+
+
+def test_asking_whether_a_budget_is_short_takes_nothing(store):
+    take(store, 60, 60)
+    store.check("alice", "digits", Rows(40, 0), HUNDRED, NOW)
+    with pytest.raises(BudgetShort, match="40 forward rows are left of 100; the call needs 41"):
+        store.check("alice", "digits", Rows(41, 0), HUNDRED, NOW)
+    assert store.taken("alice", "digits", None, NOW).total == Rows(60, 0)

@@ -298,7 +298,9 @@ class TorchModel:
             return gradients.Ways(((1, config.class_gradients),))
         if config.input_dtype is not None or -1 in config.input_shape:
             return gradients.Ways()
-        return gradients.fastest(self.every_gradient, config.input_shape, self.input_dtype, config.max_batch_rows)
+        return gradients.fastest(
+            self.every_gradient, config.input_shape, config.nb_classes, self.input_dtype, config.max_batch_rows
+        )
 
     def every_gradient(self, x: Array, way: gradients.Way) -> Array:
         """Gradients of every output, ``(n, C, *row)``; see `torch_gradients.fastest`."""

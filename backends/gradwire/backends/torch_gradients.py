@@ -33,6 +33,7 @@ _MEASURED_ROWS = (1, 3, 8, 32)
 _WAYS: tuple[Way, ...] = get_args(Way)
 _ROUNDS = 3
 _BUDGET_S = 0.5
+_MEASURED_NBYTES = 32 << 20
 # What a way must gain to be taken in place of the one that is taken unmeasured: less may be noise.
 _WORTH_IT = 0.9
 
@@ -128,12 +129,15 @@ class Ways:
         return self.measured[max(0, bisect_right(self._rows, rows) - 1)][1]
 
 
-def fastest(every_gradient: EveryGradient, input_shape: tuple[int, ...], dtype: np.dtype[Any], max_rows: int) -> Ways:
+def fastest(
+    every_gradient: EveryGradient, input_shape: tuple[int, ...], nb_outputs: int, dtype: np.dtype[Any], max_rows: int
+) -> Ways:
     """The ways in which a model's gradients of every output are computed faster, as far as half a second can tell.
 
     Args:
         every_gradient: Those of model inputs ``(n, *row)``, ``(n, C, *row)``, in a way.
         input_shape: Of a row; every size known.
+        nb_outputs: How many gradients a row has. Where they are large, nothing is measured: even one row would take too long.
         dtype: Of model inputs.
         max_rows: More are not computed at once.
     """
@@ -142,7 +146,8 @@ def fastest(every_gradient: EveryGradient, input_shape: tuple[int, ...], dtype: 
     left_s = _BUDGET_S
     for rows in _MEASURED_ROWS:
         began_s = time.perf_counter()
-        way = None if rows > max_rows else _fastest(every_gradient, x[:rows], left_s)
+        small = rows <= max_rows and rows * nb_outputs * x[0].nbytes <= _MEASURED_NBYTES
+        way = _fastest(every_gradient, x[:rows], left_s) if small else None
         left_s -= time.perf_counter() - began_s
         if way is None:
             # More rows are not like the few that were measured.

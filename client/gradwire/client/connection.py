@@ -24,6 +24,7 @@ from gradwire.client.card import ModelCard, card_of
 from gradwire.client.credentials import ClientCertificate, channel_credentials, check_token
 from gradwire.client.errors import CallTimeout, Exhausted, GradwireError, InvalidCall, Unavailable, error_of, error_of_wire
 from gradwire.client.grants import Grants
+from gradwire.client.routing import Metadata, naming
 from gradwire.client.same_host import SameHost, SocketStream
 from gradwire.client.settings import Renewal, Retry
 from gradwire.client.streams import Deadlines, Stream
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 AnyStream: TypeAlias = Stream | SocketStream
+Way: TypeAlias = tuple[str, str]  # method and model
 
 _SERVICE = "/gradwire.v1.EstimatorService/"
 
@@ -115,7 +117,7 @@ class Server:
         # Outlives channels: calls that were under way when one was closed are still watched.
         self._deadlines = Deadlines()
         self._channel: grpc.Channel | None
-        self._idle: defaultdict[str, deque[AnyStream]]
+        self._idle: defaultdict[Way, deque[AnyStream]]
         self._forget()
         _connections.add(self)
 
@@ -129,7 +131,7 @@ class Server:
     def card(self, name: str) -> ModelCard:
         """The card of one served name. Raises UnknownModel."""
         name = arguments.name("name", name)
-        reply = self.ask(lambda timeout: self._models().GetModel(model_pb2.GetModelRequest(model=name), **timeout))
+        reply = self.ask(lambda timeout: self._models().GetModel(model_pb2.GetModelRequest(model=name), **timeout), model=name)
         return card_of(reply.model)
 
     def estimator(self, name: str) -> RemoteEstimator:
@@ -155,7 +157,7 @@ class Server:
         """
         name, principal = arguments.name("name", name), arguments.name("principal", principal)
         request = usage_pb2.GetUsageRequest(model=name, principal=principal, everybody=everybody)
-        reply = self.ask(lambda timeout: usage_pb2_grpc.UsageServiceStub(self.channel()).GetUsage(request, **timeout))
+        reply = self.ask(lambda timeout: usage_pb2_grpc.UsageServiceStub(self.channel()).GetUsage(request, **timeout), model=name)
         return [usage_of(message) for message in reply.models]
 
     @property
@@ -201,13 +203,14 @@ class Server:
         """An id that no other call of any client has."""
         return f"{self._id}-{next(self._numbers)}"
 
-    def call(self, method: str, opening: bytes, arrays: Sequence[tuple[str, Array | Outgoing]]) -> Array:
+    def call(self, method: str, opening: bytes, arrays: Sequence[tuple[str, Array | Outgoing]], model: str = "") -> Array:
         """One call on rows, made again where that is safe and may help.
 
         Args:
             method: The contract's name of it.
             opening: The field ``open`` of its first message.
             arrays: Its tensors, in the contract's order.
+            model: The served name, for `routing`; the server reads that in ``opening``.
         """
         due_s = self._due_s()
 
@@ -217,19 +220,18 @@ class Server:
             except WireError as e:
                 raise error_of_wire(e) from None
             # If one open stream has ended, the others may have too.
-            return self._on_stream(
-                method, self._lend(method, due_s) if attempt == 1 else self.open_stream(method, due_s), sent, due_s
-            )
+            stream = self._lend(method, model, due_s) if attempt == 1 else self.open_stream(method, due_s, model)
+            return self._on_stream((method, model), stream, sent, due_s)
 
         return self._again(once, due_s, self.retry.attempts)
 
-    def open_stream(self, method: str, due_s: float | None = None) -> AnyStream:
+    def open_stream(self, method: str, due_s: float | None = None, model: str = "") -> AnyStream:
         """A stream of the caller's own; over the server's Unix socket where that can be."""
-        return self._same_host.open(self.channel, method, self._id, self._metadata, due_s) or self.open_grpc_stream(method)
+        return self._same_host.open(self.channel, method, self._id, self._metadata, due_s) or self.open_grpc_stream(method, model)
 
-    def open_grpc_stream(self, method: str) -> Stream:
+    def open_grpc_stream(self, method: str, model: str = "") -> Stream:
         """A stream of the caller's own, whose messages are sent in the background."""
-        return Stream(self.channel().stream_stream(_SERVICE + method), self._metadata)
+        return Stream(self.channel().stream_stream(_SERVICE + method), naming(model, self._metadata))
 
     def watch(self, stream: AnyStream) -> None:
         """Ends a call that begins now on the stream when its time is over, whether the server answers or not."""
@@ -245,15 +247,15 @@ class Server:
             return CallTimeout(f"{self.address} did not answer within {self.timeout_s:g} s; is the server alive?")
         return error_of(error, self.address, bool(self._tls) and self._certificate is None)
 
-    def ask(self, unary: Callable[[dict[str, Any]], T], again: bool = True) -> T:
-        """A unary call; ``unary`` gets gRPC's keyword arguments for it."""
+    def ask(self, unary: Callable[[dict[str, Any]], T], again: bool = True, model: str = "") -> T:
+        """A unary call, about ``model`` if that is said; ``unary`` gets gRPC's keyword arguments for it."""
 
         due_s = self._due_s()
 
         def once(attempt: int) -> T:
             left_s = self.timeout_s if due_s is None or attempt == 1 else max(0.0, due_s - time.monotonic())
             try:
-                return unary({"timeout": left_s, "metadata": self._metadata})
+                return unary({"timeout": left_s, "metadata": naming(model, self._metadata)})
             except grpc.RpcError as e:
                 raise error_of(e, self.address, bool(self._tls) and self._certificate is None) from None
 
@@ -311,7 +313,7 @@ class Server:
                 raise
         raise AssertionError("count does not end")
 
-    def _on_stream(self, method: str, stream: AnyStream, sent: tuple[bytes, list[memoryview]], due_s: float | None) -> Array:
+    def _on_stream(self, way: Way, stream: AnyStream, sent: tuple[bytes, list[memoryview]], due_s: float | None) -> Array:
         self._watch(stream, due_s)
         try:
             stream.send_call(*sent)
@@ -331,11 +333,11 @@ class Server:
             self.interrupted(stream)
             raise
         if self.unwatch(stream):
-            self._give_back(method, stream)
+            self._give_back(way, stream)
         return result
 
-    def _lend(self, method: str, due_s: float | None) -> AnyStream:
-        idle = self._idle[method]
+    def _lend(self, method: str, model: str, due_s: float | None) -> AnyStream:
+        idle = self._idle[method, model]
         while idle:
             try:
                 stream = idle.pop()
@@ -344,10 +346,10 @@ class Server:
             if stream.usable and not self._old(stream):
                 return stream
             stream.close()
-        return self.open_stream(method, due_s)
+        return self.open_stream(method, due_s, model)
 
-    def _give_back(self, method: str, stream: AnyStream) -> None:
-        self._idle[method].append(stream)
+    def _give_back(self, way: Way, stream: AnyStream) -> None:
+        self._idle[way].append(stream)
 
     def _old(self, stream: AnyStream) -> bool:
         return stream.calls >= self._renewal.calls or time.monotonic() - stream.opened_s > self._renewal.seconds
@@ -380,7 +382,7 @@ class Server:
         return grpc.secure_channel(self.address, credentials, options)
 
     @property
-    def _metadata(self) -> tuple[tuple[str, str], ...]:
+    def _metadata(self) -> Metadata:
         return () if self._token is None else (("authorization", f"Bearer {self._token}"),)
 
     def _forget(self) -> None:

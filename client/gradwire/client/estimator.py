@@ -399,7 +399,7 @@ class RemoteEstimator(Described):
         if self.codecs.inputs is not None:
             codec = number_of(self.codecs.inputs)
             sent = [(name, outgoing(array, codec) if name == "x" else array) for name, array in arrays]
-        return self.server.call(method, open_field(opened.SerializeToString()), sent)
+        return self.server.call(method, open_field(opened.SerializeToString()), sent, self.card.name)
 
     def _header(self, result_codec: str | None = None) -> pb.CallHeader:
         return pb.CallHeader(

@@ -45,7 +45,7 @@ def fit_rows(server: Server, opened: pb.FitOpen, x: Array, y: Array, on_progress
         outgoing = messages(open_field(opened.SerializeToString()), (("y", y), ("x", x)))
     except WireError as e:
         raise error_of_wire(e) from None
-    _fit(server, _Outgoing(outgoing), on_progress, verbose)
+    _fit(server, opened.call.model, _Outgoing(outgoing), on_progress, verbose)
 
 
 def fit_batches(
@@ -60,7 +60,7 @@ def fit_batches(
             opening = b""
         yield opening + pb.FitRequest(end=True).SerializeToString()
 
-    _fit(server, _Outgoing(outgoing()), on_progress, verbose)
+    _fit(server, opened.call.model, _Outgoing(outgoing()), on_progress, verbose)
 
 
 def batches_of(generator: Any, nb_epochs: int) -> Iterator[tuple[Any, Any]]:
@@ -95,8 +95,8 @@ class _Outgoing(Iterator[bytes]):
             raise StopIteration from None
 
 
-def _fit(server: Server, outgoing: _Outgoing, on_progress: OnProgress, verbose: bool) -> None:
-    stream = outgoing.stream = server.open_grpc_stream("Fit")
+def _fit(server: Server, model: str, outgoing: _Outgoing, on_progress: OnProgress, verbose: bool) -> None:
+    stream = outgoing.stream = server.open_grpc_stream("Fit", model)
     server.watch(stream)
     report = _Report(on_progress, verbose)
     try:

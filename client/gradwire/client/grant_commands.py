@@ -49,7 +49,7 @@ def grant(
         budget = Budget(
             forward=forward,
             backward=backward,
-            window_s=None if window is None else round(_duration("--window", window).total_seconds()),
+            window_s=None if window is None else _whole_seconds("--window", window),
             window_forward=window_forward,
             window_backward=window_backward,
             rows_per_s=rows_per_s,
@@ -202,13 +202,23 @@ def _duration(option: str, text: str) -> timedelta:
     return duration
 
 
+def _whole_seconds(option: str, text: str) -> int:
+    duration = _duration(option, text)
+    if duration % timedelta(seconds=1):
+        raise InvalidCall(f"{option} is {text!r}; expected whole seconds")
+    return int(duration.total_seconds())
+
+
 def _moment(text: str) -> datetime:
     """Of "30d", from now, or of a date. Raises InvalidCall."""
-    if text[-1:] in _UNITS:
-        return datetime.now(timezone.utc) + _duration("--expires", text)
     try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
+        if text[-1:] in _UNITS:
+            return datetime.now(timezone.utc) + _duration("--expires", text)
+        # Python 3.10 does not know Z.
+        moment = datetime.fromisoformat(f"{text[:-1]}+00:00" if text[-1:] in ("Z", "z") else text)
+    except InvalidCall:
+        raise
+    except (ValueError, OverflowError):
         raise InvalidCall(
             f"--expires is {text!r}; expected 12h, 30d, or a date such as 2027-01-31 or 2027-01-31T12:00+01:00"
         ) from None

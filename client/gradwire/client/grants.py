@@ -92,12 +92,12 @@ class Grants:
             InvalidCall: It cannot be given: the model is not served, say, or not with so much access.
         """
         request = pb.PutGrantRequest(grant=message_of(grant))
-        return grant_of(self._server.ask(lambda call: self._stub().PutGrant(request, **call)).grant)
+        return grant_of(self._server.ask(lambda call: self._stub().PutGrant(request, **call), model=grant.model).grant)
 
     def revoke(self, principal: str, model: str) -> None:
         """Ends access, wherever it was given. Raises InvalidCall if there is none."""
         request = pb.RevokeGrantRequest(principal=principal, model=model)
-        self._server.ask(lambda call: self._stub().RevokeGrant(request, **call), again=False)
+        self._server.ask(lambda call: self._stub().RevokeGrant(request, **call), again=False, model=model)
 
     def list(self, principal: str = "") -> list[Grant]:
         """The grants in force, of one principal or of all."""
@@ -114,6 +114,13 @@ def message_of(grant: Grant) -> pb.Grant:
         raise InvalidCall(f"access is {grant.access!r}; expected one of: {', '.join(_ACCESS)}")
     if grant.expires is not None and grant.expires.tzinfo is None:
         raise InvalidCall(f"expires is {grant.expires}, without a time zone; expected one, datetime.timezone.utc for example")
+    for name, rows in vars(grant.budget).items():
+        if rows is not None and not 0 <= rows < 1 << 62:
+            raise InvalidCall(f"{name} is {rows}; expected at least 0, and less than 2**62")
+    if grant.decimals is not None and not 0 <= grant.decimals <= 15:
+        raise InvalidCall(f"decimals is {grant.decimals}; expected 0 to 15")
+    if grant.top_k is not None and not 1 <= grant.top_k < 1 << 32:
+        raise InvalidCall(f"top_k is {grant.top_k}; expected at least 1")
     result = pb.Grant(
         principal=grant.principal,
         model=grant.model,

@@ -77,7 +77,7 @@ class Versions:
         def unary(options: dict[str, Any]) -> Any:
             return getattr(ModelServiceStub(self._server.channel()), method)(request, **options)
 
-        return self._server.ask(unary, again=again)
+        return self._server.ask(unary, again=again, model=self._model)
 
 
 def _version(message: pb.ModelVersion) -> Version:

@@ -6,6 +6,8 @@ from bisect import bisect_left
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
+from gradwire.server.observe.counts import Histogram
+
 ROWS_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 """Upper bounds of the histogram's buckets; the last bucket has none."""
 
@@ -39,11 +41,19 @@ class Batches:
 
 
 class Tally:
-    """The batches of a server by model and operation."""
+    """The batches of a server by model and operation, and by model how long row blocks waited for the device."""
 
     def __init__(self) -> None:
         self.of: dict[tuple[Hashable, str], Batches] = {}
+        self.waits: dict[Hashable, Histogram] = {}
 
     def add(self, model: Hashable, operation: str, blocks: int, rows: int, seconds: float) -> None:
         """Counts one batch."""
         self.of.setdefault((model, operation), Batches()).add(blocks, rows, seconds)
+
+    def waited(self, model: Hashable, seconds: float) -> None:
+        """Counts one row block that the device was given to; 0 seconds if it was free."""
+        waits = self.waits.get(model)
+        if waits is None:
+            waits = self.waits[model] = Histogram()
+        waits.add(seconds)

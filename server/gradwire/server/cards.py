@@ -61,7 +61,6 @@ def operations(granted: Granted) -> list[pb.Operation]:
 def card(granted: Granted, limits: Limits) -> pb.ModelCard:
     """The card that callers of the name get."""
     estimator, config, model = granted.estimator, granted.estimator.config, granted.estimator.model
-    white_box = granted.access in ("gradients", "trainer")
     result = pb.ModelCard(
         name=granted.name,
         backend=config.backend,
@@ -93,7 +92,7 @@ def card(granted: Granted, limits: Limits) -> pb.ModelCard:
         low, high = (np.asarray(bound, np.float32) for bound in config.clip_values)
         result.clip_min.CopyFrom(_tensor("clip_min", low))
         result.clip_max.CopyFrom(_tensor("clip_max", high))
-    if white_box:
+    if granted.white_box:
         if granted.sees_layers:
             result.layer_names.extend(model.layer_names)
         result.loss = model.loss_name

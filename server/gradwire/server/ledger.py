@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING
 
 from gradwire.server.faults import fault
 from gradwire.server.grants.granted import Granted
+from gradwire.server.observe.counts import Counts
+from gradwire.server.observe.scope import CALL
 from gradwire.server.store.errors import StoreUnavailable
-from gradwire.server.store.records import CallRecord, ChargeRecord
+from gradwire.server.store.records import CallRecord, ChargeRecord, Lease
 from gradwire.server.store.writer import LedgerWriter
 from gradwire.server.usage import Rows
 from gradwire.v1.errors_pb2 import ErrorReason
 
 if TYPE_CHECKING:
+    from gradwire.server.observe.tracing import CallTrace
     from gradwire.server.streams import OpenStream
 
 OK = "OK"
@@ -35,17 +38,19 @@ class Ledger:
     Args:
         writer: Brings them to the store.
         server: What this server process is called in it.
+        counts: Where they are counted too.
     """
 
-    def __init__(self, writer: LedgerWriter, server: str) -> None:
+    def __init__(self, writer: LedgerWriter, server: str, counts: Counts | None = None) -> None:
         self._writer = writer
         self._server = server
+        self._counts = counts or Counts()
 
     def entry(self, principal: str, operation: str, stream: OpenStream | None = None) -> Entry:
         """Begins an entry of a call, on a stream or not. Raises StoreUnavailable if it could not be written."""
         if self._writer.full:
             raise StoreUnavailable(f"calls cannot be written down: {self._writer.problem}; no calls are taken until they can be")
-        return Entry(self._writer, self._server, principal, operation, stream)
+        return Entry(self._writer, self._counts, self._server, principal, operation, stream)
 
 
 class Entry:
@@ -58,13 +63,18 @@ class Entry:
         rows: Rows that the caller sent.
         charged: Rows that it was charged.
         paid: What was charged by fingerprint, where rows can run out.
+        lease: What that was taken of.
+        trace: The call's spans; None where it is not traced.
     """
 
-    __slots__ = ("_at_us", "_began_s", "_operation", "_principal", "_server", "_stream", "_writer",
-                 "charged", "granted", "model", "paid", "request_id", "rows")  # fmt: skip
+    __slots__ = ("_at_us", "_began_s", "_counts", "_operation", "_principal", "_server", "_stream", "_writer",
+                 "charged", "granted", "lease", "model", "paid", "request_id", "rows", "trace")  # fmt: skip
 
-    def __init__(self, writer: LedgerWriter, server: str, principal: str, operation: str, stream: OpenStream | None) -> None:
+    def __init__(
+        self, writer: LedgerWriter, counts: Counts, server: str, principal: str, operation: str, stream: OpenStream | None
+    ) -> None:
         self._writer = writer
+        self._counts = counts
         self._server = server
         self._principal = principal
         self._operation = operation
@@ -77,12 +87,16 @@ class Entry:
         self.rows = 0
         self.charged = Rows()
         self.paid: dict[bytes, Rows] = {}
+        self.lease: Lease | None = None
+        self.trace: CallTrace | None = None
 
     def __enter__(self) -> Entry:
+        CALL.set(self)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         granted = self.granted
+        seconds = time.perf_counter() - self._began_s
         call = CallRecord(
             at_us=self._at_us,
             server=self._server,
@@ -94,14 +108,24 @@ class Entry:
             forward=self.charged.forward,
             backward=self.charged.backward,
             outcome=OK if error is None else _outcome(error, self._stream),
-            latency_us=round((time.perf_counter() - self._began_s) * 1e6),
+            latency_us=round(seconds * 1e6),
             request_id=self.request_id,
         )
         charges = [
-            ChargeRecord(call.principal, call.model, call.request_id, digest, rows.forward, rows.backward, self._at_us)
+            ChargeRecord(call.principal, call.model, call.request_id, digest, rows.forward, rows.backward, self._at_us, self.lease)
             for digest, rows in self.paid.items()
         ]
         self._writer.append(call, charges)
+        self._counts.ended(call.model, call.operation, call.outcome, self.charged, seconds)
+        if self.trace is not None:
+            self.trace.end(call)
+        if error is None:
+            CALL.set(None)
+
+    def told(self) -> dict[str, str]:
+        """What the log says of it."""
+        about = {"principal": self._principal, "model": self.model, "operation": self._operation}
+        return {**about, "request_id": self.request_id}
 
 
 def _outcome(error: BaseException, stream: OpenStream | None) -> str:

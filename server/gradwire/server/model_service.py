@@ -110,6 +110,8 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
                 self._catalogue.reserving_clone(origin) as name,
             ):
                 estimator = await self._alone(origin, context, origin.estimator.fresh)
+                # Of a clone of that name, somebody else's perhaps, that ended with an earlier server.
+                self._versions.forget(name)
                 clone = self._catalogue.add_clone(origin, name, estimator)
             await self._on_change(name, True)
             return pb.CloneModelResponse(model=card(clone, self._limits))

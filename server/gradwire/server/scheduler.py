@@ -29,6 +29,9 @@ from gradwire.server.costs import Costs
 from gradwire.server.merging import Computed, compute
 from gradwire.server.work import Likeness, Work
 
+_LONG_AGO_S = 0.02
+"""Since another caller's last call, after which a call is alone."""
+
 
 class QueueFull(Exception):
     """As many calls as the server takes are waiting already."""
@@ -68,15 +71,27 @@ class Ticket:
         return work.done
 
     async def run_block(
-        self, function: Callable[..., Any], rows: Mapping[str, Array], options: Mapping[str, Any], likeness: Likeness
+        self,
+        function: Callable[..., Any],
+        rows: Mapping[str, Array],
+        options: Mapping[str, Any],
+        likeness: Likeness,
+        stream: object = None,
     ) -> Any:
         """Computes a row block that is all of its call; raises what ``function`` raises.
 
         A call that is alone is computed here and now, if the block is known to be quick (see `costs`).
+
+        Args:
+            function: Computes the block.
+            rows: Arguments that hold one entry a row.
+            options: The other arguments.
+            likeness: What the block has in common with others.
+            stream: On which the client makes such calls one after the other.
         """
         scheduler = self.scheduler
         work = Work(function, rows, options, asyncio.get_running_loop().create_future(), self, likeness)
-        if scheduler.calls == 1 and scheduler.take_alone(work):
+        if scheduler.take_alone(work, stream):
             computed = compute([work])
             scheduler.finished(computed)
             computed.deliver()
@@ -116,6 +131,8 @@ class Scheduler:
         self._holds: WeakValueDictionary[Hashable, Hold] = WeakValueDictionary()
         self.under_way: tuple[Work, float] | None = None
         self._closed = False
+        # Who made the last call of one block, and when: client, operation and stream.
+        self._last: tuple[tuple[Hashable, str, int], float] = (("", "", 0), 0.0)
 
     @property
     def calls(self) -> int:
@@ -167,8 +184,18 @@ class Scheduler:
         ticket.held.release()
         ticket.held = None
 
-    def take_alone(self, work: Work) -> bool:
-        """Takes work past the queues if it is quick, nothing is in them and nobody computes; says whether it did."""
+    def take_alone(self, work: Work, stream: object) -> bool:
+        """Takes work past the queues if it is quick and its call alone; says whether it did.
+
+        Alone means more than that no other call is there: those of busy clients would be computed one by one, each before
+        the next one's bytes are read, and never together. The call before must have been this caller's, or long ago.
+        """
+        caller, now_s = (work.ticket.client, work.function.__name__, id(stream)), time.monotonic()
+        (client, operation, _), last_s = self._last
+        same = caller == self._last[0] or (client == caller[0] and operation != caller[1])
+        self._last = caller, now_s
+        if self._calls > 1 or not (same or now_s - last_s > _LONG_AGO_S):
+            return False
         with self._ready:
             if self.under_way is not None or self._queues or not self._costs.is_quick(work):
                 return False

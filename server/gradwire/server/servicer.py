@@ -43,6 +43,9 @@ _BLOCKS_UNDER_WAY = 2
 """Row blocks of one call that are queued or computed while the next one arrives: one on the device, one behind it."""
 
 
+_SENT_AGAIN = InvalidValue("the call's request_id was sent again while it was under way; this attempt has given way to that one")
+
+
 class RowServicer:
     """Serves the operations on rows.
 
@@ -90,6 +93,11 @@ class RowServicer:
             with self._scheduler.admit(granted.model, stream.queue) as ticket:
                 tensors = IncomingTensors(request, operation.request, stream.read, self._limits.max_tensor_bytes)
                 await self._compute(operation, granted, opened, tensors, ticket, stream, entry)
+        except ModelFailed as e:
+            if granted.white_box:
+                raise
+            # What the owner's code says of its own failure tells of what is inside: sizes of layers, for example.
+            raise ModelFailed(f"the model failed in {operation.operation.value}; the server's log says why") from e
         finally:
             if timer is not None:
                 timer.cancel()
@@ -121,7 +129,8 @@ class RowServicer:
         plan.result_codec = opened.call.result_codec
         block_rows = self._block_rows(granted, opened.options.batch_size, specs[-1].row_nbytes, plan.outputs_per_row)
         header = opened.call
-        charge = Charge(granted.charges, granted.grant.budget, header.request_id, header.attempt > 1, plan.costs(rows))
+        budget, again, cost = granted.grant.budget, header.attempt > 1, plan.costs(rows)
+        charge = Charge(granted.charges, budget, header.request_id, again, cost, partial(stream.end, _SENT_AGAIN, stuck=True))
         call = _Call(plan, granted, tensors, ticket, charge, stream, b"")
         if charge.binding:
             call.asked = _asked(operation, granted, opened)
@@ -134,7 +143,7 @@ class RowServicer:
         finally:
             entry.charged = charge.charged
             if charge.binding and header.request_id:
-                entry.paid = charge.paid
+                entry.paid, entry.lease = charge.paid, charge.lease
 
     def _block_rows(self, granted: Granted, batch_size: int, row_nbytes: int, outputs_per_row: int) -> int:
         if batch_size < 0:
@@ -152,7 +161,7 @@ class RowServicer:
         like = likeness(call.granted.estimator, plan.function, arguments, plan.options, block_rows)
         cost, mark = plan.costs(len(block)), call.mark(0, arguments)
         await call.charge.begin(cost, mark)
-        result = await call.ticket.run_block(plan.function, arguments, plan.options, like)
+        result = await call.ticket.run_block(plan.function, arguments, plan.options, like, call.stream)
         call.charge.computed(cost, mark)
         if plan.reduce is not None:
             result = plan.reduce([result], await call.divisor())

@@ -132,7 +132,7 @@ def _watched(path: Path | None, book: GrantBook) -> Watched[None] | None:
     if path is None:
         return None
     try:
-        return Watched([path], lambda content: book.take_filed(read_grants(content, str(path))))
+        return Watched([path], lambda content: book.take_filed(read_grants(content, str(path)), str(path)))
     except OSError as e:
         raise ConfigError(f"grants: {path}: {e.strerror}") from e
     except ValueError as e:

@@ -42,6 +42,9 @@ class UsageServicer(usage_pb2_grpc.UsageServiceServicer):
                 asked = [granted for granted in asked if granted.name == request.model]
                 if not asked:
                     self._catalogue.get(request.model, caller)
+            else:
+                # What clones are used for is counted under the name that they come from.
+                asked = [granted for granted in asked if not granted.clone_of]
             await self._trust.flush()
             return pb.GetUsageResponse(principal=caller, models=[await self._usage(granted) for granted in asked])
 

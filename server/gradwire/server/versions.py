@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -79,7 +80,7 @@ class VersionStore:
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            save(unfinished)
+            _saved(save, unfinished)
             with unfinished.open("rb") as file:
                 os.fsync(file.fileno())
             unfinished.replace(path)
@@ -94,6 +95,20 @@ class VersionStore:
 
     def _of(self, model: str) -> Path:
         return self._folder / _name(model, _MODEL)
+
+
+def _saved(save: Callable[[Path], None], path: Path) -> None:
+    """Saves; a full disk is an OSError, whatever the framework makes of it: of Rust's errors only the text is left."""
+    try:
+        save(path)
+    except OSError:
+        raise
+    except Exception as e:
+        told = re.search(r"\(os error (\d+)\)", str(e))
+        number = int(told[1]) if told else 0
+        if number in (errno.ENOSPC, errno.EDQUOT):
+            raise OSError(number, os.strerror(number), str(path)) from e
+        raise
 
 
 def _name(name: str, pattern: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from gradwire.backends.backend import Array
@@ -52,6 +52,7 @@ class Work:
         done: Where the result goes; belongs to the loop's thread.
         ticket: The call.
         likeness: What the block has in common with others.
+        size: How many rows it has; 0 for what is no row block.
     """
 
     function: Callable[..., Any]
@@ -60,11 +61,10 @@ class Work:
     done: asyncio.Future[Any]
     ticket: Ticket
     likeness: Likeness | None = None
+    size: int = field(init=False)
 
-    @property
-    def size(self) -> int:
-        """How many rows it has; 0 for what is no row block."""
-        return len(next(iter(self.rows.values()))) if self.likeness is not None else 0
+    def __post_init__(self) -> None:
+        self.size = 0 if self.likeness is None else len(next(iter(self.rows.values())))
 
 
 def call(function: Callable[..., Any], rows: Mapping[str, Array], options: Mapping[str, Any]) -> Any:

@@ -162,6 +162,12 @@ class Account:
         """Gives back to the store what is not used. Raises StoreUnavailable."""
         await self._errand(self._settle())
 
+    async def close(self) -> None:
+        """As `settle`, when all that is under way to the store has arrived: afterwards there is no thread for it."""
+        while self._errands:
+            await asyncio.wait(self._errands)
+        await self.settle()
+
     def _has(self, needed: Rows) -> bool:
         return self._current() and needed.within(self._left)
 

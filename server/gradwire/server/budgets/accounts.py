@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Coroutine
+from typing import Any
 
 from gradwire.server.budgets.account import Account, Desk
 from gradwire.server.budgets.charges import Charges
@@ -41,16 +43,16 @@ class Accounts:
             now_s = asyncio.get_running_loop().time()
             for charges in list(self._charges.values()):
                 if charges.account.left and now_s - charges.account.asked_s > _IDLE_S:
-                    await _settled(charges.account)
+                    await _told(charges.account, charges.account.settle())
 
     async def close(self) -> None:
         """Gives back all that is not used."""
-        await asyncio.gather(*(_settled(charges.account) for charges in self._charges.values()))
+        await asyncio.gather(*(_told(charges.account, charges.account.close()) for charges in self._charges.values()))
 
 
-async def _settled(account: Account) -> None:
+async def _told(account: Account, giving_back: Coroutine[Any, Any, None]) -> None:
     try:
-        await account.settle()
+        await giving_back
     except StoreUnavailable as e:
         log.warning(
             "unused rows could not be given back", extra={"principal": account.principal, "model": account.model, "reason": str(e)}

@@ -3,7 +3,11 @@
 A call is charged whole before its first block is computed, so that it is not broken off half-way for want of rows; what
 is then not computed is given back. A call that is made again under its request id does not pay again for blocks that the
 id has paid for already: a block is known by its fingerprint, so another question under the same id is another charge.
-Attempts under one id are let in one after the other.
+Attempts under one id are let in one after the other: whoever sends an id again has given up on the attempt before, whose
+connection may have died unnoticed, and which therefore gives way.
+
+What two servers have charged under one id, because the second attempt came before the first was written down, the store
+gives back when it is (see `store.ledger`).
 
 With ``lease_rows`` 1 each block is charged by itself, in the store, in one transaction with its request id: then nothing is
 held here that a crash could lose.
@@ -15,6 +19,7 @@ import asyncio
 import time
 import uuid
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from gradwire.server.budgets.account import Account, counted
@@ -22,16 +27,28 @@ from gradwire.server.grants.grant import Budget
 from gradwire.server.store.records import ChargeRecord, Lease
 from gradwire.server.usage import Rows
 
+_GIVING_WAY_S = 0.005
+"""How long an attempt takes to end, about."""
+
 _REMEMBERED = 20_000
 """Request ids kept by each account; at a thousand calls a second the last twenty seconds' worth."""
 
 
 @dataclass(eq=False)
 class Paid:
-    """What one request id has paid for: rows by a block's fingerprint."""
+    """What one request id has paid for: rows by a block's fingerprint.
+
+    Attributes:
+        blocks: For good.
+        elsewhere: On another server, which may give it back; not any more once this one has asked the store for it too.
+        attempt: Held by the attempt that is under way.
+        give_way: Ends that attempt; None while there is none.
+    """
 
     blocks: dict[bytes, Rows] = field(default_factory=dict)
+    elsewhere: dict[bytes, Rows] = field(default_factory=dict)
     attempt: asyncio.Lock = field(default_factory=asyncio.Lock)
+    give_way: Callable[[], None] | None = None
 
 
 class Charges:
@@ -50,7 +67,8 @@ class Charges:
             paid = Paid()
             if again and budget.counted:
                 desk = self.account.desk
-                paid.blocks = await desk.ask(desk.store.charged, self.account.principal, self.account.model, request_id)
+                found = await desk.ask(desk.store.charged, self.account.principal, self.account.model, request_id)
+                (paid.elsewhere if desk.exact else paid.blocks).update(found)
                 paid = self._paid.get(request_id) or paid
             self._paid[request_id] = paid
             if len(self._paid) > _REMEMBERED:
@@ -67,13 +85,16 @@ class Charge:
         request_id: The client's; empty: nobody else's.
         again: Whether the client says that it has sent the id before.
         rows: Of the whole call.
+        give_way: Ends this attempt because the client has begun another one.
 
     Attributes:
         charged: The rows that this attempt has paid.
         paid: The same by the fingerprints of their blocks.
     """
 
-    def __init__(self, charges: Charges, budget: Budget, request_id: str, again: bool, rows: Rows) -> None:
+    def __init__(
+        self, charges: Charges, budget: Budget, request_id: str, again: bool, rows: Rows, give_way: Callable[[], None]
+    ) -> None:
         self.charged = Rows()
         self.paid: dict[bytes, Rows] = {}
         self._charges = charges
@@ -82,6 +103,7 @@ class Charge:
         self._request_id = request_id
         self._again = again
         self._rows = rows
+        self._give_way = give_way
         self._taken: list[tuple[Lease, Rows]] = []
         # Of what was taken: rows whose blocks have not been computed, and those of them whose blocks have begun.
         self._held = self._begun = Rows()
@@ -98,11 +120,17 @@ class Charge:
         if self._budget.rows_per_s is not None:
             self._account.rate.enter(self._rows.forward + self._rows.backward, self._budget.rows_per_s)
         self._record = await self._charges.of(self._request_id, self._again, self._budget)
+        while self._record.give_way is not None and self._record.attempt.locked():
+            self._record.give_way()
+            await asyncio.sleep(_GIVING_WAY_S)
         await self._record.attempt.acquire()
-        needed = self._rows.beyond(sum(self._record.blocks.values(), Rows()))
+        self._record.give_way = self._give_way
+        paid = {**self._record.elsewhere, **self._record.blocks}
+        needed = self._rows.beyond(sum(paid.values(), Rows()))
         try:
             await (self._account.check(needed, self._budget) if self._exact else self._take(needed))
         except BaseException:
+            self._record.give_way = None
             self._record.attempt.release()
             raise
         return self
@@ -132,6 +160,7 @@ class Charge:
         self._record.blocks[fingerprint] = self.paid[fingerprint] = rows
 
     async def __aexit__(self, *_: object) -> None:
+        self._record.give_way = None
         self._record.attempt.release()
         for lease, rows in reversed(self._taken):
             back = rows.at_most(counted(self._held, self._budget))
@@ -139,6 +168,11 @@ class Charge:
             self._held -= back
         for charge, taken in self._alone.values():
             self._account.give_for(charge, taken)
+
+    @property
+    def lease(self) -> Lease | None:
+        """What was taken is of; of several leases the first: in a window that is over nothing is given back too much."""
+        return self._taken[0][0] if self._taken else None
 
     @property
     def _exact(self) -> bool:

@@ -21,7 +21,8 @@ def blurred(outputs: Array, kind: OutputKind, decimals: int | None, top_k: int |
         ``(n, C)`` in the dtype of ``outputs``.
     """
     if decimals is not None:
-        outputs = np.round(outputs, decimals)
+        # In double precision, where 10**decimals does not overflow. Zero is added because -0.0 would still tell the sign.
+        outputs = (np.round(outputs.astype(np.float64), decimals) + 0.0).astype(outputs.dtype)
     if top_k is None or outputs.ndim != 2 or top_k >= outputs.shape[1]:
         return outputs
     # Stable, so that of equal outputs the first are shown, as argmax takes the first.

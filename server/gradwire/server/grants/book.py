@@ -5,6 +5,7 @@ Looked up at every call. A grant that has ended, or was revoked, is as if it had
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -16,6 +17,8 @@ from gradwire.server.access import GRANTED, AccessLevel
 from gradwire.server.budgets.clock import SteadyClock
 from gradwire.server.grants.grant import Budget, Grant
 from gradwire.server.store.records import StoredGrant
+
+log = logging.getLogger("gradwire.server")
 
 
 class WrongGrants(ValueError):
@@ -68,15 +71,27 @@ class GrantBook:
                 "that anybody gets"
             )
 
-    def take_filed(self, grants: Iterable[Grant]) -> None:
-        """Puts the file's grants in place of those that it had before. Raises WrongGrants; then nothing has changed."""
+    def take_filed(self, grants: Iterable[Grant], source: str) -> None:
+        """Puts the file's grants in place of those that it had before.
+
+        Raises WrongGrants, with all that is wrong, and calls the file ``source`` in it; then nothing has changed.
+        """
         grants = tuple(grants)
-        seen: set[tuple[str, str]] = set()
-        for grant in grants:
-            self.check(grant)
-            if (grant.principal, grant.model) in seen:
-                raise WrongGrants(f"{grant.principal!r} has two grants for {grant.model!r}; expected one")
-            seen.add((grant.principal, grant.model))
+        first: dict[tuple[str, str], int] = {}
+        problems = []
+        for index, grant in enumerate(grants):
+            try:
+                self.check(grant)
+            except WrongGrants as e:
+                problems.append(f"{source}: grants[{index}]: {e}")
+            before = first.setdefault((grant.principal, grant.model), index)
+            if before != index:
+                problems.append(
+                    f"{source}: grants[{index}]: principal: {grant.principal!r} has a grant for {grant.model!r} already, "
+                    f"grants[{before}]; expected one"
+                )
+        if problems:
+            raise WrongGrants("\n".join(problems))
         with self._changing:
             self._filed = grants
             self._merge()
@@ -94,11 +109,15 @@ class GrantBook:
             merged.pop(key, None)
             if stored.revoked or stored.model not in self._access:
                 continue
-            grant = grant_of(stored)
             try:
+                grant = grant_of(stored)
                 self.check(grant)
-            except WrongGrants:
-                # The configuration has become stricter since; the store keeps what it was told.
+            except ValueError as e:
+                # The configuration has become stricter since, or a newer server gave it; the store keeps what it was told.
+                log.warning(
+                    "a grant of the store is not in force here",
+                    extra={"principal": stored.principal, "model": stored.model, "reason": str(e)},
+                )
                 continue
             merged[key] = grant
         self._grants = merged
@@ -110,7 +129,10 @@ def read_grants(content: bytes, source: str) -> list[Grant]:
         parsed = yaml.safe_load(content)
     except yaml.YAMLError as e:
         raise WrongGrants(f"{source}: is not YAML: {e}") from e
-    return parse_grants([] if parsed is None else parsed, source)
+    if parsed is None:
+        # Perhaps about to be written; it should not take everybody's access away meanwhile.
+        raise WrongGrants(f"{source}: is empty; expected a list of grants, or [] for none")
+    return parse_grants(parsed, source)
 
 
 def parse_grants(content: Any, source: str) -> list[Grant]:
@@ -122,11 +144,23 @@ def parse_grants(content: Any, source: str) -> list[Grant]:
         for problem in e.errors():
             index, *keys = problem["loc"] or ("the whole",)
             where = f"grants[{index}]" if isinstance(index, int) else "grants"
-            key = ".".join(map(str, keys))
-            known = f"; expected one of: {', '.join(Grant.model_fields)}" if problem["type"] == "extra_forbidden" else ""
-            said = problem["msg"].removeprefix("Value error, ")
-            problems.append(f"{source}: {where}{f': {key}' if key else ''}: {said}; given: {problem['input']!r:.100}{known}")
+            problems.append(f"{source}: {where}{': ' if keys else ''}{'.'.join(map(str, keys))}: {_said(problem, keys)}")
         raise WrongGrants("\n".join(problems)) from e
+
+
+def _said(problem: Any, keys: list[int | str]) -> str:
+    if problem["type"] == "extra_forbidden":
+        known = Budget.model_fields if keys[0] == "budget" and len(keys) > 1 else Grant.model_fields
+        return f"there is no such key; given: {problem['input']!r:.100}; expected one of: {', '.join(known)}"
+    if problem["type"] == "missing":
+        return "missing; it has no default"
+    if keys == ["principal"]:
+        return (
+            f"given: {problem['input']!r:.100}; expected 1 to 64 letters, digits, '.', '_', '@' and '-'"
+        )
+    if keys == ["expires"]:
+        return f"given: {problem['input']!s:.100}; expected a time with its zone, for example 2027-01-31T12:00:00Z"
+    return f"{problem['msg'].removeprefix('Value error, ')}; given: {problem['input']!r:.100}"
 
 
 def grant_of(stored: StoredGrant) -> Grant:

@@ -47,8 +47,12 @@ def grant_of_message(message: pb.Grant) -> Grant:
     if unknown:
         raise InvalidValue(f"operation number {unknown[0]} is not in the contract")
     given = message.budget
-    if given.window_s != int(given.window_s):
-        raise InvalidValue(f"window_s is {given.window_s}; expected whole seconds")
+    if not given.window_s.is_integer():
+        raise InvalidValue(f"budget.window_s is {given.window_s}; expected whole seconds")
+    try:
+        expires = message.expires.ToDatetime(timezone.utc) if message.HasField("expires") else None
+    except (ValueError, OverflowError):
+        raise InvalidValue(f"expires is {message.expires.seconds} s since 1970; expected a time before the year 10000") from None
     try:
         return Grant(
             principal=message.principal,
@@ -63,7 +67,7 @@ def grant_of_message(message: pb.Grant) -> Grant:
                 rows_per_s=given.rows_per_s or None,
                 **{key: getattr(given, key) for key in _BUDGET if given.HasField(key)},
             ),
-            expires=message.expires.ToDatetime(timezone.utc) if message.HasField("expires") else None,
+            expires=expires,
         )
     except ValidationError as e:
         problems = (f"{'.'.join(map(str, p['loc'])) or 'grant'}: {p['msg'].removeprefix('Value error, ')}" for p in e.errors())

@@ -25,7 +25,7 @@ class Budget(BaseModel):
     """The window that ``window_forward`` and ``window_backward`` hold in; windows begin at multiples of it since 1970, UTC."""
     window_forward: _Rows | None = None
     window_backward: _Rows | None = None
-    rows_per_s: float | None = Field(default=None, gt=0)
+    rows_per_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Forward and backward together, on each server."""
 
     @property

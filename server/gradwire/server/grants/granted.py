@@ -81,9 +81,14 @@ class Granted:
         return self.access == "labels"
 
     @property
+    def white_box(self) -> bool:
+        """Whether the caller may be told of the model itself: its loss, its defences, what it says when it fails."""
+        return self.access in ("gradients", "trainer")
+
+    @property
     def sees_layers(self) -> bool:
         """Whether what happens inside the model may be asked for."""
-        return self.access in ("gradients", "trainer") and self.grant.activations
+        return self.white_box and self.grant.activations
 
     def allow(self, operation: Operation) -> None:
         """Raises NotGranted if the operation is not granted, Unsupported if the model does not have it."""

@@ -1,14 +1,17 @@
 """The ledger of calls, what it sums up to, and what was charged under which request id.
 
-A batch is there whole or not at all, and once however often it is tried: usage is always the sum of the ledger.
+A batch is there whole or not at all, and once however often it is tried: usage is always the sum of the ledger. What two servers
+have charged under one request id is charged once when both have written it: the second one's call is written without those rows,
+and they go back to the budget.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
-from sqlalchemy import ColumnElement, Connection, Select, delete, func, select
+from sqlalchemy import ColumnElement, Connection, Select, delete, func, select, tuple_, update
 
 from gradwire.server.store import budgets
 from gradwire.server.store.database import Database
@@ -27,6 +30,10 @@ from gradwire.server.usage import Rows
 _FIELDS = [calls.c[name] for name in CallRecord._fields]
 _TEXTS = [index for index, column in enumerate(_FIELDS) if column.type.python_type is str]
 _BATCH = 5000
+_KEY = (charges.c.principal, charges.c.model, charges.c.request_id, charges.c.digest)
+_Key: TypeAlias = tuple[str, str, str, bytes]
+_COUNTED = {"preserve_rowcount": True}
+"""Without it, how many rows an INSERT made is not kept on PostgreSQL, and reads as unknown."""
 
 
 def write(
@@ -53,15 +60,17 @@ def write(
             set_={"batch": mark.excluded.batch, "at_us": mark.excluded.at_us},
             where=writers.c.batch < mark.excluded.batch,
         ),
-        # Without it the count is not kept on PostgreSQL, and reads as unknown.
-        execution_options={"preserve_rowcount": True},
+        execution_options=_COUNTED,
     )
     if marked.rowcount == 0:
         return False
+    twice = _charge(database, connection, charged)
+    if twice:
+        batch = _without(batch, twice)
+        _give_back(database, connection, twice)
     if batch:
         connection.execute(calls.insert(), [_values(call) for call in batch])
         _use(database, connection, batch)
-    _charge(database, connection, charged)
     return True
 
 
@@ -107,20 +116,22 @@ def charged(connection: Connection, principal: str, model: str, request_id: str)
 
 def take_for(database: Database, connection: Connection, charge: ChargeRecord, limits: BudgetLimits, now: float) -> Lease | None:
     """Takes the rows of a charge and keeps it, unless it is there. Raises BudgetShort."""
-    values = {**charge._asdict(), "request_id": _storable(charge.request_id)}
     # First, so that of two servers with the same charge one waits for the other.
-    kept = connection.execute(database.insert(charges).values(values).on_conflict_do_nothing())
+    insert = database.insert(charges).values(_kept(charge)).on_conflict_do_nothing()
+    kept = connection.execute(insert, execution_options=_COUNTED)
     if kept.rowcount == 0:
+        # Whoever charged it can no longer give it back: it pays for this answer too.
+        connection.execute(update(charges).where(*_same(charge)).values(at_us=charges.c.at_us + 1))
         return None
     rows = Rows(charge.forward, charge.backward)
     return budgets.take(database, connection, charge.principal, charge.model, rows, rows, limits, now)
 
 
 def give_back_for(database: Database, connection: Connection, charge: ChargeRecord, lease: Lease) -> None:
-    """Returns the rows of a charge and forgets it."""
-    key = {name: getattr(charge, name) for name in ("principal", "model", "digest")}
-    connection.execute(delete(charges).filter_by(**key, request_id=_storable(charge.request_id)))
-    budgets.give_back(database, connection, lease, lease.rows)
+    """Returns the rows of a charge and forgets it, unless another server has asked for the same since."""
+    forgotten = connection.execute(delete(charges).where(*_same(charge), charges.c.at_us == charge.at_us))
+    if forgotten.rowcount:
+        budgets.give_back(database, connection, lease, lease.rows)
 
 
 def prune(connection: Connection, before_us: int) -> int:
@@ -160,20 +171,73 @@ def _use(database: Database, connection: Connection, batch: Sequence[CallRecord]
     connection.execute(adding, rows)
 
 
-def _charge(database: Database, connection: Connection, charged: Iterable[ChargeRecord]) -> None:
-    most: dict[tuple[str, str, str, bytes], ChargeRecord] = {}
+def _charge(database: Database, connection: Connection, charged: Iterable[ChargeRecord]) -> list[ChargeRecord]:
+    """Keeps charges, and returns those that were there already, with the rows that have now been charged twice."""
+    most: dict[_Key, ChargeRecord] = {}
+    twice: list[ChargeRecord] = []
     for charge in charged:
-        charge = charge._replace(request_id=_storable(charge.request_id))
-        before = most.get(charge[:4], charge)
-        most[charge[:4]] = charge._replace(
-            forward=max(charge.forward, before.forward), backward=max(charge.backward, before.backward)
-        )
+        key = _key(charge)
+        before = most.get(key)
+        if before is not None:
+            twice.append(_common(charge, before))
+            charge = charge._replace(forward=max(charge.forward, before.forward), backward=max(charge.backward, before.backward))
+        most[key] = charge
     if not most:
-        return
-    insert = database.insert(charges)
-    greater = {name: _greater(database)(charges.c[name], insert.excluded[name]) for name in ("forward", "backward", "at_us")}
-    raising = insert.on_conflict_do_update(index_elements=["principal", "model", "request_id", "digest"], set_=greater)
-    connection.execute(raising, [most[key]._asdict() for key in sorted(most)])
+        return twice
+    new = database.insert(charges).on_conflict_do_nothing().returning(*_KEY)
+    # In order, so that servers that write at the same time wait for, and not upon, each other.
+    kept = {_key(row) for row in connection.execute(new, [_kept(most[key]) for key in sorted(most)])}
+    there = {key: charge for key, charge in most.items() if key not in kept}
+    if there:
+        for row in connection.execute(select(charges).where(tuple_(*_KEY).in_(list(there)))):
+            twice.append(_common(there[_key(row)], row))
+        insert = database.insert(charges)
+        greater = {name: _greater(database)(charges.c[name], insert.excluded[name]) for name in ("forward", "backward", "at_us")}
+        raising = insert.on_conflict_do_update(index_elements=[column.name for column in _KEY], set_=greater)
+        connection.execute(raising, [_kept(there[key]) for key in sorted(there)])
+    return [charge for charge in twice if charge.lease is not None]
+
+
+def _common(charge: ChargeRecord, other: Any) -> ChargeRecord:
+    """A charge with the rows that another one has charged too."""
+    return charge._replace(forward=min(charge.forward, other.forward), backward=min(charge.backward, other.backward))
+
+
+def _without(batch: Sequence[CallRecord], twice: Sequence[ChargeRecord]) -> list[CallRecord]:
+    """The calls that were charged under the ids of ``twice``, without its rows."""
+    left: defaultdict[tuple[str, str, str], Rows] = defaultdict(Rows)
+    for charge in twice:
+        left[charge[:3]] += Rows(charge.forward, charge.backward)
+    changed = []
+    for call in batch:
+        key = (call.principal, call.model, call.request_id)
+        if key in left:
+            paid = Rows(call.forward, call.backward)
+            less = left[key].at_most(paid)
+            left[key] -= less
+            call = call._replace(forward=paid.forward - less.forward, backward=paid.backward - less.backward)
+        changed.append(call)
+    return changed
+
+
+def _give_back(database: Database, connection: Connection, twice: Sequence[ChargeRecord]) -> None:
+    for charge in sorted(twice, key=_key):
+        assert charge.lease is not None
+        # What a lease has none of is not counted.
+        budgets.give_back(database, connection, charge.lease, Rows(charge.forward, charge.backward).at_most(charge.lease.rows))
+
+
+def _key(charge: Any) -> _Key:
+    return charge.principal, charge.model, _storable(charge.request_id), bytes(charge.digest)
+
+
+def _same(charge: ChargeRecord) -> list[ColumnElement[bool]]:
+    return [column == value for column, value in zip(_KEY, _key(charge), strict=True)]
+
+
+def _kept(charge: ChargeRecord) -> Mapping[str, Any]:
+    """What of a charge is in its table."""
+    return {**{column.name: getattr(charge, column.name) for column in charges.c}, "request_id": _storable(charge.request_id)}
 
 
 def _greater(database: Database) -> Any:

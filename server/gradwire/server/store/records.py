@@ -151,7 +151,11 @@ class CallRecord(NamedTuple):
 
 
 class ChargeRecord(NamedTuple):
-    """What has been charged for one request id and content, so that another server does not charge it again."""
+    """What has been charged for one request id and content, so that another server does not charge it again.
+
+    Attributes:
+        lease: What the rows were taken of, to give them back if another server turns out to have charged the same; it is not kept.
+    """
 
     principal: str
     model: str
@@ -160,6 +164,7 @@ class ChargeRecord(NamedTuple):
     forward: int
     backward: int
     at_us: int
+    lease: Lease | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,132 @@
+# syntax=docker/dockerfile:1
+# One image a framework, and one for callers:
+#
+#   docker build --target torch -t gradwire:torch .                                       (CPU)
+#   docker build --target torch -t gradwire:torch-cuda --build-arg ACCELERATOR=cuda \
+#     --build-arg TORCH_INDEX=https://pypi.org/simple .                                   (CUDA: the wheels bring its libraries)
+#
+# Targets: torch, tensorflow, jax, sklearn, gpy, mxnet (CPU only), demo, client. Each has two layers on the base: its framework,
+# which is installed again when its requirements change, and gradwire itself, which is small.
+
+ARG PYTHON_IMAGE=docker.io/library/python:3.11-slim-bookworm
+
+# hadolint ignore=DL3006
+FROM ${PYTHON_IMAGE} AS base
+LABEL org.opencontainers.image.title="gradwire" \
+      org.opencontainers.image.description="Serves a model's estimator operations over gRPC" \
+      org.opencontainers.image.licenses="Apache-2.0"
+ENV PATH=/opt/gradwire/bin:$PATH \
+    PIP_NO_CACHE_DIR=1 \
+    PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+# 10001 is no user of any host. /var/lib/gradwire is for state_dir; /tmp is the only other place that is written to.
+RUN groupadd --gid 10001 gradwire \
+ && useradd --uid 10001 --gid 10001 --home-dir /var/lib/gradwire --create-home --shell /usr/sbin/nologin gradwire \
+ && python -m venv /opt/gradwire
+WORKDIR /var/lib/gradwire
+
+# What each image installs, as files that change only when it does.
+FROM base AS requirements
+ARG ACCELERATOR=cpu
+COPY pyproject.toml /source/
+COPY deploy/docker/requirements.py /source/
+RUN python /source/requirements.py /source/pyproject.toml /requirements "$ACCELERATOR"
+
+# Our own code.
+FROM base AS wheel
+COPY pyproject.toml README.md LICENSE /source/
+COPY proto /source/proto
+COPY client /source/client
+COPY server /source/server
+COPY backends /source/backends
+RUN pip wheel --no-deps --wheel-dir /wheel /source
+
+# What all servers have in common, frameworks apart. Metadata only: a change of it installs nothing anew.
+FROM base AS server
+COPY constraints.txt /opt/gradwire/
+EXPOSE 50051 50052
+VOLUME /var/lib/gradwire
+STOPSIGNAL SIGTERM
+# The data port may want TLS and certificates; health has a listener of its own in the clear (health_listen).
+HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 CMD ["gradwire", "health", "127.0.0.1:50052"]
+ENTRYPOINT ["gradwire", "serve", "/etc/gradwire/serve.yaml"]
+
+# Frameworks.
+
+FROM server AS torch-framework
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# First, exactly and from its own index: resolved among the others, torch may bring gigabytes of CUDA libraries.
+RUN pip install --constraint /opt/gradwire/constraints.txt ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch==2.13.0
+COPY --from=requirements /requirements/torch.txt /opt/gradwire/
+RUN pip install --constraint /opt/gradwire/constraints.txt --requirement /opt/gradwire/torch.txt
+
+FROM server AS tensorflow-framework
+COPY --from=requirements /requirements/tensorflow.txt /opt/gradwire/
+RUN pip install --constraint /opt/gradwire/constraints.txt --requirement /opt/gradwire/tensorflow.txt
+
+FROM server AS jax-framework
+COPY --from=requirements /requirements/jax.txt /opt/gradwire/
+RUN pip install --constraint /opt/gradwire/constraints.txt --requirement /opt/gradwire/jax.txt
+
+FROM server AS sklearn-framework
+COPY --from=requirements /requirements/sklearn.txt /opt/gradwire/
+RUN pip install --constraint /opt/gradwire/constraints.txt --requirement /opt/gradwire/sklearn.txt
+
+FROM server AS gpy-framework
+COPY --from=requirements /requirements/gpy.txt /opt/gradwire/
+RUN pip install --constraint /opt/gradwire/constraints.txt --requirement /opt/gradwire/gpy.txt
+
+FROM server AS mxnet-framework
+# hadolint ignore=DL3008
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends libgomp1 libquadmath0 \
+ && rm -rf /var/lib/apt/lists/*
+COPY constraints-mxnet.txt /opt/gradwire/
+COPY --from=requirements /requirements/mxnet.txt /opt/gradwire/
+RUN pip install --constraint /opt/gradwire/constraints-mxnet.txt --requirement /opt/gradwire/mxnet.txt
+
+# Images. gradwire last, so that a change of it is one small layer.
+
+FROM tensorflow-framework AS tensorflow
+RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel pip install --no-deps /wheel/*.whl
+USER 10001:10001
+
+FROM jax-framework AS jax
+RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel pip install --no-deps /wheel/*.whl
+USER 10001:10001
+
+FROM sklearn-framework AS sklearn
+RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel pip install --no-deps /wheel/*.whl
+USER 10001:10001
+
+FROM gpy-framework AS gpy
+RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel pip install --no-deps /wheel/*.whl
+USER 10001:10001
+
+FROM mxnet-framework AS mxnet
+RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel pip install --no-deps /wheel/*.whl
+USER 10001:10001
+
+# Those who call: nothing but numpy, grpcio, protobuf and the commands.
+FROM base AS client
+COPY constraints.txt /opt/gradwire/
+COPY --from=requirements /requirements/client.txt /opt/gradwire/
+RUN pip install --constraint /opt/gradwire/constraints.txt --requirement /opt/gradwire/client.txt
+RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel pip install --no-deps /wheel/*.whl
+USER 10001:10001
+ENTRYPOINT ["gradwire"]
+CMD ["--help"]
+
+FROM torch-framework AS torch
+RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel pip install --no-deps /wheel/*.whl
+USER 10001:10001
+
+# The demo's model, trained while the image is built (seconds): `docker compose up` serves it without an edit.
+FROM torch AS demo
+USER 0
+RUN pip install --constraint /opt/gradwire/constraints.txt scikit-learn==1.9.1
+COPY deploy/docker/demo.yaml /etc/gradwire/serve.yaml
+RUN python -c "from pathlib import Path; from gradwire.server.demo.model import train; train(Path('/etc/gradwire/digits.safetensors'), print)" \
+ && chmod -R a+rX /etc/gradwire
+USER 10001:10001
