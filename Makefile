@@ -16,7 +16,7 @@ export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint format types proto readme proto-check bench clean
+.PHONY: help env demo test lint format types proto readme proto-check containers bench clean
 
 help: ## list the targets
 	@echo "gradwire: make TARGET"
@@ -81,6 +81,9 @@ proto-check: $(STAMP) ## is the generated code what the contract gives?
 	for file in "$$folder"/gradwire/v1/*_pb2*; do \
 	  diff -u "proto/gradwire/v1/$$(basename "$$file")" "$$file" || { echo "error: the generated code is not the contract's; make proto" >&2; exit 1; }; \
 	done && echo "the generated code is the contract's"
+
+containers: $(STAMP) ## build images with buildah, attack what runs in them (as root; minutes)
+	$(BIN)/python -m pytest -m container -rs tests/deploy
 
 bench: $(STAMP) ## gradwire beside plain frameworks and local ART
 	$(BIN)/python -m benchmarks.run

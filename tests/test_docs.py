@@ -11,6 +11,7 @@ from gradwire.backends.mxnet_config import Config as MXNetConfig
 from gradwire.backends.registry import backend, backend_names
 from gradwire.server import serving
 from gradwire.server.config import IdentityConfig, Limits, ServedModel, ServerConfig
+from gradwire.server.grants.grant import Budget, Grant
 
 ROOT = Path(__file__).parent.parent
 CONFIGURATION = (ROOT / "docs/configuration.md").read_text()
@@ -20,7 +21,7 @@ DOCUMENTS = [ROOT / "README.md", *ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.m
 def keys() -> set[str]:
     """Every key that a YAML file may hold."""
     # MXNet is not installed here, and what it is configured with does not need it.
-    schemas = [ServerConfig, Limits, IdentityConfig, MXNetConfig, *(backend(name).Config for name in backend_names() if name != "mxnet")]
+    schemas = [ServerConfig, Limits, IdentityConfig, Grant, Budget, MXNetConfig, *(backend(name).Config for name in backend_names() if name != "mxnet")]
     return {key for schema in schemas for key in schema.model_fields} | set(ServedModel.model_fields) - {"model"}
 
 

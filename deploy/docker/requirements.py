@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import argparse
 import re
-import tomllib
 from pathlib import Path
+
+import tomllib
 
 EXTRAS = {
     "torch": ("torch", "postgres"),

@@ -6,9 +6,8 @@ import time
 from typing import Any
 
 import torch
-from torch import nn
-
 from faults.owners import Gate
+from torch import nn
 
 
 class Gated(nn.Module):

@@ -64,13 +64,19 @@ WRONG: dict[str, tuple[Any, str]] = {
     "not a list": ({"alice": "sums"}, r"grants\.yaml: grants: .*list.*given: \{'alice'"),
     "nothing": (None, r"grants\.yaml: is empty; expected a list of grants, or \[\] for none"),
     "an entry": (["alice"], r"grants\[0\]: .*dictionary.*given: 'alice'"),
-    "a key": ([{**ALICE, "acess": "x"}], r"grants\[0\]: acess: there is no such key; given: 'x'; expected one of: principal, model, access"),
+    "a key": (
+        [{**ALICE, "acess": "x"}],
+        r"grants\[0\]: acess: there is no such key; given: 'x'; expected one of: principal, model",
+    ),
     "a key of a budget": (
         [{**ALICE, "budget": {"forwards": 1}}],
         r"grants\[0\]: budget\.forwards: there is no such key; given: 1; expected one of: forward, backward, window_s",
     ),
     "no access": ([{"principal": "alice", "model": "sums"}], r"grants\[0\]: access: missing; it has no default"),
-    "an access": ([ALICE, {**ALICE, "access": "all"}], r"grants\[1\]: access: .*'labels', 'scores', 'gradients' or 'trainer'; given: 'all'"),
+    "an access": (
+        [ALICE, {**ALICE, "access": "all"}],
+        r"grants\[1\]: access: .*'labels', 'scores', 'gradients' or 'trainer'; given: 'all'",
+    ),
     "a principal": ([{**ALICE, "principal": "a b"}], r"grants\[0\]: principal: given: 'a b'; expected 1 to 64 letters"),
     "a budget": ([{**ALICE, "budget": {"forward": -1}}], r"grants\[0\]: budget\.forward: .*greater than or equal to 0; given: -1"),
     "half a window": ([{**ALICE, "budget": {"window_s": 60}}], r"grants\[0\]: budget: window_s goes with window_forward"),
@@ -78,21 +84,33 @@ WRONG: dict[str, tuple[Any, str]] = {
     "decimals of labels": ([{**ALICE, "decimals": 2}], r"grants\[0\]: decimals and top_k blur what access 'scores' answers"),
     "decimals": ([{**ALICE, "access": "scores", "decimals": 16}], r"grants\[0\]: decimals: .*less than or equal to 15; given: 16"),
     "top_k": ([{**ALICE, "access": "scores", "top_k": 0}], r"grants\[0\]: top_k: .*greater than or equal to 1; given: 0"),
-    "activations of scores": ([{**ALICE, "access": "scores", "activations": True}], r"grants\[0\]: activations goes with access 'gradients'"),
-    "operations beyond": ([{**ALICE, "operations": ["fit"]}], r"grants\[0\]: operations are some of those that access 'labels' gives; fit needs"),
+    "activations of scores": (
+        [{**ALICE, "access": "scores", "activations": True}],
+        r"grants\[0\]: activations goes with access 'gradients'",
+    ),
+    "operations beyond": (
+        [{**ALICE, "operations": ["fit"]}],
+        r"grants\[0\]: operations are some of those that access 'labels' gives; fit needs",
+    ),
     "an operation": ([{**ALICE, "operations": ["guess"]}], r"grants\[0\]: operations\.0: .*given: 'guess'"),
     "a time without a zone": (
         [{**ALICE, "expires": "2027-01-31T12:00:00"}],
         r"grants\[0\]: expires: given: 2027-01-31T12:00:00; expected a time with its zone, for example 2027-01-31T12:00:00Z",
     ),
-    "a date": ([{**ALICE, "expires": datetime(2027, 1, 31).date()}], r"grants\[0\]: expires: given: 2027-01-31; expected a time with its zone"),
+    "a date": (
+        [{**ALICE, "expires": datetime(2027, 1, 31).date()}],
+        r"grants\[0\]: expires: given: 2027-01-31; expected a time with its zone",
+    ),
     "a model": ([ALICE, {**ALICE, "model": "none"}], r"grants\[1\]: model: 'none' is not served here; there are: sums, more"),
     "beyond the model's access": (
         [{**ALICE, "access": "gradients"}],
         r"grants\[0\]: access: 'gradients' is more than 'sums' is served with: its own access, 'scores', is the most",
     ),
-    "two": ([ALICE, {**ALICE, "access": "scores"}], r"grants\[1\]: principal: 'alice' has a grant for 'sums' already, grants\[0\]; expected one"),
-}  # fmt: skip
+    "two": (
+        [ALICE, {**ALICE, "access": "scores"}],
+        r"grants\[1\]: principal: 'alice' has a grant for 'sums' already, grants\[0\]; expected one",
+    ),
+}
 
 
 def book() -> GrantBook:
@@ -182,11 +200,11 @@ def test_to_revoke_ends_the_next_call_on_an_open_stream(served: Site, admin: Ser
     with served.connect("dave") as dave:
         remote = dave.estimator("sums")
         remote.predict(X)
-        (stream,) = dave._idle["Predict"]
+        (stream,) = dave._idle["Predict", "sums"]
         admin.grants.revoke("dave", "sums")
         with pytest.raises(UnknownModel, match="'sums' is not served here; there are: none"):
             remote.predict(X)
-        assert stream not in dave._idle["Predict"]
+        assert stream not in dave._idle["Predict", "sums"]
 
 
 def test_a_grant_ends_when_it_expires_on_an_open_stream_too(served: Site, admin: Server) -> None:
@@ -218,16 +236,21 @@ def test_a_clock_that_steps_back_revives_no_grant(monkeypatch: pytest.MonkeyPatc
 
 REFUSED: dict[str, tuple[grants_pb2.Grant, str]] = {
     "access": (grants_pb2.Grant(principal="a", model="sums", access=77), "access number 77 is not in the contract"),  # type: ignore[arg-type]
-    "ceiling": (grants_pb2.Grant(principal="a", model="sums", access=model_pb2.ACCESS_TRAINER), "is more than 'sums' is served with"),
+    "ceiling": (
+        grants_pb2.Grant(principal="a", model="sums", access=model_pb2.ACCESS_TRAINER),
+        "is more than 'sums' is served with",
+    ),
     "model": (grants_pb2.Grant(principal="a", model="gone", access=model_pb2.ACCESS_LABELS), "'gone' is not served here"),
     "principal": (grants_pb2.Grant(principal="a b", model="sums", access=model_pb2.ACCESS_LABELS), "principal: "),
     "window": (
-        grants_pb2.Grant(principal="a", model="sums", access=1, budget=grants_pb2.GrantBudget(window_s=float("nan"), window_forward=1)),
+        grants_pb2.Grant(
+            principal="a", model="sums", access=1, budget=grants_pb2.GrantBudget(window_s=float("nan"), window_forward=1)
+        ),
         "window_s is nan; expected whole seconds",
     ),
     "pace": (grants_pb2.Grant(principal="a", model="sums", access=1, budget=grants_pb2.GrantBudget(rows_per_s=-1.0)), "rows_per_s"),
     "operation": (grants_pb2.Grant(principal="a", model="sums", access=1, operations=[99]), "operation number 99"),  # type: ignore[list-item]
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", REFUSED)

@@ -61,8 +61,14 @@ CALLS: dict[str, Call] = {
 
 LABELS = {"`predict`"}
 GRADIENTS = {
-    "`predict`", "`predict(raw=True)`", "`compute_loss`", "`compute_loss_from_predictions`", "`loss_gradient`", "`class_gradient`", "`vjp`",
-}  # fmt: skip
+    *LABELS,
+    "`predict(raw=True)`",
+    "`compute_loss`",
+    "`compute_loss_from_predictions`",
+    "`loss_gradient`",
+    "`class_gradient`",
+    "`vjp`",
+}
 INSIDE = {"`vjp` of a layer", "`get_activations`"}
 EXPECTED = {
     "labels": LABELS,
@@ -172,7 +178,9 @@ def test_a_card_says_what_the_server_does(served: Site, granted: dict[str, dict[
     methods = {"`save`": "save", "`clone_for_refitting`": "clone_for_refitting", "`compute_loss`": "loss"}
     methods |= {call: call.strip("`") for call in CALLS if call.strip("`") in OPERATION_NAMES.values()}
     with served.connect(name(preset)) as server:
-        assert server.card("mlp").operations == {methods[call] for call, ended in granted[preset].items() if call in methods and not ended}
+        assert server.card("mlp").operations == {
+            methods[call] for call, ended in granted[preset].items() if call in methods and not ended
+        }
         assert ("members" in server.card("pair").answers) == (not granted[preset]["`predict(raw=True)`"])
 
 

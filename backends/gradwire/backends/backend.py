@@ -11,7 +11,8 @@ has no class gradients, and callers are told so.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
@@ -50,6 +51,30 @@ class Model(Protocol):
 
     def predict(self, x: Array, *, training_mode: bool) -> Array:
         """Outputs ``(n, C)``, or ``(n, 1)`` for a model with one output, for model inputs ``x (n, *input_shape)``."""
+        ...
+
+
+@dataclass(frozen=True)
+class DeviceReading:
+    """How a device is, now.
+
+    Attributes:
+        memory_nbytes: By kind: ``used`` by anybody and ``total``; ``allocated`` and ``reserved`` by the framework, in this process.
+        utilisation: Part of the time in which it was busy, lately, 0 to 1; None if that cannot be told.
+    """
+
+    memory_nbytes: Mapping[str, int]
+    utilisation: float | None = None
+
+
+class Placed(Protocol):
+    """What a model may define to tell more of its device."""
+
+    device_uuid: str
+    """The same wherever the device is plugged in and however it is numbered; empty for what has none."""
+
+    def device_reading(self) -> DeviceReading | None:
+        """How the device is. From any thread, also while the model computes; None where there is nothing to tell."""
         ...
 
 

@@ -18,12 +18,13 @@ import torch
 from pydantic import Field, model_validator
 from torch import nn
 
+from gradwire.backends import torch_devices
 from gradwire.backends import torch_gradients as gradients
 from gradwire.backends import torch_layers as layers
 from gradwire.backends import torch_layouts as layouts
 from gradwire.backends import torch_losses as losses
 from gradwire.backends import torch_weights as weights
-from gradwire.backends.backend import Array, OutputKind
+from gradwire.backends.backend import Array, DeviceReading, OutputKind
 from gradwire.backends.config import ModelConfig, ObjectRef
 from gradwire.backends.errors import InvalidLabel, InvalidShape, ModelConfigError, OutOfMemory, Unsupported
 from gradwire.backends.torch_arrays import array, tensor, view
@@ -55,7 +56,7 @@ class Config(ModelConfig):
     """How images lie in memory; ``auto`` measures at loading which is faster. The answers differ in their last digits."""
     input_dtype: Literal["int64"] | None = None
     """For models whose first layer is an embedding; such inputs have no gradients."""
-    device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
+    device: str = Field("cpu", pattern=torch_devices.PATTERN)
 
     @model_validator(mode="after")
     def _fit_needs_loss(self) -> Config:
@@ -93,7 +94,7 @@ class TorchModel:
     """Weights are there from the start, trained or not."""
 
     def __init__(self, config: Config, module: nn.Module, ways: gradients.Ways | None = None) -> None:
-        device = _device(config.device)
+        device = torch_devices.device(config.device, gpu=config.cuda_graphs)
         self._config = config
         self._device = device
         self._module = module.to(device).eval()
@@ -124,10 +125,13 @@ class TorchModel:
         self.loss_name = "" if self._loss is None else self._loss.name
         self.loss_reduction: Literal["mean", "sum"] = "mean" if self._loss is None else self._loss.reduction
         self.output_kind: OutputKind = config.output or _output_kind(config, module, self._loss)
-        self.device = str(device)
+        self.device, self.device_uuid = str(device), torch_devices.uuid(device)
         self.notes = self._notes()
         for operation in self._not_there():
             setattr(self, operation, None)
+
+    def device_reading(self) -> DeviceReading | None:
+        return torch_devices.reading(self._device)
 
     def predict(self, x: Array, *, training_mode: bool) -> Array:
         # Not inference_mode: a tensor that the owner's code caches there would fail in every later gradient, and it is
@@ -399,13 +403,6 @@ def _module(config: Config) -> nn.Module:
     if not isinstance(made, nn.Module):
         raise ModelConfigError("factory", f"{config.factory.path!r} returned {type(made).__name__}; expected a torch.nn.Module")
     return made
-
-
-def _device(name: str) -> torch.device:
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ModelConfigError("device", f"{name} is not here; torch sees {torch.cuda.device_count()} GPU(s), and cpu")
-    return device
 
 
 def _output_kind(config: Config, module: nn.Module, loss: losses.RowLoss | None) -> OutputKind:

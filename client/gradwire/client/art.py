@@ -15,6 +15,7 @@ from art.estimators.classification.classifier import ClassGradientsMixin, Classi
 from art.estimators.estimator import BaseEstimator, LossGradientsMixin, NeuralNetworkMixin
 from art.estimators.regression.regressor import RegressorMixin
 
+from gradwire.client.attack import answered, differentiated
 from gradwire.client.card import ModelCard
 from gradwire.client.described import Described
 from gradwire.client.ensemble import RemoteEnsemble
@@ -124,6 +125,7 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         # Carlini's attacks ask every estimator for logits, and ART's own take no notice, but for Gaussian processes.
         logits = logits and "logits" in self.model.card.answers
         outputs: Array = self.model.predict(x, batch_size=batch_size, training_mode=training_mode, logits=logits, raw=raw)
+        answered(x, outputs, self.model.card.output_kind == "logits")
         return outputs
 
     def predict_uncertainty(self, x: Any) -> Array:
@@ -220,7 +222,9 @@ class _LossGradients(LossGradientsMixin):  # type: ignore[misc]
 
     def loss_gradient(self, x: Any, y: Any, training_mode: bool | None = None, **kwargs: Any) -> Array:
         """As `RemoteEstimator.loss_gradient`; other keywords have no effect, as in ART."""
-        return self.model.loss_gradient(x, y, training_mode=training_mode)
+        gradient = self.model.loss_gradient(x, y, training_mode=training_mode)
+        differentiated(x)
+        return gradient
 
 
 class _ClassGradients(ClassGradientsMixin):  # type: ignore[misc]
@@ -228,7 +232,9 @@ class _ClassGradients(ClassGradientsMixin):  # type: ignore[misc]
 
     def class_gradient(self, x: Any, label: Any = None, training_mode: bool | None = None, **kwargs: Any) -> Array:
         """As `RemoteEstimator.class_gradient`; other keywords have no effect, as in ART."""
-        return self.model.class_gradient(x, label, training_mode=training_mode)
+        gradient = self.model.class_gradient(x, label, training_mode=training_mode)
+        differentiated(x)
+        return gradient
 
 
 class _CustomLossGradients:
@@ -238,7 +244,9 @@ class _CustomLossGradients:
         self, loss_cotangent: Any, x: Any, y: Any = None, layer_name: str | int | None = None, training_mode: bool | None = None
     ) -> Array:
         """As `RemoteEstimator.custom_loss_gradient`: the function works on arrays, and returns the loss's derivative."""
-        return self.model.custom_loss_gradient(loss_cotangent, x, y, layer_name, training_mode)
+        gradient = self.model.custom_loss_gradient(loss_cotangent, x, y, layer_name, training_mode)
+        differentiated(x)
+        return gradient
 
 
 _OPTIONAL: dict[str, type] = {

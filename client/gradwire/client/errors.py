@@ -33,6 +33,8 @@ The table below says which error stands for which reason of the contract; that e
 
 from __future__ import annotations
 
+from typing import Any
+
 import grpc
 
 from gradwire.v1 import errors_pb2 as reasons
@@ -122,7 +124,17 @@ class QueueFull(Exhausted):
 
 
 class BudgetSpent(Exhausted):
-    """The caller's rows are used up."""
+    """The caller's rows are used up. The text says when they refill, or that they do not.
+
+    Attributes:
+        best: From `gradwire.client.attack.run_attack`, the best of each row so far; None from other calls.
+        finished: Likewise, which rows were attacked to the end.
+        fooled: Likewise, for which of the others the model was seen to be fooled.
+    """
+
+    best: Any = None
+    finished: Any = None
+    fooled: Any = None
 
 
 class RateLimited(Exhausted):

@@ -19,6 +19,7 @@ from gradwire.client.connection import Server
 from gradwire.client.described import Described
 from gradwire.client.errors import InvalidCall, Unsupported
 from gradwire.client.fit import Progress, batches_of, fit_batches, fit_rows
+from gradwire.client.tracing import traceparent
 from gradwire.client.usage import Usage
 from gradwire.client.versions import Version, Versions
 from gradwire.v1 import estimator_pb2 as pb
@@ -406,6 +407,7 @@ class RemoteEstimator(Described):
             model=self.card.name,
             request_id=self.server.new_request_id(),
             timeout_s=self.server.timeout_s or 0.0,
+            traceparent=traceparent(),
             result_codec=number_of(result_codec),
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, timedelta, timezone
 from typing import Annotated, cast, get_args
 
@@ -212,7 +213,7 @@ def _whole_seconds(option: str, text: str) -> int:
 def _moment(text: str) -> datetime:
     """Of "30d", from now, or of a date. Raises InvalidCall."""
     try:
-        if text[-1:] in _UNITS:
+        if re.fullmatch(r"[\d.]+[a-z]", text):
             return datetime.now(timezone.utc) + _duration("--expires", text)
         # Python 3.10 does not know Z.
         moment = datetime.fromisoformat(f"{text[:-1]}+00:00" if text[-1:] in ("Z", "z") else text)

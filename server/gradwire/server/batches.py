@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
-from gradwire.server.observe.counts import Histogram
+from gradwire.server.observe.counts import Histogram, family
 
 ROWS_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 """Upper bounds of the histogram's buckets; the last bucket has none."""
@@ -44,16 +44,17 @@ class Tally:
     """The batches of a server by model and operation, and by model how long row blocks waited for the device."""
 
     def __init__(self) -> None:
-        self.of: dict[tuple[Hashable, str], Batches] = {}
-        self.waits: dict[Hashable, Histogram] = {}
+        self.of: dict[tuple[str, str], Batches] = {}
+        self.waits: dict[str, Histogram] = {}
 
     def add(self, model: Hashable, operation: str, blocks: int, rows: int, seconds: float) -> None:
-        """Counts one batch."""
-        self.of.setdefault((model, operation), Batches()).add(blocks, rows, seconds)
+        """Counts one batch; that of a clone for the model that it comes from."""
+        self.of.setdefault((family(model), operation), Batches()).add(blocks, rows, seconds)
 
     def waited(self, model: Hashable, seconds: float) -> None:
         """Counts one row block that the device was given to; 0 seconds if it was free."""
-        waits = self.waits.get(model)
+        name = family(model)
+        waits = self.waits.get(name)
         if waits is None:
-            waits = self.waits[model] = Histogram()
+            waits = self.waits[name] = Histogram()
         waits.add(seconds)

@@ -12,6 +12,7 @@ from gradwire.backends.config import ModelConfig
 from gradwire.server.access import CONTRACT
 from gradwire.server.config import Limits
 from gradwire.server.grants.granted import Granted
+from gradwire.server.observe.devices import device_uuid
 from gradwire.v1 import estimator_pb2
 from gradwire.v1 import model_pb2 as pb
 from gradwire.v1.tensor_pb2 import Tensor
@@ -76,6 +77,7 @@ def card(granted: Granted, limits: Limits) -> pb.ModelCard:
         answers=sorted(ANSWERS[answer] for answer in granted.answers),
         version=estimator.version,
         device=model.device,
+        device_uuid=device_uuid(model),
         limits=pb.CallLimits(
             max_tensor_bytes=limits.max_tensor_bytes,
             max_held_bytes=limits.max_held_bytes,

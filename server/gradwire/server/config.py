@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
+from urllib.parse import urlsplit
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from gradwire.backends.config import ModelConfig
 from gradwire.backends.errors import ModelConfigError
@@ -90,6 +91,25 @@ class IdentityConfig(BaseModel):
         return self
 
 
+class TracingConfig(BaseModel):
+    """Where traces of calls go, over OTLP and HTTP."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    endpoint: str
+    """A collector's URL; without a path, its ``/v1/traces``."""
+    ratio: float = Field(default=0.01, ge=0, le=1)
+    """Part of the calls that are traced, of those whose callers do not say. A caller's trace context decides otherwise."""
+
+    @field_validator("endpoint")
+    @classmethod
+    def _url(cls, endpoint: str) -> str:
+        parsed = urlsplit(endpoint)
+        if parsed.scheme not in ("http", "https") or not parsed.hostname:
+            raise ValueError(f"{endpoint!r} is not an http or https URL; for example http://127.0.0.1:4318")
+        return endpoint if parsed.path.strip("/") else f"{endpoint.rstrip('/')}/v1/traces"
+
+
 class ServedModel(BaseModel):
     """One served name: a model of its own, or another model's under this name with other access."""
 
@@ -120,6 +140,11 @@ class ServerConfig(BaseModel):
     """Rows of a budget that the server takes from the store at a time; 1: every call is charged there by itself."""
     health_listen: str | None = None
     """A second listener, in the clear, that serves grpc.health.v1 and nothing else."""
+    metrics_listen: str | None = None
+    """A listener that Prometheus scrapes, over HTTP in the clear."""
+    metrics_principals: bool | None = None
+    """Whether metrics name principals, whose budgets they show then; None: only on loopback."""
+    tracing: TracingConfig | None = None
     models: list[ServedModel] = Field(min_length=1)
     limits: Limits = Limits()
     state_dir: Path = Path(".gradwire")
@@ -134,10 +159,10 @@ class ServerConfig(BaseModel):
     """Whether the process then ends, with exit code 70, to be started again."""
     log_format: Literal["text", "json"] = "text"
 
-    @field_validator("listen", "health_listen")
+    @field_validator("listen", "health_listen", "metrics_listen")
     @classmethod
-    def _address(cls, listen: str | None) -> str | None:
-        if listen is None or listen.startswith("unix:"):
+    def _address(cls, listen: str | None, info: ValidationInfo) -> str | None:
+        if listen is None or (listen.startswith("unix:") and info.field_name != "metrics_listen"):
             return listen
         host, _, port = listen.rpartition(":")
         if not host or not port.isdigit() or int(port) > 65535:

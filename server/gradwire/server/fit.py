@@ -33,7 +33,6 @@ from gradwire.v1 import estimator_pb2 as pb
 from gradwire.v1.errors_pb2 import ERROR_REASON_BAD_FRAME
 from gradwire.wire.errors import WireError
 from gradwire.wire.frames import Chunk
-from gradwire.wire.tensors import MAX_NAME
 
 log = logging.getLogger("gradwire.server")
 
@@ -85,7 +84,7 @@ class FitServicer:
             raise WireError(ERROR_REASON_BAD_FRAME, "a Fit call begins with a message that holds open; got another")
         opened: pb.FitOpen = request.open
         check_request_id(opened.call.request_id)
-        entry.model, entry.request_id = opened.call.model[:MAX_NAME], opened.call.request_id
+        entry.opened(opened.call)
         entry.granted = granted = self._catalogue.get(opened.call.model, stream.principal)
         operation = Operation.FIT_BATCHES if opened.batches else Operation.FIT
         granted.allow(operation)
@@ -95,6 +94,7 @@ class FitServicer:
         timer = stream.end_after(opened.call.timeout_s)
         try:
             with self._scheduler.admit(granted.model, stream.queue) as ticket:
+                ticket.trace = entry.trace
                 if opened.batches:
                     await self._fit_batches(granted, request, ticket, stream, entry)
                 else:

@@ -20,9 +20,11 @@ from gradwire.server.store.records import CallRecord, ChargeRecord, Lease
 from gradwire.server.store.writer import LedgerWriter
 from gradwire.server.usage import Rows
 from gradwire.v1.errors_pb2 import ErrorReason
+from gradwire.v1.estimator_pb2 import CallHeader
+from gradwire.wire.tensors import MAX_NAME
 
 if TYPE_CHECKING:
-    from gradwire.server.observe.tracing import CallTrace
+    from gradwire.server.observe.tracing import CallTrace, Tracing
     from gradwire.server.streams import OpenStream
 
 OK = "OK"
@@ -39,18 +41,20 @@ class Ledger:
         writer: Brings them to the store.
         server: What this server process is called in it.
         counts: Where they are counted too.
+        tracing: Makes their traces; None: nobody does.
     """
 
-    def __init__(self, writer: LedgerWriter, server: str, counts: Counts | None = None) -> None:
+    def __init__(self, writer: LedgerWriter, server: str, counts: Counts | None = None, tracing: Tracing | None = None) -> None:
         self._writer = writer
         self._server = server
         self._counts = counts or Counts()
+        self._tracing = tracing
 
     def entry(self, principal: str, operation: str, stream: OpenStream | None = None) -> Entry:
         """Begins an entry of a call, on a stream or not. Raises StoreUnavailable if it could not be written."""
         if self._writer.full:
             raise StoreUnavailable(f"calls cannot be written down: {self._writer.problem}; no calls are taken until they can be")
-        return Entry(self._writer, self._counts, self._server, principal, operation, stream)
+        return Entry(self._writer, self._counts, self._tracing, self._server, principal, operation, stream)
 
 
 class Entry:
@@ -67,14 +71,22 @@ class Entry:
         trace: The call's spans; None where it is not traced.
     """
 
-    __slots__ = ("_at_us", "_began_s", "_counts", "_operation", "_principal", "_server", "_stream", "_writer",
+    __slots__ = ("_at_us", "_began_s", "_counts", "_operation", "_principal", "_server", "_stream", "_tracing", "_writer",
                  "charged", "granted", "lease", "model", "paid", "request_id", "rows", "trace")  # fmt: skip
 
     def __init__(
-        self, writer: LedgerWriter, counts: Counts, server: str, principal: str, operation: str, stream: OpenStream | None
+        self,
+        writer: LedgerWriter,
+        counts: Counts,
+        tracing: Tracing | None,
+        server: str,
+        principal: str,
+        operation: str,
+        stream: OpenStream | None,
     ) -> None:
         self._writer = writer
         self._counts = counts
+        self._tracing = tracing
         self._server = server
         self._principal = principal
         self._operation = operation
@@ -121,6 +133,14 @@ class Entry:
             self.trace.end(call)
         if error is None:
             CALL.set(None)
+
+    def opened(self, header: CallHeader) -> None:
+        """Takes down what the caller says of the call."""
+        self.model, self.request_id = header.model[:MAX_NAME], header.request_id
+        if self._tracing is not None:
+            self.trace = self._tracing.begin(self._operation, header.traceparent, self._at_us)
+            if self._stream is not None:
+                self._stream.trace = self.trace
 
     def told(self) -> dict[str, str]:
         """What the log says of it."""

@@ -8,6 +8,8 @@ from typing import Literal
 
 from pythonjsonlogger.json import JsonFormatter
 
+from gradwire.server.observe.scope import CallFields
+
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
 
@@ -18,8 +20,14 @@ class TextFormatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
-        extra = " ".join(f"{key}={value}" for key, value in record.__dict__.items() if key not in _STANDARD)
+        extra = " ".join(f"{key}={_on_one_line(value)}" for key, value in record.__dict__.items() if key not in _STANDARD)
         return f"{super().formatMessage(record)} {extra}".rstrip()
+
+
+def _on_one_line(value: object) -> str:
+    """What callers have written cannot look like other lines of the log."""
+    text = str(value)
+    return text if text.isprintable() else repr(text)
 
 
 def log_to_stderr(form: Literal["text", "json"]) -> None:
@@ -27,4 +35,6 @@ def log_to_stderr(form: Literal["text", "json"]) -> None:
     handler = logging.StreamHandler(sys.stderr)
     fields = "%(asctime)s %(levelname)s %(name)s %(message)s"
     handler.setFormatter(JsonFormatter(fields) if form == "json" else TextFormatter())
+    # On the handler, so that it sees what other packages log too.
+    handler.addFilter(CallFields())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)

@@ -16,18 +16,22 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from gradwire.backends.backend import Array
 from gradwire.server.batches import Tally
 from gradwire.server.costs import Costs
 from gradwire.server.merging import Computed, compute
+from gradwire.server.observe.counts import family
 from gradwire.server.work import Likeness, Work
+
+if TYPE_CHECKING:
+    from gradwire.server.observe.tracing import CallTrace
 
 _LONG_AGO_S = 0.02
 """Since another caller's last call, after which a call is alone."""
@@ -50,6 +54,7 @@ class Ticket:
     client: Hashable
     waiting: set[Work] = field(default_factory=set)
     held: Hold | None = None
+    trace: CallTrace | None = None
 
     async def run(self, function: Callable[..., Any], rows: Mapping[str, Array] | None = None, **options: Any) -> Any:
         """Computes something on the runner's thread; raises what ``function`` raises.
@@ -139,6 +144,12 @@ class Scheduler:
         """Calls admitted now."""
         return self._calls
 
+    def waiting(self) -> dict[str, int]:
+        """By model, how many calls wait for the device; clones count for the model that they come from."""
+        with self._ready:
+            tickets = {work.ticket for queue in self._queues.values() for work in queue}
+        return dict(Counter(family(ticket.model) for ticket in tickets))
+
     # The loop's side.
 
     def admit(self, model: Hashable, client: Hashable) -> Ticket:
@@ -158,6 +169,7 @@ class Scheduler:
 
     def _put(self, work: Work) -> None:
         key = (work.ticket.model, work.ticket.client)
+        work.queued_s = time.monotonic()
         with self._ready:
             work.ticket.waiting.add(work)
             queue = self._queues.get(key)
@@ -200,6 +212,7 @@ class Scheduler:
             if self.under_way is not None or self._queues or not self._costs.is_quick(work):
                 return False
             self.under_way = work, time.monotonic()
+            self.tally.waited(work.ticket.model, 0.0)
             return True
 
     # The runner's side.
@@ -211,8 +224,10 @@ class Scheduler:
                 if self._closed and self.under_way is None:
                     return None
                 self._ready.wait()
-            self.under_way = batch[0], time.monotonic()
+            now_s = time.monotonic()
+            self.under_way = batch[0], now_s
             for work in batch:
+                self.tally.waited(work.ticket.model, now_s - work.queued_s)
                 key = (work.ticket.model, work.ticket.client)
                 queue = self._queues[key]
                 queue.remove(work)
@@ -226,6 +241,7 @@ class Scheduler:
     def finished(self, computed: Computed) -> None:
         """Gives the device back."""
         with self._ready:
+            self._trace(computed)
             self.under_way = None
             if computed.seconds:
                 self._costs.remember([outcome.work for outcome in computed.outcomes], computed.seconds)
@@ -279,6 +295,17 @@ class Scheduler:
             return None
         names = (model, *self._parts.get(model, ()))
         return next((self._holders[name] for name in names if name in self._holders), None)
+
+    def _trace(self, computed: Computed) -> None:
+        traced = [outcome.work for outcome in computed.outcomes if outcome.work.ticket.trace is not None]
+        if not traced or self.under_way is None:
+            return
+        taken_s = self.under_way[1]
+        together = [outcome.work.size for outcome in computed.outcomes]
+        for work in traced:
+            assert work.ticket.trace is not None
+            blocks, rows = (len(together), sum(together)) if computed.as_one else (1, work.size)
+            work.ticket.trace.computed(getattr(work.function, "__name__", "step"), work.queued_s or taken_s, taken_s, blocks, rows)
 
     def _count(self, computed: Computed) -> None:
         outcomes = [outcome.work for outcome in computed.outcomes if outcome.work.likeness is not None]

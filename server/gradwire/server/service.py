@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import suppress
+from importlib.metadata import version
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -21,10 +22,14 @@ from gradwire.server.fit import FitServicer
 from gradwire.server.grants.service import GrantServicer
 from gradwire.server.identity.callers import Identity
 from gradwire.server.identity.certificates import ServerCertificate
-from gradwire.server.identity.exposure import check_exposure
+from gradwire.server.identity.exposure import check_exposure, exposed
 from gradwire.server.identity.files import Polled, watch
 from gradwire.server.identity.guard import Guard
 from gradwire.server.model_service import ModelServicer
+from gradwire.server.observe.collector import ServerCollector
+from gradwire.server.observe.exporter import MetricsListener
+from gradwire.server.observe.status_service import StatusServicer
+from gradwire.server.observe.view import View
 from gradwire.server.runner import Runner
 from gradwire.server.same_host import SameHost
 from gradwire.server.scheduler import Scheduler
@@ -39,6 +44,8 @@ from gradwire.v1 import (
     grants_pb2_grpc,
     model_pb2,
     model_pb2_grpc,
+    status_pb2,
+    status_pb2_grpc,
     transport_pb2,
     transport_pb2_grpc,
     usage_pb2,
@@ -53,6 +60,7 @@ _GOODBYE_S = 0.5
 
 _GRANTS = grants_pb2.DESCRIPTOR.services_by_name["GrantService"].full_name
 _MODELS = model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name
+_STATUS = status_pb2.DESCRIPTOR.services_by_name["StatusService"].full_name
 _TRANSPORT = transport_pb2.DESCRIPTOR.services_by_name["TransportService"].full_name
 _USAGE = usage_pb2.DESCRIPTOR.services_by_name["UsageService"].full_name
 
@@ -91,6 +99,7 @@ class Service:
         config = self._config
         self._catalogue = Catalogue(self._served, config.limits.max_clones, self._trust.book, self._trust.accounts)
         self._watched += self._trust.watched
+        self._view = View(self._served, self._scheduler, self._streams, self._trust, version("gradwire"))
         self._runner = Runner(self._scheduler, asyncio.get_running_loop())
         self._server = grpc.aio.server(
             options=[
@@ -107,6 +116,7 @@ class Service:
         self._add_services()
         port = self._bind()
         self._health_server = self._bind_health()
+        self._metrics = self._listen_for_scrapes()
         self._runner.start()
         await self._same_host.start()
         await self._server.start()
@@ -142,6 +152,8 @@ class Service:
         await asyncio.get_running_loop().run_in_executor(None, self._runner.stop)
         if self._watchdog is not None:
             await asyncio.get_running_loop().run_in_executor(None, self._watchdog.stop)
+        if self._metrics is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._metrics.close)
         await self._trust.close()
         log.info("ended")
 
@@ -157,9 +169,11 @@ class Service:
         model_pb2_grpc.add_ModelServiceServicer_to_server(models, self._server)
         usage_pb2_grpc.add_UsageServiceServicer_to_server(UsageServicer(self._catalogue, self._streams, self._trust), self._server)
         grants_pb2_grpc.add_GrantServiceServicer_to_server(GrantServicer(self._streams, self._trust), self._server)
+        to_all = self._identity.anonymous and not exposed(self._config.listen)
+        status_pb2_grpc.add_StatusServiceServicer_to_server(StatusServicer(self._view, to_all), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         health = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-        names = (SERVICE, _MODELS, _USAGE, _GRANTS, _TRANSPORT, health, reflection.SERVICE_NAME)
+        names = (SERVICE, _MODELS, _USAGE, _GRANTS, _STATUS, _TRANSPORT, health, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
 
     def _bind(self) -> int:
@@ -185,6 +199,17 @@ class Service:
         except RuntimeError as e:
             raise ConfigError(f"health_listen: {address!r} cannot be listened on ({e})") from e
         return server
+
+    def _listen_for_scrapes(self) -> MetricsListener | None:
+        address = self._config.metrics_listen
+        if address is None:
+            return None
+        named = self._config.metrics_principals
+        if named is None:
+            named = not exposed(address)
+        listener = MetricsListener(address, ServerCollector(self._view, self._trust.left if named else None))
+        log.info("metrics", extra={"address": listener.address, "principals": named})
+        return listener
 
     def _hung(self, reason: Hung | None) -> None:
         self._streams.refuse(reason)

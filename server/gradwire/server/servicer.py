@@ -35,12 +35,14 @@ from gradwire.v1.errors_pb2 import ERROR_REASON_BAD_FRAME, ERROR_REASON_TOO_LARG
 from gradwire.v1.tensor_pb2 import Codec
 from gradwire.wire.errors import WireError
 from gradwire.wire.frames import Chunk, first_message, header_message
-from gradwire.wire.tensors import MAX_NAME
 
 SERVICE = "gradwire.v1.EstimatorService"
 
-_BLOCKS_UNDER_WAY = 2
-"""Row blocks of one call that are queued or computed while the next one arrives: one on the device, one behind it."""
+_BLOCK_NBYTES = 8 << 20
+"""Of rows, or of their results: a call of more is computed while it arrives."""
+
+_UNDER_WAY_NBYTES = 32 << 20
+"""Of one call's rows that are queued or computed while others arrive: what a device that is slower than the wire gets as one."""
 
 
 _SENT_AGAIN = InvalidValue("the call's request_id was sent again while it was under way; this attempt has given way to that one")
@@ -84,13 +86,14 @@ class RowServicer:
             raise WireError(ERROR_REASON_BAD_FRAME, f"a {operation.method} call begins with a message that holds open; got another")
         opened = request.open
         check_request_id(opened.call.request_id)
-        entry.model, entry.request_id = opened.call.model[:MAX_NAME], opened.call.request_id
+        entry.opened(opened.call)
         entry.granted = granted = self._catalogue.get(opened.call.model, stream.principal)
         granted.allow(operation.operation)
         check_result_codec(operation.operation, opened.call.result_codec)
         timer = stream.end_after(opened.call.timeout_s)
         try:
             with self._scheduler.admit(granted.model, stream.queue) as ticket:
+                ticket.trace = entry.trace
                 tensors = IncomingTensors(request, operation.request, stream.read, self._limits.max_tensor_bytes)
                 await self._compute(operation, granted, opened, tensors, ticket, stream, entry)
         except ModelFailed as e:
@@ -127,7 +130,9 @@ class RowServicer:
         if of_predictions:
             plan = loss_of_predictions(plan, estimator)
         plan.result_codec = opened.call.result_codec
-        block_rows = self._block_rows(granted, opened.options.batch_size, specs[-1].row_nbytes, plan.outputs_per_row)
+        most_rows = self._most_rows(granted, opened.options.batch_size, specs[-1].row_nbytes, plan.outputs_per_row)
+        # Rows that have arrived are computed while others are on their way; what has gathered meanwhile is computed as one.
+        block_rows = min(most_rows, max(1, _BLOCK_NBYTES // max(1, specs[-1].row_nbytes * plan.outputs_per_row)))
         header = opened.call
         budget, again, cost = granted.grant.budget, header.attempt > 1, plan.costs(rows)
         charge = Charge(granted.charges, budget, header.request_id, again, cost, partial(stream.end, _SENT_AGAIN, stuck=True))
@@ -137,15 +142,15 @@ class RowServicer:
         try:
             async with charge:
                 if rows <= block_rows:
-                    await self._one_block(call, block_rows)
+                    await self._one_block(call, most_rows)
                 else:
-                    await self._many_blocks(call, rows, block_rows)
+                    await self._many_blocks(call, rows, block_rows, most_rows)
         finally:
             entry.charged = charge.charged
             if charge.binding and header.request_id:
                 entry.paid, entry.lease = charge.paid, charge.lease
 
-    def _block_rows(self, granted: Granted, batch_size: int, row_nbytes: int, outputs_per_row: int) -> int:
+    def _most_rows(self, granted: Granted, batch_size: int, row_nbytes: int, outputs_per_row: int) -> int:
         if batch_size < 0:
             raise InvalidValue(f"batch_size is {batch_size}; expected at least 1, or 0 for the server's choice")
         if row_nbytes > self._limits.max_held_bytes:
@@ -154,11 +159,11 @@ class RowServicer:
         most = max(1, self._limits.max_held_bytes // max(1, row_nbytes * outputs_per_row))
         return min(batch_size or most, granted.estimator.config.max_batch_rows, most)
 
-    async def _one_block(self, call: _Call, block_rows: int) -> None:
+    async def _one_block(self, call: _Call, most_rows: int) -> None:
         plan = call.plan
         block = await call.tensors.whole(len(call.tensors.specs) - 1, 0)
         arguments = plan.rows(block, 0, whole=True)
-        like = likeness(call.granted.estimator, plan.function, arguments, plan.options, block_rows)
+        like = likeness(call.granted.estimator, plan.function, arguments, plan.options, most_rows)
         cost, mark = plan.costs(len(block)), call.mark(0, arguments)
         await call.charge.begin(cost, mark)
         result = await call.ticket.run_block(plan.function, arguments, plan.options, like, call.stream)
@@ -167,7 +172,7 @@ class RowServicer:
             result = plan.reduce([result], await call.divisor())
         await _write(call.stream, plan.finish(result), plan.result_codec)
 
-    async def _many_blocks(self, call: _Call, rows: int, block_rows: int) -> None:
+    async def _many_blocks(self, call: _Call, rows: int, block_rows: int, most_rows: int) -> None:
         plan = call.plan
         divisor = await call.divisor()
         if "divisor" in plan.options:
@@ -176,6 +181,8 @@ class RowServicer:
         reduced: list[Array] = []
         under_way: deque[tuple[asyncio.Future[Any], Rows, bytes]] = deque()
         like: Likeness | None = None
+        row_nbytes = max(1, call.tensors.specs[-1].row_nbytes * plan.outputs_per_row)
+        most_blocks = max(2, _UNDER_WAY_NBYTES // (row_nbytes * block_rows))
 
         async def finish_one() -> None:
             future, cost, mark = under_way[0]
@@ -190,10 +197,10 @@ class RowServicer:
         begin = 0
         try:
             async for block in call.tensors.blocks(len(call.tensors.specs) - 1, block_rows):
-                while len(under_way) >= _BLOCKS_UNDER_WAY or (under_way and under_way[0][0].done()):
+                while len(under_way) >= most_blocks or (under_way and under_way[0][0].done()):
                     await finish_one()
                 arguments = plan.rows(block, begin, whole=False)
-                like = like or likeness(call.granted.estimator, plan.function, arguments, plan.options, block_rows)
+                like = like or likeness(call.granted.estimator, plan.function, arguments, plan.options, most_rows)
                 cost, mark = plan.costs(len(block)), call.mark(begin, arguments)
                 await call.charge.begin(cost, mark)
                 under_way.append((call.ticket.submit(plan.function, arguments, plan.options, like), cost, mark))

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
@@ -18,9 +18,14 @@ from gradwire.server.config import Limits
 from gradwire.server.faults import Draining, Stalled, TimedOut, fault
 from gradwire.server.identity.callers import Identity
 from gradwire.server.identity.names import ANONYMOUS
+from gradwire.server.observe.counts import Traffic
+from gradwire.server.observe.refusals import REFUSALS
 from gradwire.server.pace import Pace
 from gradwire.server.places import Places
 from gradwire.wire.frames import CHUNK_NBYTES, Chunk, chunk_messages
+
+if TYPE_CHECKING:
+    from gradwire.server.observe.tracing import CallTrace
 
 log = logging.getLogger("gradwire.server")
 
@@ -37,12 +42,15 @@ class OpenStream:
         waiting_since_s: Loop time since when the peer is waited for; None while it is not.
         pace: How fast the peer sends and takes the bytes of the call under way.
         place: Whose limits it counts for; empty before it has been let in.
+        trace: Of the call under way; None if it is not traced.
     """
 
-    def __init__(self, context: Any, identity: Identity, limits: Limits) -> None:
+    def __init__(self, context: Any, identity: Identity, limits: Limits, traffic: Traffic) -> None:
         self.peer: str = context.peer()
         self.pace = Pace(limits.min_bytes_per_s, limits.stall_timeout_s)
         self.place = ""
+        self.trace: CallTrace | None = None
+        self._traffic = traffic
         self._max_call_s = limits.max_call_s
         self.principal = ""
         self._caller = identity.caller(context)
@@ -93,7 +101,11 @@ class OpenStream:
         message = await self._context.read()
         self._waited_s = self._loop.time() - since_s
         self.waiting_since_s = None
-        return None if message is grpc.aio.EOF else message
+        if message is grpc.aio.EOF:
+            return None
+        self._traffic.received_nbytes += len(message.data if isinstance(message, Chunk) else message)
+        taken: bytes | Chunk = message
+        return taken
 
     async def write(self, message: bytes) -> None:
         """Sends a message, as soon as the client has room for it."""
@@ -101,9 +113,7 @@ class OpenStream:
         self.waiting_since_s = since_s = self._loop.time()
         self._writing = True
         await self._context.write(message)
-        self._writing = False
-        self.waiting_since_s = None
-        self.pace.waited(self._loop.time() - since_s, len(message))
+        self._wrote(since_s, len(message))
 
     async def write_data(self, data: memoryview, begin: int = 0) -> None:
         """Sends data as chunks; it stands at byte ``begin`` of its tensor."""
@@ -116,13 +126,20 @@ class OpenStream:
             self.waiting_since_s = since_s = self._loop.time()
             self._writing = True
             await self._write_chunk(begin + at, part := data[at : at + CHUNK_NBYTES])
-            self._writing = False
-            self.waiting_since_s = None
-            self.pace.waited(self._loop.time() - since_s, len(part))
+            self._wrote(since_s, len(part))
+
+    def _wrote(self, since_s: float, nbytes: int) -> None:
+        self._writing = False
+        self.waiting_since_s = None
+        self._traffic.sent_nbytes += nbytes
+        self.pace.waited(self._loop.time() - since_s, nbytes)
+        if self.trace is not None:
+            self.trace.wrote(since_s, nbytes)
 
     def call_ended(self) -> None:
         """The call under way has been answered; that its time was over meanwhile no longer matters."""
         self.in_call = False
+        self.trace = None
         if not self._ended:
             self._reason = None
 
@@ -161,6 +178,8 @@ class OpenStream:
         told = fault(error)
         if told.code is grpc.StatusCode.INTERNAL:
             log.error("call failed", extra={"peer": self.peer, "reason": told.text}, exc_info=error)
+        else:
+            REFUSALS.log(self.peer, told)
         try:
             await self._context.abort(told.code, told.text, told.metadata())
         except grpc.aio.AbortError:
@@ -187,6 +206,7 @@ class OpenStreams:
     Attributes:
         draining: Whether no new calls are taken because the server is about to end.
         refusing: Why no new calls are taken for now; None while they are.
+        traffic: What has come and gone on them.
     """
 
     def __init__(self, limits: Limits, identity: Identity) -> None:
@@ -195,6 +215,7 @@ class OpenStreams:
         self._limits = limits
         self._stall_timeout_s = limits.stall_timeout_s
         self._idle_timeout_s = limits.idle_timeout_s
+        self.traffic = Traffic()
         self._places = Places(limits.max_streams, limits.max_queued_calls)
         self._open: set[OpenStream] = set()
         self._unary: set[asyncio.Task[Any]] = set()
@@ -206,7 +227,7 @@ class OpenStreams:
 
     async def serve(self, context: Any, call: Callable[[OpenStream, bytes | Chunk], Awaitable[None]]) -> None:
         """Serves calls on a stream, one after the other, until the client closes it or a call fails."""
-        stream = OpenStream(context, self.identity, self._limits)
+        stream = OpenStream(context, self.identity, self._limits, self.traffic)
         try:
             # Strangers are not listened to, and of friends each call is asked about: they may be none by then.
             stream.identify()

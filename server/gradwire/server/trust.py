@@ -11,21 +11,26 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gradwire.server.access import AccessLevel
 from gradwire.server.budgets.account import Desk
 from gradwire.server.budgets.accounts import Accounts
 from gradwire.server.budgets.clock import SteadyClock
-from gradwire.server.config import ConfigError, ServerConfig
+from gradwire.server.config import ConfigError, ServerConfig, TracingConfig
 from gradwire.server.grants.book import GrantBook, read_grants
 from gradwire.server.grants.granted import NotGranted
 from gradwire.server.identity.files import Watched
 from gradwire.server.ledger import Ledger
+from gradwire.server.observe.counts import Counts
+from gradwire.server.observe.left import BudgetsLeft
 from gradwire.server.store.errors import StoreConfigError, StoreUnavailable
 from gradwire.server.store.place import store_url
 from gradwire.server.store.store import Store
 from gradwire.server.store.writer import LedgerWriter
+
+if TYPE_CHECKING:
+    from gradwire.server.observe.tracing import Tracing
 
 log = logging.getLogger("gradwire.server")
 
@@ -48,6 +53,10 @@ class Trust:
         ledger: Where calls are written down.
         desk: The store, for accounts.
         store: The same.
+        server: What this process is called in the ledger.
+        writer: Brings the ledger to the store.
+        counts: The calls, as the ledger gets them.
+        left: What is left of all budgets.
 
     Raises:
         ConfigError: The store cannot be opened, or the grants are wrong.
@@ -64,10 +73,14 @@ class Trust:
         except (StoreConfigError, StoreUnavailable) as e:
             raise ConfigError(f"store: {e}") from e
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="gradwire-store")
-        self._writer = LedgerWriter(self.store)
-        self.ledger = Ledger(self._writer, f"{socket.gethostname()}:{os.getpid()}")
+        self.server = f"{socket.gethostname()}:{os.getpid()}"
+        self.writer = self._writer = LedgerWriter(self.store)
+        self.counts = Counts(model.name for model in config.models)
+        self._tracing = _tracing(config.tracing, self.server)
+        self.ledger = Ledger(self._writer, self.server, self.counts, self._tracing)
         self.desk = Desk(self.store, self._thread, clock, config.lease_rows)
         self.accounts = Accounts(self.desk)
+        self.left = BudgetsLeft(self.book, self.accounts, self.store)
         self._generation = -1
         self._read_grants()
         self._tasks: list[asyncio.Task[None]] = []
@@ -90,6 +103,8 @@ class Trust:
                 await task
         await self.accounts.close()
         await asyncio.get_running_loop().run_in_executor(None, self._writer.close, _CLOSE_S)
+        if self._tracing is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._tracing.close)
         self._thread.shutdown()
         self.store.close()
 
@@ -126,6 +141,16 @@ class Trust:
             with suppress(StoreUnavailable):
                 await self.desk.ask(self.store.prune_charges, datetime.now(timezone.utc) - _CHARGES_KEPT)
             await asyncio.sleep(_CHARGES_KEPT.total_seconds() / 4)
+
+
+def _tracing(config: TracingConfig | None, server: str) -> Tracing | None:
+    if config is None:
+        return None
+    try:
+        from gradwire.server.observe.tracing import Tracing
+    except ImportError as e:
+        raise ConfigError(f"tracing: {e.name} is not installed here; install it with: pip install 'gradwire[tracing]'") from e
+    return Tracing.to(config.endpoint, config.ratio, server)
 
 
 def _watched(path: Path | None, book: GrantBook) -> Watched[None] | None:

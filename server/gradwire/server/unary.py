@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import grpc
 
 from gradwire.server.faults import Draining, fault
+from gradwire.server.observe.refusals import REFUSALS
 from gradwire.server.streams import DRAINING, OpenStreams
 
 log = logging.getLogger("gradwire.server")
@@ -29,6 +30,8 @@ async def answered(context: Any, streams: OpenStreams, answer: Coroutine[Any, An
         told = fault(e)
         if told.code is grpc.StatusCode.INTERNAL:
             log.error("call failed", extra={"peer": context.peer(), "reason": told.text}, exc_info=e)
+        else:
+            REFUSALS.log(context.peer(), told)
         await context.abort(told.code, told.text, told.metadata())
         raise AssertionError("abort raises") from e
     finally:

@@ -52,6 +52,7 @@ class Work:
         done: Where the result goes; belongs to the loop's thread.
         ticket: The call.
         likeness: What the block has in common with others.
+        queued_s: Since when it waits for the device, by ``time.monotonic()``; 0 if it never did.
         size: How many rows it has; 0 for what is no row block.
     """
 
@@ -61,6 +62,7 @@ class Work:
     done: asyncio.Future[Any]
     ticket: Ticket
     likeness: Likeness | None = None
+    queued_s: float = 0.0
     size: int = field(init=False)
 
     def __post_init__(self) -> None:

@@ -21,7 +21,7 @@ from gradwire.server.budgets.clock import SteadyClock
 from gradwire.server.budgets.rate import RowRate
 from gradwire.server.grants.grant import Budget
 from gradwire.server.store.errors import BudgetShort, StoreUnavailable
-from gradwire.server.store.records import ChargeRecord, Lease
+from gradwire.server.store.records import BudgetLimits, ChargeRecord, Lease
 from gradwire.server.store.store import Store
 from gradwire.server.usage import Rows
 
@@ -90,6 +90,8 @@ class Account:
         self._left = Rows()
         # What `_left` is of; None while it is nothing.
         self._lease: Lease | None = None
+        # The budget that it was taken under: less may be left of another.
+        self._limits: BudgetLimits | None = None
         # One errand to the store at a time.
         self._busy = asyncio.Lock()
         self._errands: set[asyncio.Task[Any]] = set()
@@ -114,7 +116,7 @@ class Account:
         if not needed:
             return None
         self.asked_s = asyncio.get_running_loop().time()
-        while not self._has(needed):
+        while not self._has(needed, budget):
             await self._errand(self._fetch(needed, budget))
         self._left -= needed
         return self._lease
@@ -168,12 +170,14 @@ class Account:
             await asyncio.wait(self._errands)
         await self.settle()
 
-    def _has(self, needed: Rows) -> bool:
-        return self._current() and needed.within(self._left)
+    def _has(self, needed: Rows, budget: Budget) -> bool:
+        return self._current(budget) and needed.within(self._left)
 
-    def _current(self) -> bool:
+    def _current(self, budget: Budget) -> bool:
         lease = self._lease
-        return lease is not None and (lease.window_end is None or self.desk.clock.now_s() < lease.window_end)
+        if lease is None or self._limits != budget.limits:
+            return False
+        return (lease.window_end is None or self.desk.clock.now_s() < lease.window_end)
 
     async def _errand(self, errand: Coroutine[Any, Any, None]) -> None:
         """Waits for an errand. It goes on if the caller is cancelled: what the store has counted must arrive here."""
@@ -187,9 +191,9 @@ class Account:
 
     async def _fetch(self, needed: Rows, budget: Budget) -> None:
         async with self._busy:
-            if self._has(needed):
+            if self._has(needed, budget):
                 return
-            if not self._current():
+            if not self._current(budget):
                 await self._return_left()
             least = needed.beyond(self._left)
             wish = Rows(*(max(part, self.desk.lease_rows) if part else 0 for part in (least.forward, least.backward)))
@@ -205,7 +209,7 @@ class Account:
             else:
                 await self._return_left()
             self._left += got
-            self._lease = lease
+            self._lease, self._limits = lease, budget.limits
 
     async def _settle(self) -> None:
         async with self._busy:

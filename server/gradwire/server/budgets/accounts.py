@@ -36,6 +36,11 @@ class Accounts:
             charges = self._charges[key] = Charges(Account(principal, model, self._desk))
         return charges
 
+    def known(self, principal: str, model: str) -> Account | None:
+        """An account that has been called; None if it has not. From any thread."""
+        charges = self._charges.get((principal, model))
+        return None if charges is None else charges.account
+
     async def return_idle(self) -> None:
         """Gives back what is not used, over and over."""
         while True:

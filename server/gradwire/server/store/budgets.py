@@ -7,6 +7,7 @@ the same time. A clock that steps back never reopens a window. What comes back c
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import Connection, Row, select, update
@@ -83,11 +84,24 @@ def restock(database: Database, connection: Connection, principal: str, model: s
 
 def taken(connection: Connection, principal: str, model: str, window_s: int | None, now: float) -> Taken:
     """What has been taken, without taking anything."""
+    here = (budgets.c.principal == principal) & (budgets.c.model == model)
+    return _taken(connection.execute(select(budgets).where(here)), window_s, now)
+
+
+def taken_of(connection: Connection, windows: Mapping[tuple[str, str], int | None], now: float) -> dict[tuple[str, str], Taken]:
+    """The same of many budgets, by principal and model, in one query."""
+    rows: dict[tuple[str, str], list[Row[Any]]] = {key: [] for key in windows}
+    for row in connection.execute(select(budgets)):
+        if (row.principal, row.model) in rows:
+            rows[row.principal, row.model].append(row)
+    return {key: _taken(rows[key], window_s, now) for key, window_s in windows.items()}
+
+
+def _taken(found: Iterable[Row[Any]], window_s: int | None, now: float) -> Taken:
     total, window, start = Rows(), Rows(), 0
     if window_s is not None:
         start = _start(window_s, now)
-    here = (budgets.c.principal == principal) & (budgets.c.model == model)
-    for row in connection.execute(select(budgets).where(here)):
+    for row in found:
         rows = Rows(row.taken_forward, row.taken_backward)
         if row.period == _TOTAL:
             total = rows

@@ -6,7 +6,7 @@ Every method is one transaction: when it returns, what it says is durable; when 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from types import TracebackType
 
@@ -168,6 +168,11 @@ class Store:
         """What servers have taken of a budget: used, or still held in leases."""
         with self._database.read() as connection:
             return budgets.taken(connection, principal, model, window_s, now)
+
+    def taken_of(self, windows: Mapping[tuple[str, str], int | None], now: float) -> dict[tuple[str, str], Taken]:
+        """The same of many budgets, in one query: by principal and model, the length of each one's windows."""
+        with self._database.read() as connection:
+            return budgets.taken_of(connection, windows, now)
 
     # The ledger
 

@@ -1,0 +1,1 @@
+"""``gradwire top``: what a server does, from its status."""

@@ -1,0 +1,198 @@
+"""What a server did between two readings of its status, or since its start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from itertools import accumulate
+
+from gradwire.v1 import status_pb2 as pb
+
+
+@dataclass(frozen=True)
+class Operation:
+    """Calls of one operation of one served name.
+
+    Attributes:
+        calls: That ended.
+        failed: Of them, otherwise than well or by their caller's wish; by reason.
+        forward: Rows charged.
+        backward: Likewise.
+        p50_s: Half of the calls took at most so long on the server; None without calls.
+        p99_s: Likewise, of 99 in a hundred.
+        batch_rows: Rows that were computed at once, on average over all names that share the model; None without batches.
+    """
+
+    operation: str
+    calls: int
+    failed: dict[str, int]
+    forward: int
+    backward: int
+    p50_s: float | None
+    p99_s: float | None
+    batch_rows: float | None
+
+
+@dataclass(frozen=True)
+class Model:
+    """One served name.
+
+    Attributes:
+        waiting: Calls that wait for the model's device now.
+        operations: That were ever called, in the order of their first calls.
+    """
+
+    name: str
+    version: str
+    backend: str
+    device: str
+    device_uuid: str
+    waiting: int
+    operations: list[Operation]
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device now.
+
+    Attributes:
+        memory_nbytes: By kind: used, total, and more where the backend tells.
+        utilization: 0 to 1; None where it is not told.
+    """
+
+    device: str
+    uuid: str
+    memory_nbytes: dict[str, int]
+    utilization: float | None
+
+
+@dataclass(frozen=True)
+class Activity:
+    """What a server did in a period.
+
+    Attributes:
+        server: Its process, as in its ledger.
+        version: Of gradwire.
+        up_s: Since its start.
+        period_s: Long.
+        refusing: Why it takes no new calls; empty if it does.
+    """
+
+    server: str
+    version: str
+    up_s: float
+    period_s: float
+    refusing: str
+    open_streams: int
+    running_calls: int
+    received_nbytes: int
+    sent_nbytes: int
+    ledger_pending_calls: int
+    ledger_lost_calls: int
+    devices: list[Device]
+    models: list[Model]
+
+
+_WELL = ("OK", "CANCELLED")
+
+
+def activity(now: pb.GetStatusResponse, before: pb.GetStatusResponse | None = None) -> Activity:
+    """What happened between two readings; without the first, or if the server has been started anew since, from its start on."""
+    if before is None or (before.server, before.started) != (now.server, now.started):
+        before = pb.GetStatusResponse(server=now.server, started=now.started, now=now.started)
+    models_before = {model.name: model for model in before.models}
+    queues_before = {queue.name: queue for queue in before.queues}
+    queues = {queue.name: queue for queue in now.queues}
+    models = [
+        _model(
+            model,
+            queues.get(model.queue, pb.QueueStatus()),
+            models_before.get(model.name, pb.ModelStatus()),
+            queues_before.get(model.queue, pb.QueueStatus()),
+        )
+        for model in now.models
+    ]
+    started, read, read_before = (moment.ToDatetime(timezone.utc) for moment in (now.started, now.now, before.now))
+    return Activity(
+        server=now.server,
+        version=now.version,
+        up_s=_seconds(read, started),
+        period_s=_seconds(read, read_before),
+        refusing=now.refusing,
+        open_streams=now.open_streams,
+        running_calls=now.running_calls,
+        received_nbytes=now.received_bytes - before.received_bytes,
+        sent_nbytes=now.sent_bytes - before.sent_bytes,
+        ledger_pending_calls=now.ledger_pending_calls,
+        ledger_lost_calls=now.ledger_lost_calls,
+        devices=[_device(device) for device in now.devices],
+        models=models,
+    )
+
+
+def quantile(bounds: Sequence[float], counts: Sequence[int], part: float) -> float | None:
+    """The value that a part of those in a histogram do not exceed; in proportion within its bucket, as Prometheus does it.
+
+    Args:
+        bounds: Upper bounds of the buckets.
+        counts: One more: the last bucket has no bound, and its values count as the last bound.
+        part: 0 to 1.
+
+    Returns:
+        None if the histogram is empty.
+    """
+    total = sum(counts)
+    if not total:
+        return None
+    wanted = part * total
+    for index, reached in enumerate(accumulate(counts)):
+        if reached >= wanted and counts[index]:
+            if index == len(bounds):
+                break
+            low = bounds[index - 1] if index else 0.0
+            return low + (bounds[index] - low) * (wanted - (reached - counts[index])) / counts[index]
+    return bounds[-1]
+
+
+def _model(now: pb.ModelStatus, queue: pb.QueueStatus, before: pb.ModelStatus, queue_before: pb.QueueStatus) -> Model:
+    earlier = {its.operation: its for its in before.operations}
+    batches = {its.function: its for its in queue.batches}
+    batches_before = {its.function: its for its in queue_before.batches}
+    operations = []
+    for its in now.operations:
+        name, first = its.operation, earlier.get(its.operation, pb.OperationStatus())
+        rows, made = (
+            getattr(batches.get(name, pb.BatchStatus()), field) - getattr(batches_before.get(name, pb.BatchStatus()), field)
+            for field in ("rows", "batches")
+        )
+        operations.append(_operation(its, first, rows / made if made else None))
+    return Model(now.name, now.version, now.backend, now.device, now.device_uuid, queue.waiting_calls, operations)
+
+
+def _operation(now: pb.OperationStatus, before: pb.OperationStatus, batch_rows: float | None) -> Operation:
+    outcomes = {name: number - before.outcomes.get(name, 0) for name, number in sorted(now.outcomes.items())}
+    counts = _differences(now.seconds.counts, before.seconds.counts)
+    return Operation(
+        operation=now.operation,
+        calls=sum(outcomes.values()),
+        failed={name: number for name, number in outcomes.items() if number and name not in _WELL},
+        forward=now.forward - before.forward,
+        backward=now.backward - before.backward,
+        p50_s=quantile(now.seconds.bounds, counts, 0.5),
+        p99_s=quantile(now.seconds.bounds, counts, 0.99),
+        batch_rows=batch_rows,
+    )
+
+
+def _differences(now: Iterable[int], before: Sequence[int]) -> list[int]:
+    return [count - (before[index] if before else 0) for index, count in enumerate(now)]
+
+
+def _device(device: pb.DeviceStatus) -> Device:
+    utilization = device.utilization if device.HasField("utilization") else None
+    return Device(device.device, device.uuid, dict(device.memory_bytes), utilization)
+
+
+def _seconds(later: datetime, earlier: datetime) -> float:
+    return max(0.0, (later - earlier).total_seconds())

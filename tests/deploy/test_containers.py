@@ -1,0 +1,159 @@
+"""The images of the Dockerfile: built, run as their user, attacked from outside, drained."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from shutil import copy
+
+import pytest
+import yaml
+from commands import environment
+from deploy.buildah import build, command_in, config_of, container, files_of, needs_buildah
+from deploy.nginx import free_ports
+
+pytestmark = [pytest.mark.container, pytest.mark.timeout(3600)]
+
+HERE = Path(__file__).parent
+TARGETS = os.environ.get("GRADWIRE_TARGETS", "sklearn").split()
+"""Servers' targets to build: sklearn takes a minute, demo (torch) some minutes."""
+
+
+@pytest.fixture(scope="module", params=TARGETS)
+def target(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def image(target: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    needs_buildah()
+    return build(target, tmp_path_factory.mktemp("build"))
+
+
+@pytest.fixture(scope="module")
+def client_image(tmp_path_factory: pytest.TempPathFactory) -> str:
+    needs_buildah()
+    return build("client", tmp_path_factory.mktemp("build"))
+
+
+class Server:
+    """What runs in a container."""
+
+    def __init__(self, name: str, process: subprocess.Popen[str], address: str, health: str, pid: int, begun: Path) -> None:
+        self.name, self.process, self.address, self.health, self.pid = name, process, address, health, pid
+        self.begun = begun
+
+    def drain(self) -> int:
+        """SIGTERM to the server itself, as an engine sends it; returns its exit code."""
+        os.kill(self.pid, signal.SIGTERM)
+        return self.process.wait(60)
+
+
+@contextmanager
+def served(image: str, target: str, folder: Path) -> Iterator[Server]:
+    """The image's own command on a configuration that is mounted where it is looked for."""
+    port, health = free_ports(2)
+    folder.mkdir()
+    folder.chmod(0o755)
+    repository = HERE.parent.parent
+    config = yaml.safe_load((repository / "deploy/docker/demo.yaml").read_text())
+    if target != "demo":
+        model = {"backend": "sklearn", "factory": "digits_mlp:digits_mlp", "input_shape": [1, 8, 8], "nb_classes": 10}
+        config["models"][0] = {"name": "digits", **model, "clip_values": [0.0, 1.0], "channels_first": True}
+        copy(HERE / "digits_mlp.py", folder)
+    config |= {"listen": f"0.0.0.0:{port}", "health_listen": f"0.0.0.0:{health}"}
+    (folder / "serve.yaml").write_text(yaml.safe_dump(config))
+    with container(image) as name:
+        command = config_of(image)["Entrypoint"]
+        if target == "demo":  # its model lies in the image, where a mounted folder would hide it
+            with files_of(name) as root:
+                copy(folder / "serve.yaml", root / "etc/gradwire/serve.yaml")
+            mounts = {}
+        else:
+            mounts = {folder: "/etc/gradwire"}
+        begun = folder.with_name("begun")
+        begun.touch()
+        process = subprocess.Popen(command_in(name, command, mounts), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        log: list[str] = []
+        reader = threading.Thread(target=lambda: log.extend(process.stderr or ()), daemon=True)
+        reader.start()
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            found = re.match(r"serving on \S+ \(pid (\d+)\)", line)
+            assert found, (line, "".join(log))
+            yield Server(name, process, f"127.0.0.1:{port}", f"127.0.0.1:{health}", int(found[1]), begun)
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def server(image: str, target: str, tmp_path: Path) -> Iterator[Server]:
+    with served(image, target, tmp_path / "etc") as running:
+        yield running
+
+
+def test_the_demo_attack_passes_from_outside_and_sigterm_drains_it(server: Server, image: str, tmp_path: Path) -> None:
+    status = Path(f"/proc/{server.pid}/status").read_text()
+    assert re.search(r"(?m)^Uid:\s+10001\s+10001", status)
+    _, user, *test = ["CMD", config_of(image)["User"], *config_of(image)["Healthcheck"]["Test"]]
+    assert user == "10001:10001"
+    assert test == ["CMD", "gradwire", "health", "127.0.0.1:50052"]
+    assert subprocess.run(command_in(server.name, ["gradwire", "health", server.health]), check=False).returncode == 0
+    attack = [sys.executable, "-m", "gradwire.client.demo", server.address, "--quick", "--out", str(tmp_path)]
+    ended = subprocess.run(attack, capture_output=True, text=True, env=environment(), check=False, timeout=600)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    print(ended.stdout)
+    rows = dict(re.findall(r"(?m)^ *(FGSM|PGD|DeepFool|HopSkipJump) .*?([\d.]+)% +[\d.,]+ ", ended.stdout))
+    assert set(rows) == {"FGSM", "PGD", "DeepFool", "HopSkipJump"}
+    with files_of(server.name) as root:
+        # A read-only root does not matter to it: only the state's folder, /tmp and what the kernel makes are written to.
+        free = ("proc", "sys", "dev", "tmp", "run", "var/lib/gradwire", "etc/gradwire")
+        written = [
+            str(file.relative_to(root))
+            for file in (Path(found) for found in _newer(root, server.begun))
+            if not str(file.relative_to(root)).startswith(free)
+        ]
+    assert written == []
+    assert server.drain() == 0
+
+
+def _newer(root: Path, begun: Path) -> list[str]:
+    """Files that have been written to since ``begun`` was."""
+    command = ["find", str(root), "-xdev", "-type", "f", "-newer", str(begun)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\n")[:-1]
+
+
+def test_the_clients_image_asks_the_servers(server: Server, client_image: str) -> None:
+    with container(client_image) as name:
+        entry = config_of(client_image)["Entrypoint"]
+        for arguments in (
+            ["health", server.address, "--service", "digits"],
+            ["models", server.address],
+            ["check", server.address, "digits"],
+        ):
+            ended = subprocess.run(command_in(name, [*entry, *arguments]), capture_output=True, text=True, check=False)
+            assert ended.returncode == 0, shlex.join(arguments) + ended.stdout + ended.stderr
+        bare = subprocess.run(command_in(name, ["python", "-c", "import torch"]), capture_output=True, text=True, check=False)
+        assert "No module named 'torch'" in bare.stderr
+
+
+def test_a_change_of_our_code_installs_no_framework_anew() -> None:
+    """Nothing of ours is copied into a framework's layers but lists of requirements."""
+    stages = re.split(r"(?m)^FROM ", (HERE.parent.parent / "Dockerfile").read_text())
+    for stage in stages:
+        name = re.match(r"\S+ AS (\S+)", stage)
+        if name and name[1].endswith("-framework"):
+            copied = re.findall(r"(?m)^COPY (?:--from=\S+ )?(\S+)", stage)
+            assert copied
+            assert all(source.endswith(".txt") for source in copied), name[1]

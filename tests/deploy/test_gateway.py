@@ -1,0 +1,190 @@
+"""nginx in front of server processes: calls find the servers of their models, and a restart behind it goes unnoticed."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from commands import gradwire
+from deploy.nginx import free_ports, gateway, needs_nginx
+from processes import ServerProcess, gradwire_serve
+
+from gradwire.client import connect
+from gradwire.client.demo.digits import held_out
+from gradwire.client.errors import Unavailable, UnknownModel
+from gradwire.client.estimator import RemoteEstimator
+from gradwire.client.settings import Retry
+
+HERE = Path(__file__).parent
+
+
+DIGITS = {
+    "backend": "sklearn",
+    "factory": "digits_mlp:digits_mlp",
+    "input_shape": [1, 8, 8],
+    "nb_classes": 10,
+    "clip_values": [0.0, 1.0],
+}
+MODELS = """
+map $http_gradwire_model $group {{
+    default digits;
+    labels  second;
+    gone    gone;
+}}
+upstream digits {{ server 127.0.0.1:{0} max_fails=0; server 127.0.0.1:{1} max_fails=0; }}
+upstream second {{ server 127.0.0.1:{1}; }}
+upstream gone   {{ server 127.0.0.1:{2}; }}
+"""
+"""Both servers serve "digits"; "labels" only the second; of "gone" nobody listens."""
+
+PATIENT = Retry(attempts=8, first_delay_s=0.02)
+
+
+class Replica:
+    """A server process on a port of its own that can be started again."""
+
+    def __init__(self, folder: Path, port: int, models: list[dict[str, Any]]) -> None:
+        folder.mkdir()
+        copy(HERE / "digits_mlp.py", folder)
+        self.config = folder / "serve.yaml"
+        # Every call is charged in the store that both share, by itself: no lease hides what was charged twice.
+        settings = {"listen": f"127.0.0.1:{port}", "store": "sqlite:///../shared.db", "lease_rows": 1}
+        self.config.write_text(yaml.safe_dump({**settings, "models": models}))
+        self._running = ExitStack()
+        self._process: ServerProcess | None = None
+
+    def start(self) -> None:
+        self._process = self._running.enter_context(gradwire_serve(self.config))
+
+    def stop(self) -> int:
+        """Ends it by SIGTERM; returns the exit code."""
+        assert self._process is not None
+        self._process.signal(signal.SIGTERM)
+        code = self._process.process.wait(60)
+        self._running.close()
+        return code
+
+    def close(self) -> None:
+        self._running.close()
+
+
+@dataclass(frozen=True)
+class Site:
+    address: str
+    direct: str
+    first: Replica
+    second: Replica
+    log: Path
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    needs_nginx()
+    folder = tmp_path_factory.mktemp("gateway")
+    ports = free_ports(3)
+    digits = {"name": "digits", **DIGITS}
+    first = Replica(folder / "first", ports[0], [digits])
+    second = Replica(folder / "second", ports[1], [digits, {"name": "labels", "same_as": "digits", "access": "labels"}])
+    try:
+        for replica in (first, second):
+            replica.start()
+        with gateway(folder / "nginx", MODELS.format(*ports)) as address:
+            yield Site(address, f"127.0.0.1:{ports[0]}", first, second, folder / "nginx" / "calls.log")
+    finally:
+        first.close()
+        second.close()
+
+
+def pgd(model: RemoteEstimator, x: Any, y: Any, go_on: Callable[[int], bool]) -> tuple[Any, int]:
+    """Projected gradient descent under the L-infinity norm, as long as ``go_on`` says so: adversarial rows, and the steps."""
+    found, steps = x, 0
+    while go_on(steps):
+        found = found + np.float32(0.005) * np.sign(model.loss_gradient(found, y)).astype(np.float32)
+        found = np.clip(np.clip(found, x - 0.1, x + 0.1), 0, 1)
+        steps += 1
+    return found, steps
+
+
+def settled(model: RemoteEstimator) -> tuple[int, int]:
+    """Rows forward and backward, once both servers have written what they did: each knows of the other what is written."""
+    seen: list[tuple[int, int]] = []
+    while len(seen) < 2 or seen[-1] != seen[-2]:
+        time.sleep(1.5)
+        usage = model.usage()
+        seen.append((usage.forward, usage.backward))
+    return seen[-1]
+
+
+def test_calls_go_to_the_servers_of_their_models(site: Site) -> None:
+    x, _ = held_out()
+    with connect(site.address) as server:
+        for _ in range(4):
+            np.testing.assert_array_equal(
+                server.estimator("labels").predict(x[:5]).argmax(1), server.estimator("digits").predict(x[:5]).argmax(1)
+            )
+        # What names no model is the default group's, and so is a name that only the gateway's map does not know.
+        assert "digits" in [card.name for card in server.models()]
+        with pytest.raises(UnknownModel):
+            server.estimator("nobodys")
+
+
+def test_a_group_that_is_not_there_is_unavailable_and_the_others_go_on(site: Site) -> None:
+    with connect(site.address) as server:
+        with pytest.raises(Unavailable, match="no server of this group answers"):
+            server.estimator("gone")
+        assert server.estimator("digits").predict(np.zeros((1, 1, 8, 8), np.float32)).shape == (1, 10)
+
+
+def test_health_of_a_model_is_that_of_its_own_server(site: Site) -> None:
+    assert gradwire("health", site.address, "--service", "labels").returncode == 0
+    assert gradwire("health", site.address, "--service", "gone").returncode == 3
+
+
+def test_large_calls_go_through_whole(site: Site) -> None:
+    x = np.tile(held_out()[0], (200, 1, 1, 1))  # 23 MB
+    with connect(site.address) as through, connect(site.direct) as direct:
+        np.testing.assert_array_equal(through.estimator("digits").predict(x), direct.estimator("digits").predict(x))
+
+
+@pytest.mark.timeout(240)
+def test_an_attack_does_not_notice_that_its_servers_are_restarted_and_nothing_is_charged_twice(site: Site) -> None:
+    x, y = (part[:4] for part in held_out())
+    restarted, failed = threading.Event(), []
+
+    def restart() -> None:
+        try:
+            for replica in (site.first, site.second):
+                assert replica.stop() == 0
+                replica.start()
+        except BaseException as e:
+            failed.append(e)
+            raise
+        finally:
+            restarted.set()
+
+    with connect(site.address, retry=PATIENT) as server:
+        digits = server.estimator("digits")
+        before = settled(digits)
+        thread = threading.Thread(target=restart)
+        thread.start()
+        found, steps = pgd(digits, x, y, lambda done: not restarted.is_set() or done < 100)
+        thread.join()
+        used = settled(digits)
+    assert not failed
+    assert used == (before[0] + 4 * steps, before[1] + 4 * steps)
+    with connect(site.direct, same_host=False) as direct:
+        expected, _ = pgd(direct.estimator("digits"), x, y, lambda done: done < steps)
+    np.testing.assert_array_equal(found, expected)
+    assert not np.array_equal(found, x)
+    # Both servers have been asked.
+    assert len({line.split(" -> ")[1].split()[0] for line in site.log.read_text().splitlines() if "/LossGradient" in line}) == 2
