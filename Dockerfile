@@ -45,7 +45,7 @@ RUN pip wheel --no-deps --wheel-dir /wheel /source
 # What all servers have in common, frameworks apart. Metadata only: a change of it installs nothing anew.
 FROM base AS server
 COPY constraints.txt /opt/gradwire/
-EXPOSE 50051 50052
+EXPOSE 50051 50052 9464
 VOLUME /var/lib/gradwire
 STOPSIGNAL SIGTERM
 # The data port may want TLS and certificates; health has a listener of its own in the clear (health_listen).

@@ -21,7 +21,15 @@ DOCUMENTS = [ROOT / "README.md", *ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.m
 def keys() -> set[str]:
     """Every key that a YAML file may hold."""
     # MXNet is not installed here, and what it is configured with does not need it.
-    schemas = [ServerConfig, Limits, IdentityConfig, Grant, Budget, MXNetConfig, *(backend(name).Config for name in backend_names() if name != "mxnet")]
+    schemas = [
+        ServerConfig,
+        Limits,
+        IdentityConfig,
+        Grant,
+        Budget,
+        MXNetConfig,
+        *(backend(name).Config for name in backend_names() if name != "mxnet"),
+    ]
     return {key for schema in schemas for key in schema.model_fields} | set(ServedModel.model_fields) - {"model"}
 
 

@@ -53,7 +53,7 @@ def test_calls_about_a_model_name_it_and_others_name_none() -> None:
     assert headers.seen == [(method, model) for method, model, _ in asked]
 
 
-@pytest.mark.parametrize("name", ["", "ä", "a b", "a\nb"])
+@pytest.mark.parametrize("name", ["", "ä", "a b", "a\nb", "a" * 20_000], ids=["empty", "umlaut", "space", "line", "long"])
 def test_what_is_no_models_name_is_not_sent(name: str) -> None:
     assert naming(name, (("authorization", "Bearer x"),)) == (("authorization", "Bearer x"),)
 
@@ -69,3 +69,20 @@ def test_a_stream_carries_calls_of_one_model(same_host: bool) -> None:
         for name in ("a", "b", "a", "b"):
             np.testing.assert_array_equal(server.estimator(name).predict(np.ones((2, 3), np.float32)), np.ones((2, 2)))
         assert idle(server) == {("Predict", "a"): 1, ("Predict", "b"): 1}
+
+
+def test_servers_behind_one_name_take_turns_stream_by_stream() -> None:
+    model = {"backend": "blackbox", "factory": lambda: lambda x: x[:, :2], "input_shape": [3], "nb_classes": 2}
+    x = np.ones((1, 3), np.float32)
+    with serving({"a": model}) as first, serving({"a": model}) as second:
+        both = ",".join((first, second))
+        with connect(f"ipv4:{both}", same_host=False) as server:
+            remote, streams = server.estimator("a"), []
+            for _ in range(200):  # until both are connected to, there is only one to take
+                remote.predict(x)
+                ((_, idle),) = server._idle.items()
+                streams.append(idle.pop())
+        with connect(first) as one, connect(second) as other:
+            used = [side.estimator("a").usage().forward for side in (one, other)]
+    assert sum(used) == 200
+    assert min(used) > 50

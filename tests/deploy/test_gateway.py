@@ -74,6 +74,12 @@ class Replica:
         self._running.close()
         return code
 
+    def kill(self) -> None:
+        assert self._process is not None
+        self._process.signal(signal.SIGKILL)
+        self._process.process.wait()
+        self._running.close()
+
     def close(self) -> None:
         self._running.close()
 
@@ -188,3 +194,31 @@ def test_an_attack_does_not_notice_that_its_servers_are_restarted_and_nothing_is
     assert not np.array_equal(found, x)
     # Both servers have been asked.
     assert len({line.split(" -> ")[1].split()[0] for line in site.log.read_text().splitlines() if "/LossGradient" in line}) == 2
+
+
+@pytest.mark.timeout(240)
+def test_an_attack_does_not_notice_that_its_servers_are_killed(site: Site) -> None:
+    """What a killed server had not written is missing from the ledger; the caller misses nothing."""
+    x, y = (part[:4] for part in held_out())
+    back, failed = threading.Event(), []
+
+    def kill() -> None:
+        try:
+            for replica in (site.first, site.second):
+                replica.kill()
+                replica.start()
+        except BaseException as e:
+            failed.append(e)
+            raise
+        finally:
+            back.set()
+
+    with connect(site.address, retry=PATIENT) as server:
+        thread = threading.Thread(target=kill)
+        thread.start()
+        found, steps = pgd(server.estimator("digits"), x, y, lambda done: not back.is_set() or done < 100)
+        thread.join()
+    assert not failed
+    with connect(site.direct, same_host=False) as direct:
+        expected, _ = pgd(direct.estimator("digits"), x, y, lambda done: done < steps)
+    np.testing.assert_array_equal(found, expected)

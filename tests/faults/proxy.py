@@ -76,9 +76,9 @@ class CuttingProxy:
             with contextlib.suppress(OSError):
                 if with_reset:
                     end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                else:
-                    end.shutdown(socket.SHUT_RDWR)
-                end.close()
+                # Whoever waits for more in the other thread is woken, or the connection would stay.
+                end.shutdown(socket.SHUT_RD if with_reset else socket.SHUT_RDWR)
+            end.close()
         with self._lock:
             self._open -= {here, there}
 

@@ -8,19 +8,22 @@ import threading
 import time
 import urllib.request
 from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from gradwire.backends.backend import DeviceReading
 from gradwire.client import Retry, connect
-from gradwire.client.errors import GradwireError, InvalidCall, UnknownModel
+from gradwire.client.errors import GradwireError, InvalidCall, Unauthenticated, UnknownModel
 from gradwire.client.estimator import RemoteEstimator
 from gradwire.server import serving
 from gradwire.server.config import ConfigError
 from gradwire.server.grants.grant import Budget, Grant
+from gradwire.server.identity.token_commands import app
 from gradwire.server.observe.collector import METRICS
-from gradwire.server.observe.counts import SECONDS_BOUNDS, UNKNOWN
+from gradwire.server.observe.counts import REFUSED, SECONDS_BOUNDS, UNKNOWN
 from gradwire.server.observe.devices import read_devices
 from gradwire.v1.estimator_pb2 import CallHeader, PredictOpen
 from gradwire.wire.frames import open_field
@@ -54,7 +57,7 @@ def test_every_call_is_counted_by_outcome_rows_and_duration(scrape, free_port):
             digits.predict(X)
         digits.loss_gradient(X, np.array([0, 1, 2]))
         with pytest.raises(InvalidCall):
-            server.call("Predict", b"\n\x0c\n\n\n\x06digits", [("x", np.ones((2, 5)))])
+            server.call("Predict", opening("digits"), [("x", np.ones((2, 5)))])
         seen = scrape(free_port)
     calls = seen["gradwire_calls_total"]
     assert calls[labels(model="digits", operation="predict", outcome="OK")] == 3
@@ -91,6 +94,7 @@ def test_names_that_callers_make_up_and_clones_make_no_labels(scrape, free_port)
         seen = scrape(free_port)
     models = {dict(key)["model"] for samples in seen.values() for key in samples if "model" in dict(key)}
     assert models == {"digits", UNKNOWN}
+    assert {dict(key)["operation"] for key in seen["gradwire_calls_total"]} == {"predict", "clone", "delete_clone", REFUSED}
     assert seen["gradwire_calls_total"][labels(model=UNKNOWN, operation="predict", outcome="UNKNOWN_MODEL")] == 30
     assert seen["gradwire_calls_total"][labels(model="digits", operation="predict", outcome="OK")] == 3
     assert seen["gradwire_batches_total"][labels(model="digits", operation="predict")] == 3
@@ -194,7 +198,7 @@ def test_an_address_that_is_none_is_refused(listen):
 def test_without_the_key_nothing_is_listened_on_and_after_the_end_neither(free_port):
     with serving({"digits": DIGITS}, metrics_listen=f"127.0.0.1:{free_port}"):
         pass
-    with serving({"digits": DIGITS}), pytest.raises(OSError):
+    with serving({"digits": DIGITS}), pytest.raises(URLError, match="refused"):
         urllib.request.urlopen(f"http://127.0.0.1:{free_port}/metrics", timeout=5)
 
 
@@ -236,4 +240,28 @@ def test_a_server_that_refuses_is_still_watched(scrape, free_port):
     with serving({"digits": DIGITS}, metrics_listen=f"127.0.0.1:{free_port}", limits=limits) as address:
         with connect(address, retry=Retry(attempts=1)) as server, pytest.raises(GradwireError):
             server.estimator("digits").predict(X)
-        assert scrape(free_port)["gradwire_calls_total"] == {labels(model="digits", operation="predict", outcome="TOO_LARGE"): 1}
+        calls = scrape(free_port)["gradwire_calls_total"]
+    nobody = labels(model=UNKNOWN, operation=REFUSED, outcome="UNAUTHENTICATED")
+    assert calls == {labels(model="digits", operation="predict", outcome="TOO_LARGE"): 1, nobody: 0}
+
+
+def test_calls_that_are_refused_before_they_are_read_are_counted(scrape, free_port, tmp_path):
+    tokens = tmp_path / "tokens.yaml"
+    made = CliRunner().invoke(app, ["new", "alice", "--file", str(tokens)])
+    grants = tmp_path / "grants.yaml"
+    grants.write_text("[{principal: alice, model: digits, access: scores}]")
+    settings = {"identity": {"tokens": str(tokens)}, "grants": str(grants), "metrics_listen": f"127.0.0.1:{free_port}"}
+    with serving({"digits": DIGITS}, **settings) as address:
+        with connect(address) as nobody, pytest.raises(Unauthenticated):
+            nobody.models()
+        with connect(address, token=made.stdout.strip()) as alice, connect(address, retry=Retry(attempts=1)) as nobody:
+            card = alice.estimator("digits").card
+            with pytest.raises(Unauthenticated):
+                RemoteEstimator(nobody, card).predict(X)
+            with pytest.raises(UnknownModel):
+                alice.estimator("nothing")
+            calls = scrape(free_port)["gradwire_calls_total"]
+    refused = {dict(key)["outcome"]: number for key, number in calls.items() if dict(key)["operation"] == REFUSED}
+    # The client asks for the host's socket too, before it opens the stream.
+    assert refused.pop("UNAUTHENTICATED") in (2, 3)
+    assert refused == {"UNKNOWN_MODEL": 1}

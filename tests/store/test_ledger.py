@@ -8,7 +8,7 @@ from datetime import datetime, timedelta, timezone
 import pytest
 from sqlalchemy.exc import DBAPIError
 
-from gradwire.server.store import CallFilter, CallRecord, ChargeRecord, Store, UsedRows
+from gradwire.server.store import BudgetLimits, CallFilter, CallRecord, ChargeRecord, Store, UsedRows
 from gradwire.server.store.records import microseconds, moment
 from gradwire.server.usage import Rows
 
@@ -122,15 +122,44 @@ def test_a_long_ledger_is_read_in_batches_while_others_write(store):
 
 
 def test_what_was_charged_under_a_request_id_is_known_to_every_server(url, store):
-    first = ChargeRecord("alice", "digits", "id", b"content", 8, 0, 1000)
-    write(store, [call()], first, first._replace(forward=5, backward=3), number=1)
+    first = ChargeRecord("alice", "digits", "id", b"content", 8, 3, 1000)
+    write(store, [call()], first, number=1)
     with Store.open(url) as other:
         assert other.charged("alice", "digits", "id") == {b"content": Rows(8, 3)}
         assert other.charged("alice", "digits", "another") == {}
         assert other.charged("bob", "digits", "id") == {}
-        else_ = first._replace(digest=b"else", forward=1)
-        write(other, [], first._replace(forward=2, backward=9), else_, number=1, writer="other")
-    assert store.charged("alice", "digits", "id") == {b"content": Rows(8, 9), b"else": Rows(1, 0)}
+        write(other, [], first, first._replace(digest=b"else", forward=1), number=1, writer="other")
+    assert store.charged("alice", "digits", "id") == {b"content": Rows(8, 3), b"else": Rows(1, 3)}
+
+
+def test_what_two_servers_have_charged_under_one_id_is_charged_once_when_both_have_written_it(store):
+    limits = BudgetLimits(max_forward=100)
+    for number, server in enumerate(("one", "other"), 1):
+        lease = store.take("alice", "digits", Rows(10), Rows(10), limits, 0.0)
+        charges = [ChargeRecord("alice", "digits", "id-0", digest, 4, 4, number, lease) for digest in (b"a", b"b")]
+        assert write(store, [call(server=server), call(1, forward=1, backward=0)], *charges, writer=server)
+        # The budget counts forward rows alone. Of the ten, eight were used, twice.
+        assert store.taken("alice", "digits", None, 0.0).total == Rows(10 if server == "one" else 12)
+    assert [(call.server, call.forward, call.backward) for call in all_calls(store) if call.request_id == "id-0"] == [
+        ("one", 8, 8),
+        ("other", 0, 0),
+    ]
+    assert store.usage()[0].rows == Rows(10, 8)
+
+
+def test_what_one_server_has_charged_and_another_has_asked_for_is_not_given_back_and_is_in_the_ledger_once(store):
+    limits = BudgetLimits(max_forward=100)
+    charge = ChargeRecord("alice", "digits", "id-0", b"a", 8, 0, 1000)
+    lease = store.take_for(charge, limits, 0.0)
+    assert store.take_for(charge._replace(at_us=2000), limits, 0.0) is None
+    store.give_back_for(charge, lease)
+    assert store.taken("alice", "digits", None, 0.0).total == Rows(8)
+    write(store, [call(server="other")], charge, writer="other")
+    write(store, [call(server="one")], charge, writer="one")
+    assert [(call.server, call.forward) for call in all_calls(store)] == [("other", 8), ("one", 0)]
+    again = charge._replace(request_id="id-1")
+    store.give_back_for(again, store.take_for(again, limits, 0.0))
+    assert store.taken("alice", "digits", None, 0.0).total == Rows(8)
 
 
 def test_old_charges_are_forgotten_and_usage_is_not(store):

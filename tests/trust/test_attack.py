@@ -58,7 +58,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, digits: Any) -> Iterator[Si
             optimizer.step()
     save_model(module, str(folder / "digits.safetensors"))
     model = {"name": "digits", "backend": "torch", "factory": "attacked_model:make", "weights": "digits.safetensors",
-             "loss": "torch.nn.CrossEntropyLoss", "input_shape": [1, 8, 8], "nb_classes": 10, "clip_values": [0.0, 1.0]}  # fmt: skip
+             "loss": "torch.nn.CrossEntropyLoss", "input_shape": [1, 8, 8], "nb_classes": 10, "clip_values": [0, 1]}  # fmt: skip
     with site(folder, [model], [], ["judge", "attacker"]) as started, started.connect(ADMIN) as admin:
         admin.grants.put(Grant("judge", "digits", "gradients"))
         yield started

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import subprocess
 from collections.abc import Iterator
@@ -116,3 +117,17 @@ def test_help_has_an_example(command: str) -> None:
     ended = gradwire(command, "--help")
     assert ended.returncode == 0
     assert "Example: gradwire" in ended.stdout
+
+
+def test_what_admins_change_is_in_the_ledger(served: Site) -> None:
+    run(served, "grant", "bob", "sums", "--access", "labels")
+    run(served, "revoke", "bob", "sums")
+    run(served, "usage")
+    calls = served.folder / "calls.csv"
+    config = served.folder / "server.yaml"
+    ended = gradwire("ledger", "export", "--config", str(config), "--principal", ADMIN, "--output", str(calls))
+    assert ended.returncode == 0, ended.stderr
+    with calls.open() as file:
+        written = [(call["operation"], call["model"], call["request_id"]) for call in csv.DictReader(file)]
+    assert ("grant", "sums", "to bob: labels") in written
+    assert ("revoke", "sums", "of bob") in written

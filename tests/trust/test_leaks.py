@@ -19,7 +19,16 @@ from gradwire.client import RemoteEstimator, Server
 from gradwire.client.card import ANSWER_NAMES, OPERATION_NAMES, ModelCard
 from gradwire.client.errors import GradwireError, InvalidCall, ModelFailed, NotGranted, UnknownModel
 from gradwire.v1 import estimator_pb2 as pb
-from gradwire.v1 import grants_pb2, grants_pb2_grpc, model_pb2, model_pb2_grpc, usage_pb2, usage_pb2_grpc
+from gradwire.v1 import (
+    grants_pb2,
+    grants_pb2_grpc,
+    model_pb2,
+    model_pb2_grpc,
+    status_pb2,
+    status_pb2_grpc,
+    usage_pb2,
+    usage_pb2_grpc,
+)
 from gradwire.v1.tensor_pb2 import Codec
 from gradwire.wire.frames import open_field
 
@@ -156,21 +165,6 @@ def is_blurred(answered: np.ndarray) -> bool:
     return bool(np.allclose(top, np.round(top.astype(np.float64), 2), rtol=1e-6) and np.allclose(others, top - 1))
 
 
-def test_a_zero_hides_its_sign() -> None:
-    from gradwire.server.grants.blur import blurred
-
-    outputs = np.array([[-0.001, 0.001], [0.004, -0.004]], np.float32)
-    assert not np.signbit(blurred(outputs, "values", 2, None)).any()
-    assert not np.signbit(blurred(outputs, "probabilities", 2, 1)).any()
-
-
-def test_many_decimals_do_not_overflow() -> None:
-    from gradwire.server.grants.blur import blurred
-
-    outputs = np.array([[0.5, 60000.0]], np.float16)
-    np.testing.assert_array_equal(blurred(outputs, "logits", 15, None), outputs)
-
-
 OPERATIONS: dict[str, Callable[[RemoteEstimator], Any]] = {
     "loss": lambda remote: remote.compute_loss(X, np.zeros(40, int)),
     "mean loss": lambda remote: remote.compute_loss(X, np.zeros(40, int), reduction="mean"),
@@ -257,6 +251,12 @@ def test_grants_are_for_admins_alone(server: Server, who: str) -> None:
         with pytest.raises(grpc.RpcError) as caught:
             call(request, metadata=metadata)
         assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+def test_the_servers_status_is_for_admins_alone(server: Server) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        status_pb2_grpc.StatusServiceStub(server.channel()).GetStatus(status_pb2.GetStatusRequest(), metadata=server._metadata)
+    assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
 
 
 # Request ids.

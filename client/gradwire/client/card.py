@@ -77,6 +77,7 @@ class ModelCard:
         answers: What `predict` may be asked for: "outputs", "logits", "members" (``raw``), "uncertainty" (`predict_uncertainty`).
         coalesce: Whether the server may compute rows of several calls as one.
         codecs: What `RemoteEstimator.with_codecs` may be told.
+        device_uuid: Of the device, if it has one and the server tells.
     """
 
     name: str
@@ -106,6 +107,7 @@ class ModelCard:
     answers: frozenset[str] = frozenset({"outputs"})
     coalesce: bool = False
     codecs: frozenset[str] = frozenset()
+    device_uuid: str = ""
 
 
 def card_of(message: pb.ModelCard) -> ModelCard:
@@ -130,6 +132,7 @@ def card_of(message: pb.ModelCard) -> ModelCard:
         loss_reduction=message.loss_reduction,
         version=message.version,
         device=message.device,
+        device_uuid=message.device_uuid,
         notes=tuple(message.notes),
         preprocessing=(_array(message.preprocessing_mean), _array(message.preprocessing_std))
         if message.HasField("preprocessing_mean")

@@ -375,6 +375,8 @@ class Server:
             ("grpc.keepalive_timeout_ms", 10_000),
             # Connections are not shared between channels: one that was closed or forked takes nobody else with it.
             ("grpc.use_local_subchannel_pool", 1),
+            # Servers behind one name take turns, stream by stream.
+            ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
         ]
         credentials = channel_credentials(self._tls, self._certificate)
         if credentials is None:

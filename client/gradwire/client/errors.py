@@ -225,7 +225,9 @@ def error_of(error: grpc.RpcError, address: str, shows_no_certificate: bool = Fa
     fault = fault_of(error.code(), error.details() or "", error.trailing_metadata())
     if fault.reason != reasons.ERROR_REASON_UNSPECIFIED:
         return _with(_BY_REASON[fault.reason](fault.text), fault)
-    kind = _BY_CODE.get(fault.code, ServerError)
+    # A proxy's word for a server that has gone in the middle of a call; gRPC itself says UNAVAILABLE.
+    gone = fault.code is grpc.StatusCode.INTERNAL and "RST_STREAM" in fault.text
+    kind = Unavailable if gone else _BY_CODE.get(fault.code, ServerError)
     hint = f"no gradwire server answers at {address}" if kind is Unavailable else f"the call to {address} failed"
     if kind is Unavailable and shows_no_certificate:
         # TLS tells a client nothing of it: the server hangs up.

@@ -20,4 +20,4 @@ def naming(model: str, metadata: Metadata) -> Metadata:
 
     A name that no server can serve is left out: gRPC does not send every character, and the server's own error says more.
     """
-    return (*metadata, (MODEL_KEY, model)) if re.fullmatch(r"[A-Za-z0-9._~-]+", model) else metadata
+    return (*metadata, (MODEL_KEY, model)) if re.fullmatch(r"[A-Za-z0-9._~-]{1,128}", model) else metadata

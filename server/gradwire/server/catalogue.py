@@ -66,6 +66,8 @@ class Catalogue:
         self._book = book
         self._accounts = accounts
         self._numbers = itertools.count(1)
+        # What each principal has of each name, to be made anew when its grant is another one.
+        self._known: dict[tuple[str, str], Granted] = {}
         # Names of clones that are being made, by what they are made of.
         self._reserved: dict[str, str] = {}
 
@@ -116,10 +118,16 @@ class Catalogue:
         if not clone.clone_of:
             raise NotGranted(f"{clone.name!r} is not a clone; models of the configuration are served as long as the server runs")
         self._served.pop(clone.name, None)
+        self._known.pop((clone.name, clone.principal), None)
 
     def _granted(self, served: Served, principal: str) -> Granted | None:
         if served.owner and served.owner != principal:
             return None
         name = served.granted_as
         grant = self._book.of(principal, name)
-        return None if grant is None else Granted(served, principal, grant, self._accounts.of(principal, name))
+        if grant is None:
+            return None
+        known = self._known.get((served.name, principal))
+        if known is None or known.grant is not grant or known.served is not served:
+            known = self._known[served.name, principal] = Granted(served, principal, grant, self._accounts.of(principal, name))
+        return known

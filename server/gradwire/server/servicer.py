@@ -44,7 +44,6 @@ _BLOCK_NBYTES = 8 << 20
 _UNDER_WAY_NBYTES = 32 << 20
 """Of one call's rows that are queued or computed while others arrive: what a device that is slower than the wire gets as one."""
 
-
 _SENT_AGAIN = InvalidValue("the call's request_id was sent again while it was under way; this attempt has given way to that one")
 
 

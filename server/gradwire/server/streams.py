@@ -173,13 +173,13 @@ class OpenStream:
             return None
         return self._loop.call_later(timeout_s, self.end, TimedOut(f"the call took longer than {given}"))
 
-    async def abort(self, error: Exception) -> None:
-        """Ends the stream with an error, from inside its task."""
+    async def abort(self, error: Exception, idle: bool = False) -> None:
+        """Ends the stream with an error, from inside its task; ``idle``: between calls, so that no call failed."""
         told = fault(error)
         if told.code is grpc.StatusCode.INTERNAL:
             log.error("call failed", extra={"peer": self.peer, "reason": told.text}, exc_info=error)
-        else:
-            REFUSALS.log(self.peer, told)
+        elif not idle:
+            REFUSALS.take(self.peer, told, self._traffic)
         try:
             await self._context.abort(told.code, told.text, told.metadata())
         except grpc.aio.AbortError:
@@ -193,7 +193,7 @@ class OpenStream:
         if not self._ended:
             raise asyncio.CancelledError  # the client has cancelled, or is gone
         if self._reason is not None:
-            await self.abort(self._reason)
+            await self.abort(self._reason, idle=not self.in_call)
 
 
 class OpenStreams:

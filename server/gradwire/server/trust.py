@@ -66,7 +66,9 @@ class Trust:
         self._admins = frozenset(config.identity.admins if config.identity is not None else ())
         clock = SteadyClock()
         access: Mapping[str, AccessLevel] = {model.name: model.access for model in config.models}
-        self.book = GrantBook(access, clock, open_to_all=config.identity is None and config.grants is None)
+        task = {model.name: model.model.task for model in config.models if model.model is not None}
+        regressions = [model.name for model in config.models if task[model.same_as or model.name] == "regression"]
+        self.book = GrantBook(access, clock, config.identity is None and config.grants is None, regressions)
         self._file = _watched(config.grants, self.book)
         try:
             self.store = Store.open(config.store or store_url(None, Path(), config.state_dir))
@@ -132,9 +134,14 @@ class Trust:
         """Notices what other servers of the store grant and revoke. While the store is gone, what was known holds."""
         while True:
             await asyncio.sleep(_LOOK_S)
-            with suppress(StoreUnavailable):
+            try:
                 if await self.desk.ask(self.store.grants_generation) != self._generation:
                     await self.desk.ask(self._read_grants)
+            except StoreUnavailable:
+                continue
+            except Exception:
+                # Whatever it is, the next half second must not miss out on it: somebody may be revoked then.
+                log.exception("the grants of the store could not be read; what was known holds")
 
     async def _forget(self) -> None:
         while True:

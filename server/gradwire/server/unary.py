@@ -31,7 +31,7 @@ async def answered(context: Any, streams: OpenStreams, answer: Coroutine[Any, An
         if told.code is grpc.StatusCode.INTERNAL:
             log.error("call failed", extra={"peer": context.peer(), "reason": told.text}, exc_info=e)
         else:
-            REFUSALS.log(context.peer(), told)
+            REFUSALS.take(context.peer(), told, streams.traffic)
         await context.abort(told.code, told.text, told.metadata())
         raise AssertionError("abort raises") from e
     finally:

@@ -6,7 +6,9 @@ import errno
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +16,9 @@ from gradwire.server.config import NAME
 
 _MODEL = NAME[:-1] + r"(~\d{1,9})?$"
 """Of a served model, or of a clone."""
+
+_ABANDONED_S = 24 * 3600.0
+"""An unfinished version that nothing was written to for so long is nobody's any more."""
 
 
 class BadName(Exception):
@@ -78,6 +83,7 @@ class VersionStore:
         if path.exists() and not overwrite:
             raise VersionExists(f"{model!r} has a version {version!r} already; choose another name or say overwrite")
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(path.parent)
         unfinished = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             _saved(save, unfinished)
@@ -95,6 +101,14 @@ class VersionStore:
 
     def _of(self, model: str) -> Path:
         return self._folder / _name(model, _MODEL)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Removes what processes that were killed have left unfinished. Others that share the folder may be at work on theirs."""
+    for path in folder.glob(".*"):
+        with suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > _ABANDONED_S:
+                path.unlink()
 
 
 def _saved(save: Callable[[Path], None], path: Path) -> None:

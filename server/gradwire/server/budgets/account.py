@@ -177,7 +177,7 @@ class Account:
         lease = self._lease
         if lease is None or self._limits != budget.limits:
             return False
-        return (lease.window_end is None or self.desk.clock.now_s() < lease.window_end)
+        return lease.window_end is None or self.desk.clock.now_s() < lease.window_end
 
     async def _errand(self, errand: Coroutine[Any, Any, None]) -> None:
         """Waits for an errand. It goes on if the caller is cancelled: what the store has counted must arrive here."""
@@ -238,8 +238,9 @@ class Account:
 
 def counted(rows: Rows, budget: Budget) -> Rows:
     """Those of the rows that a budget counts."""
-    forward = budget.forward is not None or budget.window_forward is not None
-    backward = budget.backward is not None or budget.window_backward is not None
+    forward, backward = budget.counts
+    if (forward or not rows.forward) and (backward or not rows.backward):
+        return rows
     return Rows(rows.forward if forward else 0, rows.backward if backward else 0)
 
 

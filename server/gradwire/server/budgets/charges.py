@@ -30,25 +30,25 @@ from gradwire.server.usage import Rows
 _GIVING_WAY_S = 0.005
 """How long an attempt takes to end, about."""
 
+_NONE = Rows()
+
 _REMEMBERED = 20_000
 """Request ids kept by each account; at a thousand calls a second the last twenty seconds' worth."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Paid:
     """What one request id has paid for: rows by a block's fingerprint.
 
     Attributes:
         blocks: For good.
         elsewhere: On another server, which may give it back; not any more once this one has asked the store for it too.
-        attempt: Held by the attempt that is under way.
-        give_way: Ends that attempt; None while there is none.
+        attempt: The one that is under way.
     """
 
     blocks: dict[bytes, Rows] = field(default_factory=dict)
     elsewhere: dict[bytes, Rows] = field(default_factory=dict)
-    attempt: asyncio.Lock = field(default_factory=asyncio.Lock)
-    give_way: Callable[[], None] | None = None
+    attempt: Charge | None = None
 
 
 class Charges:
@@ -88,14 +88,18 @@ class Charge:
         give_way: Ends this attempt because the client has begun another one.
 
     Attributes:
-        charged: The rows that this attempt has paid.
+        binding: Whether blocks must be told apart by what is in them: only where rows can run out does anybody gain by a false id.
+        give_way: As given.
+        charged: The rows that this attempt has paid, or that another server has and the ledger may not know of yet.
         paid: The same by the fingerprints of their blocks.
     """
 
     def __init__(
         self, charges: Charges, budget: Budget, request_id: str, again: bool, rows: Rows, give_way: Callable[[], None]
     ) -> None:
-        self.charged = Rows()
+        self.binding = bool(counted(rows, budget))
+        self.give_way = give_way
+        self.charged = _NONE
         self.paid: dict[bytes, Rows] = {}
         self._charges = charges
         self._account = charges.account
@@ -103,80 +107,70 @@ class Charge:
         self._request_id = request_id
         self._again = again
         self._rows = rows
-        self._give_way = give_way
+        self._exact = self.binding and self._account.desk.exact
         self._taken: list[tuple[Lease, Rows]] = []
         # Of what was taken: rows whose blocks have not been computed, and those of them whose blocks have begun.
-        self._held = self._begun = Rows()
-        # With nothing held in memory: what has been charged for blocks that have begun.
-        self._alone: dict[bytes, tuple[ChargeRecord, Lease]] = {}
-
-    @property
-    def binding(self) -> bool:
-        """Whether blocks must be told apart by what is in them: only where rows can run out does anybody gain by a false id."""
-        return bool(counted(self._rows, self._budget))
+        self._held = self._begun = _NONE
+        # With nothing held in memory: what has been charged for blocks that have begun; None: by another server.
+        self._alone: dict[bytes, tuple[ChargeRecord, Lease] | None] = {}
 
     async def __aenter__(self) -> Charge:
         """Raises RateLimited, BudgetSpent or StoreUnavailable."""
         if self._budget.rows_per_s is not None:
             self._account.rate.enter(self._rows.forward + self._rows.backward, self._budget.rows_per_s)
-        self._record = await self._charges.of(self._request_id, self._again, self._budget)
-        while self._record.give_way is not None and self._record.attempt.locked():
-            self._record.give_way()
+        record = self._record = await self._charges.of(self._request_id, self._again, self._budget)
+        while record.attempt is not None:
+            record.attempt.give_way()
             await asyncio.sleep(_GIVING_WAY_S)
-        await self._record.attempt.acquire()
-        self._record.give_way = self._give_way
-        paid = {**self._record.elsewhere, **self._record.blocks}
-        needed = self._rows.beyond(sum(paid.values(), Rows()))
-        try:
-            await (self._account.check(needed, self._budget) if self._exact else self._take(needed))
-        except BaseException:
-            self._record.give_way = None
-            self._record.attempt.release()
-            raise
+        record.attempt = self
+        if self.binding:
+            paid = {**record.elsewhere, **record.blocks}
+            needed = self._rows.beyond(sum(paid.values(), _NONE))
+            try:
+                await (self._account.check(needed, self._budget) if self._exact else self._take(needed))
+            except BaseException:
+                record.attempt = None
+                raise
         return self
 
     async def begin(self, rows: Rows, fingerprint: bytes) -> None:
         """A block is about to be computed. Raises BudgetSpent or StoreUnavailable if it turns out not to be paid for."""
-        if fingerprint in self._record.blocks:
+        if not self.binding or fingerprint in self._record.blocks:
             return
         if self._exact:
             await self._take_alone(rows, fingerprint)
             return
         self._begun += rows
-        await self._take(self._begun.beyond(self._held))
+        if more := self._begun.beyond(self._held):
+            await self._take(more)
 
     def computed(self, rows: Rows, fingerprint: bytes) -> None:
         """A block that `begin` was called for has been computed."""
         if fingerprint in self._record.blocks:
             return
         if self._exact:
+            # Which of several servers was paid, the ledger says when all have written down their calls.
             del self._alone[fingerprint]
-            self._record.blocks[fingerprint] = rows
-            self.charged += rows
-            return
-        self._begun -= rows
-        self._held -= rows
+        elif self.binding:
+            self._begun -= rows
+            self._held -= rows
         self.charged += rows
         self._record.blocks[fingerprint] = self.paid[fingerprint] = rows
 
     async def __aexit__(self, *_: object) -> None:
-        self._record.give_way = None
-        self._record.attempt.release()
+        self._record.attempt = None
         for lease, rows in reversed(self._taken):
             back = rows.at_most(counted(self._held, self._budget))
             self._account.give(back, lease)
             self._held -= back
-        for charge, taken in self._alone.values():
-            self._account.give_for(charge, taken)
+        for alone in self._alone.values():
+            if alone is not None:
+                self._account.give_for(*alone)
 
     @property
     def lease(self) -> Lease | None:
         """What was taken is of; of several leases the first: in a window that is over nothing is given back too much."""
         return self._taken[0][0] if self._taken else None
-
-    @property
-    def _exact(self) -> bool:
-        return self._account.desk.exact and self.binding
 
     async def _take_alone(self, rows: Rows, fingerprint: bytes) -> None:
         limited = counted(rows, self._budget)
@@ -186,10 +180,7 @@ class Charge:
         of = (self._account.principal, self._account.model, request_id)
         charge = ChargeRecord(*of, fingerprint, limited.forward, limited.backward, at_us)
         lease = await self._account.take_for(charge, self._budget)
-        if lease is None:
-            self._record.blocks[fingerprint] = rows
-        else:
-            self._alone[fingerprint] = charge, lease
+        self._alone[fingerprint] = None if lease is None else (charge, lease)
 
     async def _take(self, rows: Rows) -> None:
         lease = await self._account.take(rows, self._budget)

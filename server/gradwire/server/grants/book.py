@@ -32,10 +32,14 @@ class GrantBook:
         access: By served name, the most that anybody gets of it.
         clock: Says what has ended.
         open_to_all: Whether callers are not told apart, and everybody gets what each name is served with.
+        without_classes: Names of regressions.
     """
 
-    def __init__(self, access: Mapping[str, AccessLevel], clock: SteadyClock, open_to_all: bool) -> None:
+    def __init__(
+        self, access: Mapping[str, AccessLevel], clock: SteadyClock, open_to_all: bool, without_classes: Iterable[str] = ()
+    ) -> None:
         self._access = dict(access)
+        self._without_classes = frozenset(without_classes)
         self._clock = clock
         self._everyone = [Grant.of_everyone(name, level) for name, level in access.items()] if open_to_all else []
         self._filed: tuple[Grant, ...] = ()
@@ -69,6 +73,11 @@ class GrantBook:
             raise WrongGrants(
                 f"access: {grant.access!r} is more than {grant.model!r} is served with: its own access, {most!r}, is the most "
                 "that anybody gets"
+            )
+        if grant.access == "labels" and grant.model in self._without_classes:
+            raise WrongGrants(
+                f"access: 'labels' is the top class alone, and {grant.model!r} is a regression, which has no classes; expected "
+                "'scores', 'gradients' or 'trainer'"
             )
 
     def take_filed(self, grants: Iterable[Grant], source: str) -> None:
@@ -155,9 +164,7 @@ def _said(problem: Any, keys: list[int | str]) -> str:
     if problem["type"] == "missing":
         return "missing; it has no default"
     if keys == ["principal"]:
-        return (
-            f"given: {problem['input']!r:.100}; expected 1 to 64 letters, digits, '.', '_', '@' and '-'"
-        )
+        return f"given: {problem['input']!r:.100}; expected 1 to 64 letters, digits, '.', '_', '@' and '-'"
     if keys == ["expires"]:
         return f"given: {problem['input']!s:.100}; expected a time with its zone, for example 2027-01-31T12:00:00Z"
     return f"{problem['msg'].removeprefix('Value error, ')}; given: {problem['input']!r:.100}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Annotated
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
@@ -28,10 +29,18 @@ class Budget(BaseModel):
     rows_per_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Forward and backward together, on each server."""
 
+    @cached_property
+    def counts(self) -> tuple[bool, bool]:
+        """Whether rows forward can run out, and rows backward."""
+        return (
+            self.forward is not None or self.window_forward is not None,
+            self.backward is not None or self.window_backward is not None,
+        )
+
     @property
     def counted(self) -> bool:
         """Whether rows can run out."""
-        return any(limit is not None for limit in (self.forward, self.backward, self.window_forward, self.window_backward))
+        return any(self.counts)
 
     @property
     def limits(self) -> BudgetLimits:

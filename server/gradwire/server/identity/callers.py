@@ -50,6 +50,7 @@ class Identity:
 
     Attributes:
         admins: Principals that may do more.
+        refused_calls: Calls and streams of callers who were not known.
 
     Raises:
         ConfigError: A file cannot be read or makes no sense.
@@ -64,6 +65,7 @@ class Identity:
         # Tickets are good for this process; after it there is another socket too.
         self._ticket_key = secrets.token_bytes(32)
         self._refusals = _Refusals()
+        self.refused_calls = 0
         if config is not None and config.tokens is not None:
             try:
                 self._tokens = Watched([config.tokens], self._read)
@@ -125,6 +127,7 @@ class Identity:
 
     def refused(self, peer: str, reason: str, told: str) -> Unauthenticated:
         """Logs why, and returns what to raise."""
+        self.refused_calls += 1
         self._refusals.log(peer, reason)
         return Unauthenticated(told)
 

@@ -14,7 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from gradwire.server.batches import ROWS_BOUNDS, Batches
-from gradwire.server.observe.counts import Histogram
+from gradwire.server.observe.counts import REFUSED, UNKNOWN, Histogram
 from gradwire.server.observe.devices import device_uuid
 from gradwire.server.observe.left import BudgetsLeft
 from gradwire.server.observe.view import View
@@ -34,7 +34,7 @@ class Described(NamedTuple):
 
 
 METRICS = (
-    Described("gradwire_calls_total", "counter", ("model", "operation", "outcome"), "Calls that have ended, as in the ledger."),
+    Described("gradwire_calls_total", "counter", ("model", "operation", "outcome"), "Calls that have ended, and those refused."),
     Described("gradwire_rows_total", "counter", ("model", "operation", "direction"), "Rows charged, forward and backward."),
     Described("gradwire_call_duration_seconds", "histogram", ("model", "operation"), "Calls, from first to last message."),
     Described("gradwire_queue_calls", "gauge", ("model",), "Calls whose rows wait for the device."),
@@ -96,7 +96,9 @@ class ServerCollector(Collector):
 
         samples: dict[str, Callable[[], Iterable[Sample]]] = {
             "gradwire_calls_total": lambda: [
-                ((*key, outcome), number) for key, its in calls for outcome, number in list(its.outcomes.items())
+                *(((*key, outcome), number) for key, its in calls for outcome, number in list(its.outcomes.items())),
+                *(((UNKNOWN, REFUSED, outcome), number) for outcome, number in list(traffic.refused.items())),
+                ((UNKNOWN, REFUSED, "UNAUTHENTICATED"), view.streams.identity.refused_calls),
             ],
             "gradwire_rows_total": lambda: [
                 ((*key, direction), getattr(its, direction)) for key, its in calls for direction in ("forward", "backward")

@@ -15,6 +15,9 @@ from gradwire.server.usage import Rows
 UNKNOWN = "(unknown)"
 """In place of names that are not served; no model can have it."""
 
+REFUSED = "(refused)"
+"""In place of the operation of calls that were refused before that was read."""
+
 SECONDS_BOUNDS = tuple(base * 10.0**power for power in range(-4, 3) for base in (1, 2, 5))
 """Upper bounds of the buckets of durations, 0.1 ms to 500 s; the last bucket has none."""
 
@@ -54,13 +57,20 @@ class Calls:
 
 
 class Traffic:
-    """Bytes of the messages on open streams, without what gRPC and TLS put around them."""
+    """What comes and goes besides calls that are in the ledger.
 
-    __slots__ = ("received_nbytes", "sent_nbytes")
+    Attributes:
+        received_nbytes: Of the messages on open streams, without what gRPC and TLS put around them.
+        sent_nbytes: Likewise.
+        refused: Calls that ended before anything was written down of them, by outcome; not those of callers who are not known.
+    """
+
+    __slots__ = ("received_nbytes", "refused", "sent_nbytes")
 
     def __init__(self) -> None:
         self.received_nbytes = 0
         self.sent_nbytes = 0
+        self.refused: dict[str, int] = {}
 
 
 class Counts:

@@ -1,6 +1,6 @@
-"""The log of calls that end with an error of the caller's, or for want of room: so many a second, of more only the number.
+"""Calls that end with an error of the caller's, or for want of room: so many a second are logged, of more only the number.
 
-The ledger has all of them, with the same request ids.
+The ledger has all that were begun, with the same request ids; those that were refused before are counted here.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import time
 
 from grpc import StatusCode
 
+from gradwire.server.observe.counts import Traffic
+from gradwire.server.observe.scope import CALL
 from gradwire.v1.errors_pb2 import ErrorReason
 from gradwire.wire.status import Fault
 
@@ -27,10 +29,13 @@ class Refusals:
         self._second = 0
         self._count = 0
 
-    def log(self, peer: str, told: Fault) -> None:
-        """Logs one, with what the caller was told."""
+    def take(self, peer: str, told: Fault, traffic: Traffic) -> None:
+        """Logs one, with what the caller was told, and counts it if the ledger does not."""
         if told.code is StatusCode.UNAUTHENTICATED:
-            return  # `identity.callers` has logged why, which the caller is not told
+            return  # `identity.callers` has logged why, which the caller is not told, and counted it
+        outcome = str(ErrorReason.Name(told.reason)).removeprefix(_PREFIX)
+        if CALL.get() is None:
+            traffic.refused[outcome] = traffic.refused.get(outcome, 0) + 1
         second = int(time.monotonic())
         if second != self._second:
             if self._count > _LOGGED_PER_S:
@@ -38,7 +43,6 @@ class Refusals:
             self._second, self._count = second, 0
         self._count += 1
         if self._count <= _LOGGED_PER_S:
-            outcome = str(ErrorReason.Name(told.reason)).removeprefix(_PREFIX)
             log.info("call refused", extra={"peer": peer, "outcome": outcome, "reason": told.text})
 
 

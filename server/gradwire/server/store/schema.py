@@ -84,6 +84,7 @@ calls = Table(
     Index("calls_by_model", "model", "at_us"),
 )
 
+# booked: whether a call of the ledger holds the rows.
 charges = Table(
     "charges",
     metadata,
@@ -94,6 +95,7 @@ charges = Table(
     Column("forward", BigInteger, nullable=False),
     Column("backward", BigInteger, nullable=False),
     Column("at_us", BigInteger, nullable=False),
+    Column("booked", Boolean, nullable=False),
     Index("charges_by_time", "at_us"),
 )
 

@@ -157,7 +157,11 @@ class Store:
         return self._database.write(lambda connection: ledger.take_for(self._database, connection, charge, limits, now))
 
     def give_back_for(self, charge: ChargeRecord, lease: Lease) -> None:
-        """Undoes `take_for`. Raises StoreUnavailable, as `give_back` does."""
+        """Undoes `take_for`, unless it was called for the same charge again since: then somebody else answers for it.
+
+        Raises:
+            StoreUnavailable: As for `give_back`.
+        """
         self._database.write(lambda connection: ledger.give_back_for(self._database, connection, charge, lease))
 
     def restock(self, principal: str, model: str) -> None:

@@ -81,6 +81,7 @@ def upgrade() -> None:
         sa.Column("forward", sa.BigInteger, nullable=False),
         sa.Column("backward", sa.BigInteger, nullable=False),
         sa.Column("at_us", sa.BigInteger, nullable=False),
+        sa.Column("booked", sa.Boolean, nullable=False),
     )
     op.create_index("charges_by_time", "charges", ["at_us"])
     op.create_table(

@@ -1,0 +1,81 @@
+"""Naming the device of a torch model: by place, by UUID, or the one with most room. What needs a GPU runs where there is one."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+
+import pytest
+import torch
+
+from gradwire.backends import torch_devices
+from gradwire.backends.errors import ModelConfigError
+from gradwire.client import connect
+from gradwire.server import serving
+from gradwire.server.config import ConfigError
+from models import cnn
+
+CNN = {"backend": "torch", "factory": cnn, "input_shape": [1, 8, 8], "nb_classes": 5}
+ABSENT = "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6"
+
+without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+with_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+
+
+@pytest.mark.parametrize("name", ["gpu:0", "cuda:", "cuda:x", "GPU-", "GPU-$(reboot)", "Auto", ""])
+def test_what_names_no_device_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="device"):
+        with serving({"digits": {**CNN, "device": name}}):
+            pass
+
+
+@pytest.mark.parametrize("name", ["cuda:99", ABSENT])
+def test_a_gpu_that_is_not_there_is_named_with_those_that_are(name: str) -> None:
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+    with pytest.raises(ModelConfigError, match=rf"{name} is not here; torch sees \d+ GPU\(s\)"):
+        torch_devices.device(name)
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == shown
+
+
+@without_gpu
+def test_why_there_is_no_gpu_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    with pytest.raises(ConfigError, match=r"digits: device: .*CUDA_VISIBLE_DEVICES is '3'"):
+        with serving({"digits": {**CNN, "device": "cuda"}}):
+            pass
+
+
+@without_gpu
+def test_auto_is_the_cpu_where_there_is_no_gpu_and_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO), serving({"digits": {**CNN, "device": "auto"}}) as address, connect(address) as server:
+        card = server.estimator("digits").card
+    assert (card.device, card.device_uuid) == ("cpu", "")
+    assert "no GPU is here" in caplog.text
+
+
+@without_gpu
+def test_auto_finds_nothing_for_a_model_that_needs_a_gpu() -> None:
+    with pytest.raises(ConfigError, match="auto found no GPU, and cuda_graphs needs one"):
+        with serving({"digits": {**CNN, "device": "auto", "cuda_graphs": True}}):
+            pass
+
+
+def test_a_cpu_has_no_uuid_and_nothing_to_read() -> None:
+    cpu = torch_devices.device("cpu")
+    assert torch_devices.uuid(cpu) == ""
+    assert torch_devices.reading(cpu) is None
+
+
+@with_gpu
+def test_a_gpu_tells_its_uuid_and_its_memory() -> None:
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True).stdout
+    with serving({"digits": {**CNN, "device": "auto"}}) as address, connect(address) as server:
+        card = server.estimator("digits").card
+    assert card.device.startswith("cuda:")
+    assert card.device_uuid
+    assert card.device_uuid in listed
+    assert torch_devices.device(card.device_uuid[:12]).index == torch.device(card.device).index
+    reading = torch_devices.reading(torch.device(card.device))
+    assert reading is not None
+    assert 0 < reading.memory_nbytes["used"] <= reading.memory_nbytes["total"]
