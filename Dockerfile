@@ -1,4 +1,3 @@
-# syntax=docker/dockerfile:1
 # One image a framework, and one for callers:
 #
 #   docker build --target torch -t gradwire:torch .                                       (CPU)
@@ -89,23 +88,28 @@ RUN pip install --constraint /opt/gradwire/constraints-mxnet.txt --requirement /
 # Images. gradwire last, so that a change of it is one small layer.
 
 FROM tensorflow-framework AS tensorflow
-RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel pip install --no-deps /wheel/*.whl
+COPY --from=wheel /wheel /opt/gradwire/wheel
+RUN pip install --no-deps /opt/gradwire/wheel/*.whl
 USER 10001:10001
 
 FROM jax-framework AS jax
-RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel pip install --no-deps /wheel/*.whl
+COPY --from=wheel /wheel /opt/gradwire/wheel
+RUN pip install --no-deps /opt/gradwire/wheel/*.whl
 USER 10001:10001
 
 FROM sklearn-framework AS sklearn
-RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel pip install --no-deps /wheel/*.whl
+COPY --from=wheel /wheel /opt/gradwire/wheel
+RUN pip install --no-deps /opt/gradwire/wheel/*.whl
 USER 10001:10001
 
 FROM gpy-framework AS gpy
-RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel pip install --no-deps /wheel/*.whl
+COPY --from=wheel /wheel /opt/gradwire/wheel
+RUN pip install --no-deps /opt/gradwire/wheel/*.whl
 USER 10001:10001
 
 FROM mxnet-framework AS mxnet
-RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel pip install --no-deps /wheel/*.whl
+COPY --from=wheel /wheel /opt/gradwire/wheel
+RUN pip install --no-deps /opt/gradwire/wheel/*.whl
 USER 10001:10001
 
 # Those who call: nothing but numpy, grpcio, protobuf and the commands.
@@ -113,13 +117,15 @@ FROM base AS client
 COPY constraints.txt /opt/gradwire/
 COPY --from=requirements /requirements/client.txt /opt/gradwire/
 RUN pip install --constraint /opt/gradwire/constraints.txt --requirement /opt/gradwire/client.txt
-RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel pip install --no-deps /wheel/*.whl
+COPY --from=wheel /wheel /opt/gradwire/wheel
+RUN pip install --no-deps /opt/gradwire/wheel/*.whl
 USER 10001:10001
 ENTRYPOINT ["gradwire"]
 CMD ["--help"]
 
 FROM torch-framework AS torch
-RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel pip install --no-deps /wheel/*.whl
+COPY --from=wheel /wheel /opt/gradwire/wheel
+RUN pip install --no-deps /opt/gradwire/wheel/*.whl
 USER 10001:10001
 
 # The demo's model, trained while the image is built (seconds): `docker compose up` serves it without an edit.

@@ -36,12 +36,13 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def gateway(folder: Path, models: str) -> Iterator[str]:
+def gateway(folder: Path, models: str, secrets: Path | None = None) -> Iterator[str]:
     """nginx as long as the context lasts.
 
     Args:
         folder: For its files; those that a running one writes too.
         models: What ``models.conf`` says: which name is served by which group, and what the groups are.
+        secrets: A folder with ``certificate`` and ``key``, for TLS.
 
     Yields:
         The address to connect to.
@@ -53,7 +54,8 @@ def gateway(folder: Path, models: str) -> Iterator[str]:
     own = own.replace("/tmp/nginx", str(folder / "nginx")).replace("/dev/stdout", str(folder / "calls.log"))
     (folder / "nginx.conf").write_text(own)
     (folder / "models.conf").write_text(models)
-    (folder / "listen.conf").write_text(f"listen 127.0.0.1:{port} http2;\n")
+    listen = (GATEWAY / ("listen.conf" if secrets is None else "listen-tls.conf")).read_text()
+    (folder / "listen.conf").write_text(listen.replace("50051", f"127.0.0.1:{port}").replace("/run/secrets", str(secrets)))
     # Root's workers would be another user's, who cannot read a test's folder.
     told = "daemon off;" + (" user root;" if os.geteuid() == 0 else "")
     with (folder / "stderr.log").open("w") as stderr:

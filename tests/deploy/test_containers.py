@@ -14,22 +14,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from shutil import copy
+from shutil import copy, copytree, ignore_patterns
 
 import pytest
 import yaml
 from commands import environment
 from deploy.buildah import build, command_in, config_of, container, files_of, needs_buildah
 from deploy.nginx import free_ports
+from deploy.tools import DEPLOY
 
 pytestmark = [pytest.mark.container, pytest.mark.timeout(3600)]
 
 HERE = Path(__file__).parent
 TARGETS = os.environ.get("GRADWIRE_TARGETS", "sklearn").split()
-"""Servers' targets to build: sklearn takes a minute, demo (torch) some minutes."""
+"""Servers' targets to build: sklearn takes a minute, others some."""
+SERVED = ("sklearn", "demo", "gpy", "mxnet")
+"""Those that there is something to serve for here."""
+COMPOSE = ("gpy", "mxnet")
+"""Those that serve what compose has for them."""
 
 
-@pytest.fixture(scope="module", params=TARGETS)
+@pytest.fixture(scope="module", params=[target for target in TARGETS if target in SERVED])
 def target(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -48,7 +53,7 @@ def client_image(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @dataclass(frozen=True)
 class Server:
-    """What runs in a container: three addresses, its pid on this host, and a file as old as its start."""
+    """What runs in a container: three addresses, its pid on this host, a file as old as its start, and a model's name."""
 
     name: str
     process: subprocess.Popen[str]
@@ -57,6 +62,7 @@ class Server:
     metrics: str
     pid: int
     begun: Path
+    model: str
 
     def drain(self) -> int:
         """SIGTERM to the server itself, as an engine sends it; returns its exit code."""
@@ -68,11 +74,13 @@ class Server:
 def served(image: str, target: str, folder: Path) -> Iterator[Server]:
     """The image's own command on a configuration that is mounted where it is looked for."""
     port, health, metrics = free_ports(3)
-    folder.mkdir()
+    if target in COMPOSE:
+        copytree(DEPLOY / "compose" / target, folder, ignore=ignore_patterns("__pycache__"))
+    else:
+        folder.mkdir()
     folder.chmod(0o755)
-    repository = HERE.parent.parent
-    config = yaml.safe_load((repository / "deploy/docker/demo.yaml").read_text())
-    if target != "demo":
+    config = yaml.safe_load((folder / "serve.yaml" if target in COMPOSE else DEPLOY / "docker/demo.yaml").read_text())
+    if target == "sklearn":
         model = {"backend": "sklearn", "factory": "digits_mlp:digits_mlp", "input_shape": [1, 8, 8], "nb_classes": 10}
         config["models"][0] = {"name": "digits", **model, "clip_values": [0.0, 1.0], "channels_first": True}
         copy(HERE / "digits_mlp.py", folder)
@@ -99,7 +107,16 @@ def served(image: str, target: str, folder: Path) -> Iterator[Server]:
             line = process.stdout.readline()
             found = re.match(r"serving on \S+ \(pid (\d+)\)", line)
             assert found, (line, "".join(log))
-            yield Server(name, process, f"127.0.0.1:{port}", f"127.0.0.1:{health}", f"127.0.0.1:{metrics}", int(found[1]), begun)
+            yield Server(
+                name,
+                process,
+                f"127.0.0.1:{port}",
+                f"127.0.0.1:{health}",
+                f"127.0.0.1:{metrics}",
+                int(found[1]),
+                begun,
+                config["models"][0]["name"],
+            )
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -112,7 +129,9 @@ def server(image: str, target: str, tmp_path: Path) -> Iterator[Server]:
         yield running
 
 
-def test_the_demo_attack_passes_from_outside_and_sigterm_drains_it(server: Server, image: str, tmp_path: Path) -> None:
+def test_the_demo_attack_passes_from_outside_and_sigterm_drains_it(server: Server, image: str, target: str, tmp_path: Path) -> None:
+    if target in COMPOSE:
+        pytest.skip("serves another model than the demo's")
     status = Path(f"/proc/{server.pid}/status").read_text()
     assert re.search(r"(?m)^Uid:\s+10001\s+10001", status)
     _, user, *test = ["CMD", config_of(image)["User"], *config_of(image)["Healthcheck"]["Test"]]
@@ -149,11 +168,20 @@ def test_the_clients_image_asks_the_servers(server: Server, client_image: str) -
     with container(client_image) as name:
         entry = config_of(client_image)["Entrypoint"]
         for arguments in (
-            ["health", server.address, "--service", "digits"],
+            ["health", server.address, "--service", server.model],
             ["models", server.address],
-            ["check", server.address, "digits"],
+            ["check", server.address, server.model],
         ):
             ended = subprocess.run(command_in(name, [*entry, *arguments]), capture_output=True, text=True, check=False)
             assert ended.returncode == 0, shlex.join(arguments) + ended.stdout + ended.stderr
         bare = subprocess.run(command_in(name, ["python", "-c", "import torch"]), capture_output=True, text=True, check=False)
         assert "No module named 'torch'" in bare.stderr
+
+
+@pytest.mark.parametrize("target", [target for target in TARGETS if target not in SERVED])
+def test_an_image_has_its_backend(target: str, tmp_path: Path) -> None:
+    needs_buildah()
+    with container(build(target, tmp_path)) as name:
+        command = command_in(name, ["python", "-c", f"import gradwire.backends.{target}, gradwire.server.cli"])
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr

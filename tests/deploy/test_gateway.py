@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import trustme
 import yaml
 from commands import gradwire
 from deploy.nginx import free_ports, gateway, needs_nginx
@@ -21,9 +22,10 @@ from processes import ServerProcess, gradwire_serve
 
 from gradwire.client import connect
 from gradwire.client.demo.digits import held_out
-from gradwire.client.errors import Unavailable, UnknownModel
+from gradwire.client.errors import Unauthenticated, Unavailable, UnknownModel
 from gradwire.client.estimator import RemoteEstimator
 from gradwire.client.settings import Retry
+from gradwire.server import serving
 
 HERE = Path(__file__).parent
 
@@ -222,3 +224,30 @@ def test_an_attack_does_not_notice_that_its_servers_are_killed(site: Site) -> No
     with connect(site.direct, same_host=False) as direct:
         expected, _ = pgd(direct.estimator("digits"), x, y, lambda done: done < steps)
     np.testing.assert_array_equal(found, expected)
+
+
+def test_the_gateway_ends_tls_and_tokens_go_through(tmp_path: Path) -> None:
+    needs_nginx()
+    ca = trustme.CA()
+    ca.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    own = ca.issue_cert("127.0.0.1", "localhost")
+    own.cert_chain_pems[0].write_to_path(str(tmp_path / "certificate"))
+    own.private_key_pem.write_to_path(str(tmp_path / "key"))
+    tokens = tmp_path / "tokens.yaml"
+    alice = gradwire("token", "new", "alice", "--file", str(tokens)).stdout.strip()
+    model = {"backend": "blackbox", "factory": lambda: lambda x: x[:, :2], "input_shape": [3], "nb_classes": 2}
+    grant = {"principal": "alice", "model": "two", "access": "scores"}
+    (tmp_path / "grants.yaml").write_text(yaml.safe_dump([grant]))
+    settings = {"identity": {"tokens": str(tokens)}, "grants": str(tmp_path / "grants.yaml")}
+    x = np.ones((1, 3), np.float32)
+    with serving({"two": model}, **settings) as direct:
+        models = f"map $http_gradwire_model $group {{ default {direct}; }}\n"
+        with gateway(tmp_path / "nginx", models, secrets=tmp_path) as address:
+            with connect(address, tls=tmp_path / "ca.pem", token=alice) as server:
+                assert server.estimator("two").predict(x).tolist() == [[1, 1]]
+                assert server.usage("two")[0].principal == "alice"
+            for token in (None, "gradwire_" + "A" * 43):
+                with connect(address, tls=tmp_path / "ca.pem", token=token) as server, pytest.raises(Unauthenticated):
+                    server.models()
+            with connect(address) as server, pytest.raises(Unavailable):
+                server.models()

@@ -10,6 +10,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -72,7 +73,7 @@ def prometheus(tmp_path: Path, free_port: int, watched: str) -> Iterator[str]:
 @needs_prometheus
 def test_prometheus_reads_the_metrics(prometheus: str) -> None:
     def ask(query: str) -> list[dict[str, object]]:
-        with urllib.request.urlopen(f"http://{prometheus}/api/v1/query?query={query}", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://{prometheus}/api/v1/query?query={quote(query)}", timeout=10) as answer:
             found: list[dict[str, object]] = json.load(answer)["data"]["result"]
             return found
 
@@ -81,7 +82,7 @@ def test_prometheus_reads_the_metrics(prometheus: str) -> None:
         assert time.monotonic() < end_s, "Prometheus has read nothing in a minute"
         time.sleep(0.25)
         try:
-            found = ask("gradwire_calls_total")
+            found = ask('gradwire_calls_total{model="digits"}')
         except OSError:  # it is not up yet, or not ready
             continue
     (calls,) = found

@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -301,8 +301,9 @@ def test_what_waits_for_the_same_computation_is_taken_in_turn_from_all_clients()
     async def test() -> None:
         scheduler, sizes = Scheduler(100), []
         double, like = doubled(sizes), alike("double", separable=True, max_rows=8)
-        with scheduler.admit("m", "greedy") as greedy, scheduler.admit("m", "modest") as modest:
-            many = [greedy.submit(double, rows(i, i), {}, like) for i in range(20)]
+        with ExitStack() as calls, scheduler.admit("m", "modest") as modest:
+            greedy = [calls.enter_context(scheduler.admit("m", "greedy")) for _ in range(20)]
+            many = [call.submit(double, rows(i, i), {}, like) for i, call in enumerate(greedy)]
             one = modest.submit(double, rows(-1), {}, like)
             with running(scheduler):
                 await one
@@ -312,6 +313,19 @@ def test_what_waits_for_the_same_computation_is_taken_in_turn_from_all_clients()
         assert sizes == [7, 8, 8, 8, 8, 2]
         assert (await one).tolist() == [[-2]]
         assert [result.tolist() for result in results] == [[[2 * i], [2 * i]] for i in range(20)]
+
+    run(test)
+
+
+def test_blocks_of_one_call_are_computed_one_by_one_however_many_wait() -> None:
+    async def test() -> None:
+        scheduler, sizes = Scheduler(100), []
+        double, like = doubled(sizes), alike("double", separable=True, max_rows=8)
+        with scheduler.admit("m", "alone") as alone:
+            many = [alone.submit(double, rows(i, i), {}, like) for i in range(3)]
+            with running(scheduler):
+                await asyncio.gather(*many)
+        assert sizes == [2, 2, 2]
 
     run(test)
 

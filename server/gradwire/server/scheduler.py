@@ -2,8 +2,8 @@
 
 The loop's side admits calls, a bounded number of them, and queues their row blocks; the runner's side takes what comes
 next. Each client of a model has a queue of its own and the queues take turns, so that a client that streams a million
-rows does not hold up one that asks for a single row. Whose turn it is takes along what waits for the same computation, its
-own blocks and those of others, in turn again. Nothing waits for company.
+rows does not hold up one that asks for a single row. Whose turn it is takes along what other calls wait for of the same
+computation, in turn again. Nothing waits for company.
 
 A call may hold a model for itself (a fit): then nobody else's work on that model, or on one that is made of it, is taken
 until the call ends.
@@ -266,7 +266,11 @@ class Scheduler:
         return []
 
     def _alike(self, queue: deque[Work]) -> list[Work]:
-        """The first of a queue, and what waits for the same computation, in turn from all queues, as far as there is room."""
+        """The first of a queue, and what waits for the same computation, in turn from all queues, as far as there is room.
+
+        Not the blocks of its own call: those of a caller who is alone would be computed in one way or another as bytes come
+        early or late, and its answer would not be the same twice.
+        """
         first = queue[0]
         like = first.likeness
         if like is None or not like.separable:
@@ -274,7 +278,11 @@ class Scheduler:
         batch, rows, most = [first], first.size, like.max_rows
         others = [their for (model, _), their in self._queues.items() if model == first.ticket.model and their is not queue]
         lines = [
-            (work for work in line if work.likeness is not None and work.likeness.kind == like.kind and work is not first)
+            (
+                work
+                for work in line
+                if work.likeness is not None and work.likeness.kind == like.kind and work.ticket is not first.ticket
+            )
             for line in (*others, queue)
         ]
         while lines and rows < most:

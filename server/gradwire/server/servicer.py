@@ -38,11 +38,12 @@ from gradwire.wire.frames import Chunk, first_message, header_message
 
 SERVICE = "gradwire.v1.EstimatorService"
 
-_BLOCK_NBYTES = 8 << 20
-"""Of rows, or of their results: a call of more is computed while it arrives."""
+_BLOCK_NBYTES = 32 << 20
+"""Of rows, or of their results: a call of more is computed while it arrives, in blocks of about one size. What blocks it is cut
+into depends on nothing else, and they are not computed as one: a call that is made again gets the same answer to the last bit."""
 
-_UNDER_WAY_NBYTES = 32 << 20
-"""Of one call's rows that are queued or computed while others arrive: what a device that is slower than the wire gets as one."""
+_BLOCKS_UNDER_WAY = 2
+"""Row blocks of one call that are queued or computed while the next one arrives: one on the device, one behind it."""
 
 _SENT_AGAIN = InvalidValue("the call's request_id was sent again while it was under way; this attempt has given way to that one")
 
@@ -130,8 +131,8 @@ class RowServicer:
             plan = loss_of_predictions(plan, estimator)
         plan.result_codec = opened.call.result_codec
         most_rows = self._most_rows(granted, opened.options.batch_size, specs[-1].row_nbytes, plan.outputs_per_row)
-        # Rows that have arrived are computed while others are on their way; what has gathered meanwhile is computed as one.
-        block_rows = min(most_rows, max(1, _BLOCK_NBYTES // max(1, specs[-1].row_nbytes * plan.outputs_per_row)))
+        blocks = -(-rows * specs[-1].row_nbytes * plan.outputs_per_row // _BLOCK_NBYTES)
+        block_rows = min(most_rows, -(-rows // max(1, blocks)))
         header = opened.call
         budget, again, cost = granted.grant.budget, header.attempt > 1, plan.costs(rows)
         charge = Charge(granted.charges, budget, header.request_id, again, cost, partial(stream.end, _SENT_AGAIN, stuck=True))
@@ -180,8 +181,6 @@ class RowServicer:
         reduced: list[Array] = []
         under_way: deque[tuple[asyncio.Future[Any], Rows, bytes]] = deque()
         like: Likeness | None = None
-        row_nbytes = max(1, call.tensors.specs[-1].row_nbytes * plan.outputs_per_row)
-        most_blocks = max(2, _UNDER_WAY_NBYTES // (row_nbytes * block_rows))
 
         async def finish_one() -> None:
             future, cost, mark = under_way[0]
@@ -196,7 +195,7 @@ class RowServicer:
         begin = 0
         try:
             async for block in call.tensors.blocks(len(call.tensors.specs) - 1, block_rows):
-                while len(under_way) >= most_blocks or (under_way and under_way[0][0].done()):
+                while len(under_way) >= _BLOCKS_UNDER_WAY or (under_way and under_way[0][0].done()):
                     await finish_one()
                 arguments = plan.rows(block, begin, whole=False)
                 like = like or likeness(call.granted.estimator, plan.function, arguments, plan.options, most_rows)
