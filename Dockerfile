@@ -1,13 +1,14 @@
 # One image a framework, and one for callers:
 #
-#   docker build --target torch -t gradwire:torch .                                       (CPU)
-#   docker build --target torch -t gradwire:torch-cuda --build-arg ACCELERATOR=cuda \
-#     --build-arg TORCH_INDEX=https://pypi.org/simple .                                   (CUDA: the wheels bring its libraries)
+#   docker build --target torch -t gradwire:torch-cuda --build-arg ACCELERATOR=cuda .     (CUDA: torch's wheels bring its libraries)
+#   docker build --target torch -t gradwire:torch --build-arg TORCH_INDEX=URL .           (CPU: URL of PyTorch's index of CPU builds)
+#
+# Without TORCH_INDEX torch is what pip finds, which brings gigabytes of CUDA and works without a GPU too.
 #
 # Targets: torch, tensorflow, jax, sklearn, gpy, mxnet (CPU only), demo, client. Each has two layers on the base: its framework,
 # which is installed again when its requirements change, and gradwire itself, which is small.
 
-ARG PYTHON_IMAGE=docker.io/library/python:3.11-slim-bookworm
+ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 
 # hadolint ignore=DL3006
 FROM ${PYTHON_IMAGE} AS base
@@ -54,8 +55,8 @@ ENTRYPOINT ["gradwire", "serve", "/etc/gradwire/serve.yaml"]
 # Frameworks.
 
 FROM server AS torch-framework
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-# First, exactly and from its own index: resolved among the others, torch may bring gigabytes of CUDA libraries.
+ARG TORCH_INDEX=
+# First, exactly and from an index of its own if one is named: resolved among the others, another version may come.
 RUN pip install --constraint /opt/gradwire/constraints.txt ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch==2.13.0
 COPY --from=requirements /requirements/torch.txt /opt/gradwire/
 RUN pip install --constraint /opt/gradwire/constraints.txt --requirement /opt/gradwire/torch.txt

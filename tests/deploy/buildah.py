@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-BASE = "docker.io/library/python:3.11-slim-bookworm"
+BASE = "python:3.11-slim-bookworm"
 STAND_IN = "localhost/gradwire-base:bookworm"
 """Debian's own Python, for places from which no registry of images can be reached."""
 
