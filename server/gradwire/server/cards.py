@@ -77,7 +77,8 @@ def card(granted: Granted, limits: Limits) -> pb.ModelCard:
         answers=sorted(ANSWERS[answer] for answer in granted.answers),
         version=estimator.version,
         device=model.device,
-        device_uuid=device_uuid(model),
+        # Which GPU it is says on which host, and what else runs there.
+        device_uuid=device_uuid(model) if white_box else "",
         limits=pb.CallLimits(
             max_tensor_bytes=limits.max_tensor_bytes,
             max_held_bytes=limits.max_held_bytes,

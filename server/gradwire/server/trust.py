@@ -76,10 +76,10 @@ class Trust:
             raise ConfigError(f"store: {e}") from e
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="gradwire-store")
         self.server = f"{socket.gethostname()}:{os.getpid()}"
-        self.writer = self._writer = LedgerWriter(self.store)
+        self.writer = LedgerWriter(self.store)
         self.counts = Counts(model.name for model in config.models)
         self._tracing = _tracing(config.tracing, self.server)
-        self.ledger = Ledger(self._writer, self.server, self.counts, self._tracing)
+        self.ledger = Ledger(self.writer, self.server, self.counts, self._tracing)
         self.desk = Desk(self.store, self._thread, clock, config.lease_rows)
         self.accounts = Accounts(self.desk)
         self.left = BudgetsLeft(self.book, self.accounts, self.store)
@@ -104,7 +104,7 @@ class Trust:
             with suppress(asyncio.CancelledError):
                 await task
         await self.accounts.close()
-        await asyncio.get_running_loop().run_in_executor(None, self._writer.close, _CLOSE_S)
+        await asyncio.get_running_loop().run_in_executor(None, self.writer.close, _CLOSE_S)
         if self._tracing is not None:
             await asyncio.get_running_loop().run_in_executor(None, self._tracing.close)
         self._thread.shutdown()
@@ -122,8 +122,8 @@ class Trust:
 
     async def flush(self) -> None:
         """Waits until what has been done is written. Raises StoreUnavailable."""
-        if not await asyncio.get_running_loop().run_in_executor(None, self._writer.flush, _CLOSE_S):
-            raise StoreUnavailable(f"the ledger cannot be written now: {self._writer.problem or 'it takes too long'}; try again")
+        if not await asyncio.get_running_loop().run_in_executor(None, self.writer.flush, _CLOSE_S):
+            raise StoreUnavailable(f"the ledger cannot be written now: {self.writer.problem or 'it takes too long'}; try again")
 
     def _read_grants(self) -> None:
         stored = self.store.grants()
