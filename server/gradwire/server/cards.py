@@ -78,7 +78,7 @@ def card(granted: Granted, limits: Limits) -> pb.ModelCard:
         version=estimator.version,
         device=model.device,
         # Which GPU it is says on which host, and what else runs there.
-        device_uuid=device_uuid(model) if white_box else "",
+        device_uuid=device_uuid(model) if granted.white_box else "",
         limits=pb.CallLimits(
             max_tensor_bytes=limits.max_tensor_bytes,
             max_held_bytes=limits.max_held_bytes,
