@@ -30,6 +30,7 @@ class Case:
         single_output: Whether two classes have one output.
         loss_of_outputs: Whether the loss is one of predict's outputs; an ensemble's is one of its members'.
         targets: ``make(n, seed)`` gives targets ``(n, outputs)``, of a regression.
+        long_fit_rows: So many that a fit that is made in one go takes a tenth of a second or more.
         environment: The one that its server runs in, a name for `environments.python_of`, if not the tests' own.
     """
 
@@ -44,6 +45,7 @@ class Case:
     single_output: bool = False
     loss_of_outputs: bool = True
     targets: Callable[[int, int], Any] | None = None
+    long_fit_rows: int = 6_000
     environment: str = ""
 
     @property

@@ -77,7 +77,7 @@ CASES = {
     ),
     "sklearn-bayes": Case(
         dict(backend="sklearn", factory=iris_bayes, input_shape=[2, 2], nb_classes=3, output="logits"),
-        uniform(2, 2), PREDICT | TRAINED | GRADIENTS,
+        uniform(2, 2), PREDICT | TRAINED | GRADIENTS, long_fit_rows=600_000,
     ),
     "sklearn-pipeline": Case(
         dict(backend="sklearn", factory=digits_pipeline, input_shape=[8, 8], nb_classes=10),
