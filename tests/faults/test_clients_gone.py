@@ -60,7 +60,7 @@ def server(site: Site) -> Iterator[ServerProcess]:
 @pytest.mark.parametrize(
     "operation", ["predict", "loss_gradient", "class_gradient", "get_activations", "vjp", "fit", "fit_generator", "save"]
 )
-def test_a_client_that_is_killed_leaves_a_model_that_is_free_and_pays_for_no_more_than_was_computed(
+def test_a_client_that_is_killed_leaves_a_model_that_is_free_and_pays_for_what_was_computed(
     operation: str, site: Site, server: ServerProcess
 ) -> None:
     gate = Gate(site.folder)
@@ -97,5 +97,5 @@ def test_a_client_that_is_killed_leaves_a_model_that_is_free_and_pays_for_no_mor
         call = [call for call in site.calls() if call.principal == "alice"][-1]
         assert call.operation == ("fit" if operation == "fit_generator" else operation)
         assert call.outcome == "CANCELLED"
-        # Of a long call, the blocks that came before.
-        assert call.forward <= (400_000 if operation == "predict" else 0)
+        # What the device was in the middle of is used, whoever is left to read it: of a long call the first block.
+        assert call.forward == {"predict": 128, "fit": 0, "fit_generator": 0, "save": 0}.get(operation, 100)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -120,6 +121,27 @@ def test_a_call_that_is_cancelled_costs_what_was_computed(served: Site) -> None:
         used, _ = spent(before, found)
         assert used % 10 == 0
         assert 10 <= used < 100
+
+
+def test_a_block_that_is_on_the_device_when_its_call_is_cancelled_is_used_and_one_that_waits_is_not(served: Site) -> None:
+    """Otherwise a caller has all computed for nothing whose answer it can do without, as often as it likes."""
+    with served.connect("alice") as asking, served.connect("alice", timeout_s=0.15) as impatient:
+        remote = asking.estimator("slow")
+        before = remote.usage()
+        at_work = threading.Thread(target=remote.predict, args=(np.ones((10, 6), np.float32),))
+        at_work.start()
+        time.sleep(0.05)
+        with pytest.raises(CallTimeout):
+            RemoteEstimator(impatient, remote.card).predict(np.ones((7, 6), np.float32))
+        at_work.join()
+        assert spent(before, remote.usage())[0] == 10
+        with pytest.raises(CallTimeout):
+            RemoteEstimator(impatient, remote.card).predict(np.ones((5, 6), np.float32))
+        end_s = time.monotonic() + 15
+        while spent(before, remote.usage())[0] == 10:
+            assert time.monotonic() < end_s
+            time.sleep(0.1)
+        assert spent(before, remote.usage())[0] == 15
 
 
 def test_usage_is_of_the_caller_or_for_admins_of_others(served: Site, alice: Server, admin: Server) -> None:

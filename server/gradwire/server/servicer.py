@@ -166,7 +166,12 @@ class RowServicer:
         like = likeness(call.granted.estimator, plan.function, arguments, plan.options, most_rows)
         cost, mark = plan.costs(len(block)), call.mark(0, arguments)
         await call.charge.begin(cost, mark)
-        result = await call.ticket.run_block(plan.function, arguments, plan.options, like, call.stream)
+        try:
+            result = await call.ticket.run_block(plan.function, arguments, plan.options, like, call.stream)
+        except asyncio.CancelledError:
+            if not call.ticket.waiting:
+                call.charge.computed(cost, mark)
+            raise
         call.charge.computed(cost, mark)
         if plan.reduce is not None:
             result = plan.reduce([result], await call.divisor())
@@ -205,6 +210,13 @@ class RowServicer:
                 begin += len(block)
             while under_way:
                 await finish_one()
+        except asyncio.CancelledError:
+            # What the device is at, or has done, is used; what still waits is not. A call that fails costs nothing beyond.
+            waiting = {work.done for work in call.ticket.waiting}
+            for future, cost, mark in under_way:
+                if future not in waiting and not _has_failed(future):
+                    call.charge.computed(cost, mark)
+            raise
         finally:
             for future, _, _ in under_way:
                 future.cancel()
@@ -275,6 +287,10 @@ async def _write(stream: OpenStream, result: Array, codec: Codec) -> None:
     await stream.write(first)
     for data in chunked:
         await stream.write_data(data)
+
+
+def _has_failed(future: asyncio.Future[Any]) -> bool:
+    return future.done() and not future.cancelled() and future.exception() is not None
 
 
 def _asked(operation: RowOperation, granted: Granted, opened: Any) -> bytes:
