@@ -246,7 +246,9 @@ class Scheduler:
             if computed.seconds:
                 self._costs.remember([outcome.work for outcome in computed.outcomes], computed.seconds)
             self._count(computed)
-            self._ready.notify()
+            # A thread that wakes for nothing takes the interpreter from the one that answers.
+            if self._queues or self._closed:
+                self._ready.notify()
 
     def close(self) -> None:
         """Lets the runner end when nothing is left to do."""
