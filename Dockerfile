@@ -5,7 +5,7 @@
 #
 # Without TORCH_INDEX torch is what pip finds, which brings gigabytes of CUDA and works without a GPU too.
 #
-# Targets: torch, tensorflow, jax, sklearn, gpy, mxnet (CPU only), demo, client. Each has two layers on the base: its framework,
+# Targets: torch, tensorflow, jax, sklearn, gpy, mxnet (CPU only), ray (torch on a Ray cluster), demo, client. Each has two layers on the base: its framework,
 # which is installed again when its requirements change, and gradwire itself, which is small.
 
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
@@ -86,6 +86,11 @@ COPY constraints-mxnet.txt /opt/gradwire/
 COPY --from=requirements /requirements/mxnet.txt /opt/gradwire/
 RUN pip install --constraint /opt/gradwire/constraints-mxnet.txt --requirement /opt/gradwire/mxnet.txt
 
+# torch's replicas on a Ray cluster, and the front before them.
+FROM torch-framework AS ray-framework
+COPY --from=requirements /requirements/ray.txt /opt/gradwire/
+RUN pip install --constraint /opt/gradwire/constraints.txt --requirement /opt/gradwire/ray.txt
+
 # Images. gradwire last, so that a change of it is one small layer.
 
 FROM tensorflow-framework AS tensorflow
@@ -125,6 +130,11 @@ ENTRYPOINT ["gradwire"]
 CMD ["--help"]
 
 FROM torch-framework AS torch
+COPY --from=wheel /wheel /opt/gradwire/wheel
+RUN pip install --no-deps /opt/gradwire/wheel/*.whl
+USER 10001:10001
+
+FROM ray-framework AS ray
 COPY --from=wheel /wheel /opt/gradwire/wheel
 RUN pip install --no-deps /opt/gradwire/wheel/*.whl
 USER 10001:10001

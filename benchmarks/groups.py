@@ -36,5 +36,6 @@ GROUPS = {
     "attacks": Group("Attacks end to end", "attacks.end_to_end"),
     "memory": Group("The server's memory", "bulk.memory"),
     "crowd": Group("A thousand clients", "crowd.many"),
+    "engines": Group("Engines: replicas on Ray", "engines.ray"),
     "account": Group("Microseconds of a call", "account.calls"),
 }

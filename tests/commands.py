@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 TESTS = Path(__file__).parent
@@ -17,8 +18,8 @@ def environment(**changes: str) -> dict[str, str]:
 
 
 def gradwire(
-    *arguments: str, timeout_s: float = 60, python: Path | None = None, **changes: str
+    *arguments: str, timeout_s: float = 60, python: Path | None = None, prefix: Sequence[str] = (), **changes: str
 ) -> subprocess.CompletedProcess[str]:
-    """Runs a command to its end; ``python`` is the interpreter of another environment to run it in."""
-    command = [str(python or sys.executable), "-m", "gradwire.client.cli", *arguments]
+    """Runs a command to its end; ``python`` is the interpreter of another environment, ``prefix`` a command to run it with."""
+    command = [*prefix, str(python or sys.executable), "-m", "gradwire.client.cli", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, env=environment(**changes), check=False)

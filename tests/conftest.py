@@ -29,5 +29,5 @@ def transport(request: Any) -> Iterator[str]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The test that takes minutes begins first: at the end everybody else would wait for it."""
-    items.sort(key=lambda item: "test_soak" not in item.nodeid)
+    """Tests that take minutes begin first: at the end everybody else would wait for them."""
+    items.sort(key=lambda item: "test_soak" not in item.nodeid and "test_ray.py" not in item.nodeid)

@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,22 +46,24 @@ class ServerProcess:
 
 @contextmanager
 def server_process(
-    folder: Path, models: list[dict[str, Any]], *, python: Path | None = None, **settings: Any
+    folder: Path, models: list[dict[str, Any]], *, python: Path | None = None, prefix: Sequence[str] = (), **settings: Any
 ) -> Iterator[ServerProcess]:
     """``gradwire serve`` on a free loopback port, as long as the context lasts. Factories may name modules of tests/.
 
-    ``python`` is the interpreter of another environment to run it in.
+    ``python`` is the interpreter of another environment to run it in; ``prefix`` a command that runs it elsewhere.
     """
     config = folder / "server.yaml"
     config.write_text(yaml.safe_dump({"listen": "127.0.0.1:0", **settings, "models": models}))
-    with gradwire_serve(config, python=python) as server:
+    with gradwire_serve(config, python=python, prefix=prefix) as server:
         yield server
 
 
 @contextmanager
-def gradwire_serve(config: Path, *arguments: str, python: Path | None = None) -> Iterator[ServerProcess]:
+def gradwire_serve(
+    config: Path, *arguments: str, python: Path | None = None, prefix: Sequence[str] = ()
+) -> Iterator[ServerProcess]:
     """``gradwire serve`` with a file and options of its own, as long as the context lasts."""
-    command = [str(python or sys.executable), "-m", "gradwire.client.cli", "serve", str(config), *arguments]
+    command = [*prefix, str(python or sys.executable), "-m", "gradwire.client.cli", "serve", str(config), *arguments]
     log = config.with_name("stderr.log")
     with log.open("w") as stderr:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment())

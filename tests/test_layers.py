@@ -35,6 +35,7 @@ FRAMEWORK_FILES = {
     "GPy": ("gpy",),
     "paramz": ("gpy",),
     "art": ("art",),
+    "ray": ("ray",),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -91,20 +92,26 @@ def serve(models: str = MODEL, environment: Path = Path(sys.executable).parent) 
 
 
 @contextmanager
-def served(models: str = MODEL, environment: Path = Path(sys.executable).parent, more: str = "") -> Iterator[Served]:
+def served(
+    models: str = MODEL, environment: Path = Path(sys.executable).parent, more: str = "", apart: bool = False
+) -> Iterator[Served]:
     """``gradwire serve`` on a free port, as long as the context lasts.
 
     Args:
         models: The list of models, in YAML.
         environment: The folder of the programs of the Python environment to run it in.
         more: Further keys of the configuration, in YAML.
+        apart: In a network namespace of its own, on a Unix socket: for what would listen on all addresses.
     """
     root = Path(__file__).resolve().parents[2]
     path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
     with tempfile.TemporaryDirectory(prefix="gradwire-bench-") as folder:
         config = Path(folder) / "serve.yaml"
-        config.write_text(f"listen: 127.0.0.1:0\n{more}\nmodels:{models}")
+        listen = f"unix:{folder}/socket" if apart else "127.0.0.1:0"
+        config.write_text(f"listen: {listen}\n{more}\nmodels:{models}")
         command = [str(environment / "gradwire"), "serve", str(config)]
+        if apart:
+            command = ["unshare", "-n", "sh", "-c", f"ip link set lo up && exec {shlex.join(command)}"]
         log = Path(folder) / "log"
         with log.open("w") as stderr:
             process = subprocess.Popen(

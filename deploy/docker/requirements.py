@@ -19,6 +19,7 @@ EXTRAS = {
     "sklearn": ("sklearn", "postgres"),
     "gpy": ("gpy", "postgres"),
     "mxnet": ("mxnet", "postgres"),
+    "ray": ("ray", "torch", "postgres"),
     "client": ("cli",),
 }
 """Images and the extras that they have. Servers keep what must outlive them in PostgreSQL, or in SQLite, which Python has."""

@@ -26,7 +26,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import FunctionTransformer
 
 from gradwire.server.config import ConfigError, parse_config
-from gradwire.server.service import load_models
+from gradwire.server.engine import load_models
 from models import mlp
 
 

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent import futures
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -19,8 +20,8 @@ from gradwire.client.errors import BudgetSpent, CallTimeout, InvalidCall, QueueF
 from gradwire.client.fit import fit_rows
 from gradwire.server import serving
 from gradwire.v1 import estimator_pb2 as pb
-from gradwire.v1.errors_pb2 import ERROR_REASON_BUDGET_SPENT
-from gradwire.wire.frames import open_field
+from gradwire.v1.errors_pb2 import ERROR_REASON_BUDGET_SPENT, ERROR_REASON_DRAINING
+from gradwire.wire.frames import first_message, open_field
 from gradwire.wire.status import Fault
 
 pytestmark = pytest.mark.usefixtures("transport")
@@ -76,6 +77,64 @@ def test_a_stream_that_ends_without_an_answer_is_not_used_again() -> None:
     with foreign as server, pytest.raises(Unavailable, match="ended the stream before it answered"):
         server.call("Predict", b"", [("x", X)])
     assert foreign.streams == 3
+
+
+class Ending:
+    """A server that answers one call a stream and ends it when the next one comes; keeps the headers of all calls.
+
+    Args:
+        fault: What the streams end with; None: as if all had been said.
+    """
+
+    def __init__(self, fault: Fault | None = None) -> None:
+        self.headers: list[pb.CallHeader] = []
+        self._fault = fault
+
+    def service(self, details: grpc.HandlerCallDetails) -> Any:
+        return grpc.stream_stream_rpc_method_handler(self._answer)
+
+    def _answer(self, requests: Any, context: Any) -> Iterator[bytes]:
+        self.headers.append(pb.PredictRequest.FromString(next(requests)).open.call)
+        yield first_message(b"", [("outputs", X)])[0]
+        self.headers.append(pb.PredictRequest.FromString(next(requests)).open.call)
+        if self._fault is not None:
+            context.set_trailing_metadata(self._fault.metadata())
+            context.abort(self._fault.code, self._fault.text)
+
+
+LEAVING = Fault(grpc.StatusCode.UNAVAILABLE, ERROR_REASON_DRAINING, "about to end", retry_after_s=60.0)
+
+
+@pytest.mark.parametrize("fault", [None, LEAVING], ids=["idle or old", "draining"])
+def test_a_call_that_comes_when_its_stream_has_ended_is_made_at_once_on_another_and_is_no_second_attempt(
+    fault: Fault | None,
+) -> None:
+    ending = Ending(fault)
+    backend = grpc.server(futures.ThreadPoolExecutor(4))
+    backend.add_generic_rpc_handlers((ending,))  # type: ignore[arg-type]
+    port = backend.add_insecure_port("127.0.0.1:0")
+    backend.start()
+    began_s = time.monotonic()
+    with connect(f"127.0.0.1:{port}", same_host=False, retry=Retry(attempts=1, first_delay_s=60.0)) as server:
+        for number in range(3):
+            opened = pb.PredictOpen(call=pb.CallHeader(model="m", request_id=f"id-{number}"))
+            server.call("Predict", open_field(opened.SerializeToString()), [("x", X)])
+    backend.stop(0).wait()
+    assert time.monotonic() - began_s < 30
+    # To the server it is one: who knows what a proxy in between has done.
+    sent = [(header.request_id, header.attempt) for header in ending.headers]
+    assert sent == [("id-0", 0), ("id-1", 0), ("id-1", 2), ("id-2", 0), ("id-2", 2)]
+
+
+def test_servers_that_all_leave_are_asked_a_few_times_at_once_and_then_when_they_say() -> None:
+    foreign = Foreign(replace(LEAVING, retry_after_s=0.2))
+    began_s = time.monotonic()
+    with foreign as server, pytest.raises(Unavailable, match="about to end") as caught:
+        server.call("Predict", b"", [("x", X)])
+    assert caught.value.unseen
+    assert caught.value.retry_after_s == 0.2
+    assert 0.4 <= time.monotonic() - began_s < 5
+    assert foreign.streams == 3 + 3
 
 
 def test_a_fit_is_never_made_again() -> None:

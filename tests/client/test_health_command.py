@@ -79,22 +79,29 @@ import time
 
 def slow():
     def answer(x):
-        time.sleep(5)
+        time.sleep(8)
         return x[:, :2]
     return answer
 """
 
 
-def test_a_server_that_drains_is_not_serving_any_more_and_then_gone(tmp_path: Path) -> None:
+def test_a_server_that_drains_is_gone_for_callers_and_not_serving_for_probes(tmp_path: Path, free_port: int) -> None:
     (tmp_path / "slow_model.py").write_text(SLOW)
     model = {"name": "slow", "backend": "blackbox", "factory": "slow_model:slow", "input_shape": [3], "nb_classes": 2}
-    with server_process(tmp_path, [model]) as server, connect(server.address) as client, futures.ThreadPoolExecutor(1) as pool:
+    probed = f"127.0.0.1:{free_port}"
+    with (
+        server_process(tmp_path, [model], health_listen=probed) as server,
+        connect(server.address) as client,
+        futures.ThreadPoolExecutor(1) as pool,
+    ):
         answer = pool.submit(client.estimator("slow").predict, [[1.0, 2.0, 3.0]])
         assert gradwire("health", server.address).returncode == 0
         assert not answer.done()
         server.signal(signal.SIGTERM)
-        ended = gradwire("health", server.address)
-        assert (ended.returncode, ended.stderr) == (1, f"error {server.address} is NOT_SERVING\n")
+        ended = gradwire("health", probed)
+        assert (ended.returncode, ended.stderr) == (1, f"error {probed} is NOT_SERVING\n")
+        assert gradwire("health", server.address).returncode == 3
+        assert not answer.done()
         assert answer.result().shape == (1, 2)
         assert server.process.wait(30) == 0
         assert gradwire("health", server.address).returncode == 3

@@ -42,7 +42,7 @@ def test_the_models_to_begin_with_can_be_loaded(group: str) -> None:
     python = python_of(MXNET) if group == "mxnet" else Path(sys.executable)
     code = (
         "import sys; from pathlib import Path; from gradwire.server.config import read_config\n"
-        "from gradwire.server.service import load_models\n"
+        "from gradwire.server.engine import load_models\n"
         "path = Path(sys.argv[1]); sys.path.insert(0, str(path.parent)); print(*load_models(read_config(path)))"
     )
     command = [str(python), "-c", code, str(DEPLOY / "compose" / group / "serve.yaml")]

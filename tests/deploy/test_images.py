@@ -12,7 +12,7 @@ from deploy.tools import DEPLOY, ROOT, passes, tool
 
 tomllib = pytest.importorskip("tomllib", reason="the images' lists are made by Python 3.11")
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
-SERVERS = ("torch", "tensorflow", "jax", "sklearn", "gpy", "mxnet")
+SERVERS = ("torch", "tensorflow", "jax", "sklearn", "gpy", "mxnet", "ray")
 
 
 def stages() -> dict[str, tuple[str, str]]:

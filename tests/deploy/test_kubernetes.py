@@ -88,6 +88,12 @@ def test_a_pod_has_time_to_drain(rendered: list[dict[str, Any]]) -> None:
     assert pod["terminationGracePeriodSeconds"] > pause_s + served(rendered).get("drain_timeout_s", 30) + 10
 
 
+def test_callers_find_servers_that_are_added(rendered: list[dict[str, Any]]) -> None:
+    config = served(rendered)
+    if one(rendered, "Deployment")["spec"]["strategy"]["type"] == "RollingUpdate":
+        assert config["limits"]["max_connection_age_s"] <= 600
+
+
 def test_what_is_mounted_is_there_and_what_the_server_writes_to_is_a_volume(rendered: list[dict[str, Any]]) -> None:
     pod = one(rendered, "Deployment")["spec"]["template"]["spec"]
     mounts = {mount["mountPath"]: mount["name"] for mount in pod["containers"][0]["volumeMounts"]}

@@ -30,8 +30,12 @@ class Gate:
 
     # The test's side.
 
-    def close(self) -> None:
+    def forget(self) -> None:
+        """Nobody has been inside: to `wait` for who comes after the next `close`, whenever that is."""
         self._inside.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        self.forget()
         self._closed.touch()
 
     def wait(self) -> None:

@@ -14,9 +14,10 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 from gradwire.server.config import parse_config
+from gradwire.server.engine import load_models
 from gradwire.server.operations import OPERATIONS
 from gradwire.server.same_host import SameHost
-from gradwire.server.service import Service, load_models
+from gradwire.server.service import Service
 
 METHODS = (*(operation.method for operation in OPERATIONS), "Fit")
 

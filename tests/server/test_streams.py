@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Iterator
+from concurrent import futures
 from typing import Any
 
 import grpc
@@ -19,6 +21,13 @@ from gradwire.v1.errors_pb2 import ERROR_REASON_STALLED
 from gradwire.wire.frames import messages, open_field
 
 pytestmark = pytest.mark.usefixtures("transport")
+
+
+def slowly(x: Any) -> Any:
+    """Two classes, after a second."""
+    time.sleep(1.0)
+    return np.zeros((len(x), 2))
+
 
 MODEL = {"backend": "blackbox", "factory": sums, "input_shape": [1024], "nb_classes": 2, "max_batch_rows": 128}
 LIMITS = {"stall_timeout_s": 0.4, "idle_timeout_s": 0.8, "max_calls": 1}
@@ -79,3 +88,42 @@ def test_a_stream_without_calls_is_ended_without_an_error(server: Server) -> Non
     remote.predict(x)
     time.sleep(1.6)
     assert remote.predict(x).shape == (2, 2)
+
+
+EDGES = {"idle": ({"idle_timeout_s": 0.1}, (0.09, 0.15)), "old": ({"max_connection_age_s": 0.1}, (0.10, 0.16))}
+
+
+@pytest.mark.parametrize("ends", EDGES)
+def test_an_end_that_crosses_a_call_on_its_way_costs_nothing(ends: str) -> None:
+    """Calls begin when their streams are about to end, each thread's on one of its own, and none has a second attempt."""
+    limits, (least_s, most_s) = EDGES[ends]
+    with serving({"m": MODEL}, limits=limits) as address, connect(address, retry=Retry(attempts=1)) as server:
+        remote = server.estimator("m")
+
+        def call(seed: int) -> None:
+            chance = random.Random(seed)
+            for _ in range(25):
+                assert remote.predict(np.zeros((1, 1024), np.float32)).shape == (1, 2)
+                time.sleep(chance.uniform(least_s, most_s))
+
+        with futures.ThreadPoolExecutor(8) as pool:
+            list(pool.map(call, range(8)))
+        assert remote.usage().forward == 8 * 25
+
+
+def test_streams_of_gRPC_grow_old_and_those_of_the_same_host_do_not(transport: str) -> None:  # noqa: N802, its name
+    with serving({"m": MODEL}, limits={"max_connection_age_s": 0.2}) as address, connect(address) as server:
+        stream = server.open_stream("Predict")
+        stream.send(iter(large_call(2)))
+        stream.receive()
+        time.sleep(0.5)
+        assert stream.usable == (transport == "same host")
+
+
+def test_an_old_stream_is_left_until_its_call_ends() -> None:
+    slow = {"backend": "blackbox", "factory": lambda: slowly, "input_shape": [4], "nb_classes": 2}
+    with serving({"m": slow}, limits={"max_connection_age_s": 0.2}) as address:
+        with connect(address, retry=Retry(attempts=1), same_host=False) as server:
+            remote = server.estimator("m")
+            for _ in range(2):
+                assert remote.predict(np.zeros((1, 4))).shape == (1, 2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -82,6 +82,9 @@ class ModelConfig(BaseModel):
     """What a model's configuration says for every backend. A backend's ``Config`` adds its own keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    gpu: ClassVar[str] = ""
+    """What ``device`` is for the first GPU that the process sees; empty for backends that know none."""
 
     backend: str
     weights: Path | None = None

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 # Before JAX sees a GPU, of which it would take three quarters for itself: other models may want some.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -73,6 +73,7 @@ class Config(ModelConfig):
     input_dtype: Literal["int32"] | None = None
     """For models that begin with an embedding; such inputs have no gradients."""
     device: str = Field("cpu", pattern=r"^(cpu|(cuda|gpu)(:\d+)?)$")
+    gpu: ClassVar[str] = "gpu:0"
 
     @model_validator(mode="after")
     def _one_way(self) -> Config:

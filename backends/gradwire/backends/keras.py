@@ -6,7 +6,7 @@ What a model computes is that of Keras itself, its loss's knowledge of the logit
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -40,6 +40,7 @@ class Config(ModelConfig):
     other_inputs: dict[str, Number] = Field(default={})
     """What the model's other inputs are fed with, by name: the same for every row."""
     device: str = Field("cpu", pattern=r"^(cpu|gpu(:\d+)?)$")
+    gpu: ClassVar[str] = "gpu:0"
 
     @model_validator(mode="after")
     def _there_is_a_model(self) -> Config:

@@ -6,7 +6,7 @@ What holds: MXNet is not imported here, so that a configuration can be read wher
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -40,6 +40,7 @@ class Config(ModelConfig):
     input_dtype: Literal["int64"] | None = None
     """For models whose first layer is an embedding; such inputs have no gradients."""
     device: str = Field("cpu", pattern=r"^(cpu|gpu(:\d+)?)$")
+    gpu: ClassVar[str] = "gpu:0"
 
     @model_validator(mode="after")
     def _one_model(self) -> Config:

@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -46,6 +46,7 @@ class Config(ModelConfig):
     input_dtype: Literal["float32", "float64", "int32", "int64"] | None = None
     """The variables', if not said. Integers for models that begin with an embedding; such inputs have no gradients."""
     device: str = Field("cpu", pattern=r"^(cpu|gpu(:\d+)?)$")
+    gpu: ClassVar[str] = "gpu:0"
 
     @model_validator(mode="after")
     def _fit_has_one_way(self) -> Config:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import tensorflow as tf
@@ -64,6 +64,7 @@ class Config(ModelConfig):
     loss_reduction: Literal["mean", "sum"] | None = None
     """How the loss treats rows; found out at loading if not said, where it is one number."""
     device: str = Field("cpu", pattern=r"^(cpu|gpu(:\d+)?)$")
+    gpu: ClassVar[str] = "gpu:0"
 
     @model_validator(mode="after")
     def _one_source(self) -> Config:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -57,6 +57,7 @@ class Config(ModelConfig):
     input_dtype: Literal["int64"] | None = None
     """For models whose first layer is an embedding; such inputs have no gradients."""
     device: str = Field("cpu", pattern=torch_devices.PATTERN)
+    gpu: ClassVar[str] = "cuda:0"
 
     @model_validator(mode="after")
     def _fit_needs_loss(self) -> Config:

@@ -21,6 +21,7 @@ import grpc
 
 from gradwire.client import arguments, errors
 from gradwire.client.card import ModelCard, card_of
+from gradwire.client.channel import local, open_channel, several, target
 from gradwire.client.credentials import ClientCertificate, channel_credentials, check_token
 from gradwire.client.errors import CallTimeout, Exhausted, GradwireError, InvalidCall, Unavailable, error_of, error_of_wire
 from gradwire.client.grants import Grants
@@ -43,6 +44,9 @@ Way: TypeAlias = tuple[str, str]  # method and model
 
 _SERVICE = "/gradwire.v1.EstimatorService/"
 
+_UNSEEN = 3
+"""How often a call is made again that no server has begun with, before that counts as an attempt."""
+
 _GRACE_S = 0.25
 """How much later than the server the client ends a call whose time is over, so that the server's word comes first."""
 
@@ -61,7 +65,9 @@ def connect(
     """A connection to the server at ``address``. Nothing is sent before it is used.
 
     Args:
-        address: ``host:port``, ``unix:PATH``, or any other target that gRPC knows.
+        address: ``host:port``; several IP addresses with their ports, separated by commas; ``dns:///NAME:PORT``, a name that
+            leads to several servers; ``unix:PATH``; or any other target that gRPC knows. Several servers take turns, and one
+            that ends is left for the others.
         token: Who calls; sent only over TLS or to this host.
         tls: A file with the certificates to trust (PEM), or True for the system's; None: no TLS.
         certificate: Two files (PEM), the caller's certificate and its key, for servers that know callers by them; read at each
@@ -71,16 +77,18 @@ def connect(
         retry: How safe calls are made again.
         renewal: When open streams give way to new ones.
         same_host: Whether calls to an address of this host may take the server's Unix socket in place of gRPC, which is
-            faster. They do if the server offers one and runs under the same user.
+            faster. They do if the server offers one and runs under the same user; not if there are several addresses.
 
     Returns:
         A `Server`; a context manager, to close it.
 
     Raises:
         InvalidCall: A token would be sent to another host without TLS, or is none; ``timeout_s`` is not a time; ``tls`` or
-            ``certificate`` are not files that can be read; a certificate is given without ``tls``.
+            ``certificate`` are not files that can be read; a certificate is given without ``tls``; ``address`` is a list of
+            something else than IP addresses.
     """
-    if token is not None and not tls and not _local(address):
+    target(address)
+    if token is not None and not tls and not local(address):
         raise InvalidCall(f"a token would travel to {address} in the clear; pass tls=, a file with certificates to trust, or True")
     check_token(token)
     channel_credentials(tls, certificate)
@@ -112,7 +120,7 @@ class Server:
         self._tls = tls
         self._certificate = certificate
         self._renewal = renewal
-        self._may_leave_grpc = same_host and _local(address)
+        self._may_leave_grpc = same_host and local(address) and not several(address)
         self._lock = threading.Lock()
         # Outlives channels: calls that were under way when one was closed are still watched.
         self._deadlines = Deadlines()
@@ -294,14 +302,21 @@ class Server:
 
     def _again(self, once: Callable[[int], T], due_s: float | None, attempts: int) -> T:
         """Calls ``once``, with the number of the attempt, until it gives something or trying again makes no sense."""
+        failed = unseen = 0
         for attempt in itertools.count(1):
             try:
                 return once(attempt)
             except (Unavailable, Exhausted) as e:
+                if isinstance(e, Unavailable) and e.unseen and unseen < _UNSEEN:
+                    # At once, on a stream of its own, which may lead to another server. To servers it is a later attempt all the
+                    # same, so that not even a proxy that lies could make it cost twice.
+                    unseen += 1
+                    continue
+                failed += 1
                 passing = isinstance(e, Unavailable) or e.retry_after_s is not None
-                delay_s = self.retry.delay_s(attempt, e.retry_after_s)
+                delay_s = self.retry.delay_s(failed, e.retry_after_s)
                 late = due_s is not None and time.monotonic() + delay_s >= due_s
-                if not passing or late or attempt >= attempts:
+                if not passing or late or failed >= attempts:
                     raise
                 time.sleep(delay_s)
             except BaseException as e:
@@ -314,6 +329,7 @@ class Server:
         raise AssertionError("count does not end")
 
     def _on_stream(self, way: Way, stream: AnyStream, sent: tuple[bytes, list[memoryview]], due_s: float | None) -> Array:
+        used = stream.calls > 0
         self._watch(stream, due_s)
         try:
             stream.send_call(*sent)
@@ -328,6 +344,9 @@ class Server:
             stream.cancel()
             if isinstance(e, WireError):
                 raise error_of_wire(e) from None
+            if used and isinstance(e, Unavailable):
+                # No server ends a stream without an error in the middle of a call, or counts what comes on it afterwards.
+                e.unseen = True
             raise
         except BaseException:
             self.interrupted(stream)
@@ -359,29 +378,8 @@ class Server:
         channel = self._channel
         if channel is None:
             with self._lock:
-                channel = self._channel = self._channel or self._new_channel()
+                channel = self._channel = self._channel or open_channel(self.address, self._tls, self._certificate)
         return channel
-
-    def _new_channel(self) -> grpc.Channel:
-        options = [
-            ("grpc.max_receive_message_length", -1),
-            ("grpc.max_send_message_length", -1),
-            # A server that is started again is found again within a call's retries.
-            ("grpc.initial_reconnect_backoff_ms", 50),
-            ("grpc.min_reconnect_backoff_ms", 50),
-            ("grpc.max_reconnect_backoff_ms", 100),
-            # A server whose machine is gone is noticed in the middle of a call.
-            ("grpc.keepalive_time_ms", 20_000),
-            ("grpc.keepalive_timeout_ms", 10_000),
-            # Connections are not shared between channels: one that was closed or forked takes nobody else with it.
-            ("grpc.use_local_subchannel_pool", 1),
-            # Servers behind one name take turns, stream by stream.
-            ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
-        ]
-        credentials = channel_credentials(self._tls, self._certificate)
-        if credentials is None:
-            return grpc.insecure_channel(self.address, options)
-        return grpc.secure_channel(self.address, credentials, options)
 
     @property
     def _metadata(self) -> Metadata:
@@ -404,11 +402,6 @@ def _later_header(attempt: int, due_s: float | None) -> bytes:
     if due_s is not None:
         header.timeout_s = max(0.001, due_s - time.monotonic())
     return open_field(estimator_pb2.PredictOpen(call=header).SerializeToString())
-
-
-def _local(address: str) -> bool:
-    host = address.removeprefix("ipv4:").removeprefix("ipv6:").rpartition(":")[0].strip("[]")
-    return address.startswith("unix:") or host in ("localhost", "::1") or host.startswith("127.")
 
 
 _abandoned: list[grpc.Channel] = []

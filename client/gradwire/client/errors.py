@@ -154,7 +154,14 @@ class TooManyClones(Exhausted):
 
 
 class Unavailable(GradwireError, ConnectionError):
-    """There is no server, or it is about to end."""
+    """There is no server, or it is about to end.
+
+    Attributes:
+        unseen: Whether it is known that no server has begun with the call: the one that it was sent to was leaving, or had ended
+            the stream between two calls because it was idle or old.
+    """
+
+    unseen: bool = False
 
 
 class CallTimeout(GradwireError, TimeoutError):
@@ -197,6 +204,7 @@ _BY_REASON: dict[ErrorReason, type[GradwireError]] = {
     reasons.ERROR_REASON_UNSUPPORTED: Unsupported,
     reasons.ERROR_REASON_DRAINING: Unavailable,
     reasons.ERROR_REASON_HUNG: Unavailable,
+    reasons.ERROR_REASON_REPLICA_LOST: Unavailable,
     reasons.ERROR_REASON_STORE_UNAVAILABLE: Unavailable,
     reasons.ERROR_REASON_TIMEOUT: CallTimeout,
     reasons.ERROR_REASON_STALLED: CallTimeout,
@@ -247,4 +255,6 @@ def _with(error: GradwireError, fault: Fault) -> GradwireError:
     error.retry_after_s = fault.retry_after_s
     error.field = fault.field
     error.quota = fault.quota
+    if isinstance(error, Unavailable):
+        error.unseen = fault.reason == reasons.ERROR_REASON_DRAINING
     return error

@@ -31,6 +31,7 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_DRAINING: _ClassVar[ErrorReason]
     ERROR_REASON_HUNG: _ClassVar[ErrorReason]
     ERROR_REASON_STORE_UNAVAILABLE: _ClassVar[ErrorReason]
+    ERROR_REASON_REPLICA_LOST: _ClassVar[ErrorReason]
     ERROR_REASON_TIMEOUT: _ClassVar[ErrorReason]
     ERROR_REASON_STALLED: _ClassVar[ErrorReason]
     ERROR_REASON_CHECKSUM: _ClassVar[ErrorReason]
@@ -61,6 +62,7 @@ ERROR_REASON_UNSUPPORTED: ErrorReason
 ERROR_REASON_DRAINING: ErrorReason
 ERROR_REASON_HUNG: ErrorReason
 ERROR_REASON_STORE_UNAVAILABLE: ErrorReason
+ERROR_REASON_REPLICA_LOST: ErrorReason
 ERROR_REASON_TIMEOUT: ErrorReason
 ERROR_REASON_STALLED: ErrorReason
 ERROR_REASON_CHECKSUM: ErrorReason

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18gradwire/v1/status.proto\x12\x0bgradwire.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x12\n\x10GetStatusRequest\"\xae\x03\n\x11GetStatusResponse\x12\x0e\n\x06server\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12+\n\x07started\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x03now\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0copen_streams\x18\x05 \x01(\x04\x12\x15\n\rrunning_calls\x18\x06 \x01(\x04\x12\x16\n\x0ereceived_bytes\x18\x07 \x01(\x04\x12\x12\n\nsent_bytes\x18\x08 \x01(\x04\x12\x1c\n\x14ledger_pending_calls\x18\t \x01(\x04\x12\x19\n\x11ledger_lost_calls\x18\n \x01(\x04\x12\x10\n\x08refusing\x18\x0b \x01(\t\x12*\n\x07\x64\x65vices\x18\x0c \x03(\x0b\x32\x19.gradwire.v1.DeviceStatus\x12(\n\x06models\x18\r \x03(\x0b\x32\x18.gradwire.v1.ModelStatus\x12(\n\x06queues\x18\x0e \x03(\x0b\x32\x18.gradwire.v1.QueueStatus\"\xcc\x01\n\x0c\x44\x65viceStatus\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x0c\n\x04uuid\x18\x02 \x01(\t\x12@\n\x0cmemory_bytes\x18\x03 \x03(\x0b\x32*.gradwire.v1.DeviceStatus.MemoryBytesEntry\x12\x18\n\x0butilization\x18\x04 \x01(\x01H\x00\x88\x01\x01\x1a\x32\n\x10MemoryBytesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x42\x0e\n\x0c_utilization\"\xa3\x01\n\x0bModelStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05queue\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x04 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x05 \x01(\t\x12\x13\n\x0b\x64\x65vice_uuid\x18\x06 \x01(\t\x12\x30\n\noperations\x18\x07 \x03(\x0b\x32\x1c.gradwire.v1.OperationStatus\"\xdf\x01\n\x0fOperationStatus\x12\x11\n\toperation\x18\x01 \x01(\t\x12<\n\x08outcomes\x18\x02 \x03(\x0b\x32*.gradwire.v1.OperationStatus.OutcomesEntry\x12\x0f\n\x07\x66orward\x18\x03 \x01(\x04\x12\x10\n\x08\x62\x61\x63kward\x18\x04 \x01(\x04\x12\'\n\x07seconds\x18\x05 \x01(\x0b\x32\x16.gradwire.v1.Histogram\x1a/\n\rOutcomesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\x8b\x01\n\x0bQueueStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\rwaiting_calls\x18\x02 \x01(\x04\x12,\n\x0cwait_seconds\x18\x03 \x01(\x0b\x32\x16.gradwire.v1.Histogram\x12)\n\x07\x62\x61tches\x18\x04 \x03(\x0b\x32\x18.gradwire.v1.BatchStatus\"_\n\x0b\x42\x61tchStatus\x12\x10\n\x08\x66unction\x18\x01 \x01(\t\x12\x0f\n\x07\x62\x61tches\x18\x02 \x01(\x04\x12\x0e\n\x06\x62locks\x18\x03 \x01(\x04\x12\x0c\n\x04rows\x18\x04 \x01(\x04\x12\x0f\n\x07seconds\x18\x05 \x01(\x01\":\n\tHistogram\x12\x0e\n\x06\x62ounds\x18\x01 \x03(\x01\x12\x0e\n\x06\x63ounts\x18\x02 \x03(\x04\x12\r\n\x05total\x18\x03 \x01(\x01\x32[\n\rStatusService\x12J\n\tGetStatus\x12\x1d.gradwire.v1.GetStatusRequest\x1a\x1e.gradwire.v1.GetStatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18gradwire/v1/status.proto\x12\x0bgradwire.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x12\n\x10GetStatusRequest\"\xdb\x03\n\x11GetStatusResponse\x12\x0e\n\x06server\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12+\n\x07started\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x03now\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0copen_streams\x18\x05 \x01(\x04\x12\x15\n\rrunning_calls\x18\x06 \x01(\x04\x12\x16\n\x0ereceived_bytes\x18\x07 \x01(\x04\x12\x12\n\nsent_bytes\x18\x08 \x01(\x04\x12\x1c\n\x14ledger_pending_calls\x18\t \x01(\x04\x12\x19\n\x11ledger_lost_calls\x18\n \x01(\x04\x12\x10\n\x08refusing\x18\x0b \x01(\t\x12*\n\x07\x64\x65vices\x18\x0c \x03(\x0b\x32\x19.gradwire.v1.DeviceStatus\x12(\n\x06models\x18\r \x03(\x0b\x32\x18.gradwire.v1.ModelStatus\x12(\n\x06queues\x18\x0e \x03(\x0b\x32\x18.gradwire.v1.QueueStatus\x12+\n\x07process\x18\x0f \x01(\x0b\x32\x1a.gradwire.v1.ProcessStatus\">\n\rProcessStatus\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\r\n\x05\x63ount\x18\x02 \x01(\r\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\"\xcc\x01\n\x0c\x44\x65viceStatus\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x0c\n\x04uuid\x18\x02 \x01(\t\x12@\n\x0cmemory_bytes\x18\x03 \x03(\x0b\x32*.gradwire.v1.DeviceStatus.MemoryBytesEntry\x12\x18\n\x0butilization\x18\x04 \x01(\x01H\x00\x88\x01\x01\x1a\x32\n\x10MemoryBytesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x42\x0e\n\x0c_utilization\"\xa3\x01\n\x0bModelStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05queue\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x04 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x05 \x01(\t\x12\x13\n\x0b\x64\x65vice_uuid\x18\x06 \x01(\t\x12\x30\n\noperations\x18\x07 \x03(\x0b\x32\x1c.gradwire.v1.OperationStatus\"\xdf\x01\n\x0fOperationStatus\x12\x11\n\toperation\x18\x01 \x01(\t\x12<\n\x08outcomes\x18\x02 \x03(\x0b\x32*.gradwire.v1.OperationStatus.OutcomesEntry\x12\x0f\n\x07\x66orward\x18\x03 \x01(\x04\x12\x10\n\x08\x62\x61\x63kward\x18\x04 \x01(\x04\x12\'\n\x07seconds\x18\x05 \x01(\x0b\x32\x16.gradwire.v1.Histogram\x1a/\n\rOutcomesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\x8b\x01\n\x0bQueueStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\rwaiting_calls\x18\x02 \x01(\x04\x12,\n\x0cwait_seconds\x18\x03 \x01(\x0b\x32\x16.gradwire.v1.Histogram\x12)\n\x07\x62\x61tches\x18\x04 \x03(\x0b\x32\x18.gradwire.v1.BatchStatus\"_\n\x0b\x42\x61tchStatus\x12\x10\n\x08\x66unction\x18\x01 \x01(\t\x12\x0f\n\x07\x62\x61tches\x18\x02 \x01(\x04\x12\x0e\n\x06\x62locks\x18\x03 \x01(\x04\x12\x0c\n\x04rows\x18\x04 \x01(\x04\x12\x0f\n\x07seconds\x18\x05 \x01(\x01\":\n\tHistogram\x12\x0e\n\x06\x62ounds\x18\x01 \x03(\x01\x12\x0e\n\x06\x63ounts\x18\x02 \x03(\x04\x12\r\n\x05total\x18\x03 \x01(\x01\x32[\n\rStatusService\x12J\n\tGetStatus\x12\x1d.gradwire.v1.GetStatusRequest\x1a\x1e.gradwire.v1.GetStatusResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,23 +39,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSTATUSREQUEST']._serialized_start=74
   _globals['_GETSTATUSREQUEST']._serialized_end=92
   _globals['_GETSTATUSRESPONSE']._serialized_start=95
-  _globals['_GETSTATUSRESPONSE']._serialized_end=525
-  _globals['_DEVICESTATUS']._serialized_start=528
-  _globals['_DEVICESTATUS']._serialized_end=732
-  _globals['_DEVICESTATUS_MEMORYBYTESENTRY']._serialized_start=666
-  _globals['_DEVICESTATUS_MEMORYBYTESENTRY']._serialized_end=716
-  _globals['_MODELSTATUS']._serialized_start=735
-  _globals['_MODELSTATUS']._serialized_end=898
-  _globals['_OPERATIONSTATUS']._serialized_start=901
-  _globals['_OPERATIONSTATUS']._serialized_end=1124
-  _globals['_OPERATIONSTATUS_OUTCOMESENTRY']._serialized_start=1077
-  _globals['_OPERATIONSTATUS_OUTCOMESENTRY']._serialized_end=1124
-  _globals['_QUEUESTATUS']._serialized_start=1127
-  _globals['_QUEUESTATUS']._serialized_end=1266
-  _globals['_BATCHSTATUS']._serialized_start=1268
-  _globals['_BATCHSTATUS']._serialized_end=1363
-  _globals['_HISTOGRAM']._serialized_start=1365
-  _globals['_HISTOGRAM']._serialized_end=1423
-  _globals['_STATUSSERVICE']._serialized_start=1425
-  _globals['_STATUSSERVICE']._serialized_end=1516
+  _globals['_GETSTATUSRESPONSE']._serialized_end=570
+  _globals['_PROCESSSTATUS']._serialized_start=572
+  _globals['_PROCESSSTATUS']._serialized_end=634
+  _globals['_DEVICESTATUS']._serialized_start=637
+  _globals['_DEVICESTATUS']._serialized_end=841
+  _globals['_DEVICESTATUS_MEMORYBYTESENTRY']._serialized_start=775
+  _globals['_DEVICESTATUS_MEMORYBYTESENTRY']._serialized_end=825
+  _globals['_MODELSTATUS']._serialized_start=844
+  _globals['_MODELSTATUS']._serialized_end=1007
+  _globals['_OPERATIONSTATUS']._serialized_start=1010
+  _globals['_OPERATIONSTATUS']._serialized_end=1233
+  _globals['_OPERATIONSTATUS_OUTCOMESENTRY']._serialized_start=1186
+  _globals['_OPERATIONSTATUS_OUTCOMESENTRY']._serialized_end=1233
+  _globals['_QUEUESTATUS']._serialized_start=1236
+  _globals['_QUEUESTATUS']._serialized_end=1375
+  _globals['_BATCHSTATUS']._serialized_start=1377
+  _globals['_BATCHSTATUS']._serialized_end=1472
+  _globals['_HISTOGRAM']._serialized_start=1474
+  _globals['_HISTOGRAM']._serialized_end=1532
+  _globals['_STATUSSERVICE']._serialized_start=1534
+  _globals['_STATUSSERVICE']._serialized_end=1625
 # @@protoc_insertion_point(module_scope)

@@ -14,7 +14,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("server", "version", "started", "now", "open_streams", "running_calls", "received_bytes", "sent_bytes", "ledger_pending_calls", "ledger_lost_calls", "refusing", "devices", "models", "queues")
+    __slots__ = ("server", "version", "started", "now", "open_streams", "running_calls", "received_bytes", "sent_bytes", "ledger_pending_calls", "ledger_lost_calls", "refusing", "devices", "models", "queues", "process")
     SERVER_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     STARTED_FIELD_NUMBER: _ClassVar[int]
@@ -29,6 +29,7 @@ class GetStatusResponse(_message.Message):
     DEVICES_FIELD_NUMBER: _ClassVar[int]
     MODELS_FIELD_NUMBER: _ClassVar[int]
     QUEUES_FIELD_NUMBER: _ClassVar[int]
+    PROCESS_FIELD_NUMBER: _ClassVar[int]
     server: str
     version: str
     started: _timestamp_pb2.Timestamp
@@ -43,7 +44,18 @@ class GetStatusResponse(_message.Message):
     devices: _containers.RepeatedCompositeFieldContainer[DeviceStatus]
     models: _containers.RepeatedCompositeFieldContainer[ModelStatus]
     queues: _containers.RepeatedCompositeFieldContainer[QueueStatus]
-    def __init__(self, server: _Optional[str] = ..., version: _Optional[str] = ..., started: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., now: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., open_streams: _Optional[int] = ..., running_calls: _Optional[int] = ..., received_bytes: _Optional[int] = ..., sent_bytes: _Optional[int] = ..., ledger_pending_calls: _Optional[int] = ..., ledger_lost_calls: _Optional[int] = ..., refusing: _Optional[str] = ..., devices: _Optional[_Iterable[_Union[DeviceStatus, _Mapping]]] = ..., models: _Optional[_Iterable[_Union[ModelStatus, _Mapping]]] = ..., queues: _Optional[_Iterable[_Union[QueueStatus, _Mapping]]] = ...) -> None: ...
+    process: ProcessStatus
+    def __init__(self, server: _Optional[str] = ..., version: _Optional[str] = ..., started: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., now: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., open_streams: _Optional[int] = ..., running_calls: _Optional[int] = ..., received_bytes: _Optional[int] = ..., sent_bytes: _Optional[int] = ..., ledger_pending_calls: _Optional[int] = ..., ledger_lost_calls: _Optional[int] = ..., refusing: _Optional[str] = ..., devices: _Optional[_Iterable[_Union[DeviceStatus, _Mapping]]] = ..., models: _Optional[_Iterable[_Union[ModelStatus, _Mapping]]] = ..., queues: _Optional[_Iterable[_Union[QueueStatus, _Mapping]]] = ..., process: _Optional[_Union[ProcessStatus, _Mapping]] = ...) -> None: ...
+
+class ProcessStatus(_message.Message):
+    __slots__ = ("number", "count", "device")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    count: int
+    device: str
+    def __init__(self, number: _Optional[int] = ..., count: _Optional[int] = ..., device: _Optional[str] = ...) -> None: ...
 
 class DeviceStatus(_message.Message):
     __slots__ = ("device", "uuid", "memory_bytes", "utilization")

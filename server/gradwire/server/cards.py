@@ -101,6 +101,8 @@ def card(granted: Granted, limits: Limits) -> pb.ModelCard:
         result.loss = model.loss_name
         result.loss_reduction = model.loss_reduction
         result.notes.extend(model.notes)
+        if granted.served.fixed:
+            result.notes.append(f"weights stay as they are: {granted.served.fixed}")
         result.notes.extend(
             f"{operation} of rows {shape} is computed {rows} rows at once: the device has no room for more"
             for (operation, shape), rows in estimator.room.copy().items()

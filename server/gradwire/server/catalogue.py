@@ -7,11 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+from gradwire.backends.capabilities import Operation
 from gradwire.backends.estimator import Estimator
 from gradwire.server.access import AccessLevel
 from gradwire.server.budgets.accounts import Accounts
 from gradwire.server.grants.book import GrantBook
 from gradwire.server.grants.granted import Granted, NotGranted
+
+_CHANGING = frozenset({Operation.FIT, Operation.FIT_BATCHES, Operation.VERSIONS, Operation.CLONE})
+"""What leaves weights behind that are in this process alone."""
 
 
 class UnknownModel(Exception):
@@ -34,6 +38,7 @@ class Served:
         clone_of: For a clone, the name it was made from.
         owner: For a clone, who made it. Nobody else finds it.
         root: For a clone, the name of the configuration that it comes from; its grants and accounts are the clone's.
+        fixed: Why the weights have to stay as they were loaded, for callers; empty where they may change.
     """
 
     name: str
@@ -43,6 +48,12 @@ class Served:
     clone_of: str = ""
     owner: str = ""
     root: str = ""
+    fixed: str = ""
+
+    @property
+    def capabilities(self) -> frozenset[Operation]:
+        """What can be done with the model here, whoever asks."""
+        return self.estimator.capabilities - _CHANGING if self.fixed else self.estimator.capabilities
 
     @property
     def granted_as(self) -> str:

@@ -11,7 +11,9 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from gradwire.server.config import ConfigError, read_config
+from gradwire.server.config import ConfigError, content_of, read_config, read_text
+from gradwire.server.devices.process import Source
+from gradwire.server.devices.supervisor import Failed, devices_of, supervise
 from gradwire.server.logs import log_to_stderr
 from gradwire.server.serve import serve_until_signal
 
@@ -19,7 +21,12 @@ from gradwire.server.serve import serve_until_signal
 def serve(
     config: Annotated[Path, typer.Argument(help="The YAML file that says what to serve.", show_default=False)],
     listen: Annotated[str | None, typer.Option(help="host:port or unix:PATH in place of the file's; port 0: any free one.")] = None,
+    devices: Annotated[
+        str | None,
+        typer.Option(help="A process for each, all at one address: all (GPUs), or names such as cuda:0,cuda:1, UUIDs, cpu."),
+    ] = None,
     insecure: Annotated[bool, typer.Option(help="Allow a listener that is not loopback although anybody may call.")] = False,
+    engine: Annotated[str | None, typer.Option(help="embedded, or ray: replicas on a Ray cluster; in place of the file's.")] = None,
     log_format: Annotated[str | None, typer.Option(help="text or json, in place of the file's.")] = None,
 ) -> None:
     """Serve models until SIGTERM or Ctrl-C, then let running calls finish.
@@ -39,11 +46,20 @@ def serve(
     """
     # The owner's code lies beside the file that names it.
     sys.path.insert(0, str(config.resolve().parent))
-    changes = {"listen": listen, "insecure": insecure or None, "log_format": log_format}
+    given = {"listen": listen, "devices": devices, "insecure": insecure or None, "engine": engine, "log_format": log_format}
+    changes = {key: value for key, value in given.items() if value is not None}
     try:
-        parsed = read_config(config, **{key: value for key, value in changes.items() if value is not None})
+        text = read_text(config)
+        content = content_of(text, config, **changes)
+        if (names := devices_of(content, str(config))) is not None:
+            # Before anything is imported that a model needs: frameworks are for the processes of the devices.
+            log_to_stderr("json" if content.get("log_format") == "json" else "text")
+            raise typer.Exit(supervise(Source(config, text, changes), names, _announce))
+        parsed = read_config(config, **changes)
     except ConfigError as e:
         raise _wrong(str(e)) from None
+    except Failed as e:
+        raise _wrong(str(e), e.exit_code) from None
     log_to_stderr(parsed.log_format)
     try:
         serve_until_signal(parsed, ready=_announce)
@@ -51,9 +67,9 @@ def serve(
         raise _wrong(f"{config}: {e}") from None
 
 
-def _wrong(text: str) -> typer.Exit:
+def _wrong(text: str, exit_code: int = 2) -> typer.Exit:
     Console(stderr=True, soft_wrap=True).print(f"[red]error[/] {escape(text)}", highlight=False)
-    return typer.Exit(2)
+    return typer.Exit(exit_code)
 
 
 def _announce(address: str) -> None:

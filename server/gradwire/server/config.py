@@ -18,6 +18,7 @@ from gradwire.backends.config import ModelConfig
 from gradwire.backends.errors import ModelConfigError
 from gradwire.backends.registry import backend
 from gradwire.server.access import AccessLevel
+from gradwire.server.devices.names import Devices
 from gradwire.server.identity.names import check_principal
 from gradwire.server.store.errors import StoreConfigError
 from gradwire.server.store.place import store_url
@@ -49,6 +50,10 @@ class Limits(BaseModel):
     """A client that sends or takes nothing for so long in the middle of a call has lost it."""
     idle_timeout_s: float = Field(default=600.0, gt=0)
     """A stream without calls is ended after this long; clients open a new one."""
+    max_connection_age_s: float | None = Field(default=None, gt=0, le=2_000_000)
+    """Callers open a new connection after about this long, which may lead to another server; None: they keep theirs."""
+    max_connection_age_grace_s: float | None = Field(default=None, gt=0, le=2_000_000)
+    """Calls that are under way then may go on for so long; None: until they end."""
     min_bytes_per_s: float = Field(default=4096.0, ge=0)
     """A client that sends or takes less, over ``stall_timeout_s`` of waiting for it, has lost its call."""
     max_rows: int | None = Field(default=None, ge=1)
@@ -61,6 +66,12 @@ class Limits(BaseModel):
     """Calls of one caller, running and waiting; None: ``max_calls``."""
     max_clones: int = Field(default=4, ge=0)
     """Clones of each model at the same time."""
+
+    @model_validator(mode="after")
+    def _aging(self) -> Limits:
+        if self.max_connection_age_grace_s is not None and self.max_connection_age_s is None:
+            raise ValueError("max_connection_age_grace_s is there and max_connection_age_s is not, after which it begins; add it")
+        return self
 
 
 class Tls(BaseModel):
@@ -110,6 +121,40 @@ class TracingConfig(BaseModel):
         return endpoint if parsed.path.strip("/") else f"{endpoint.rstrip('/')}/v1/traces"
 
 
+class Replicas(BaseModel):
+    """How often a model is there, with an engine that has replicas, and what each of them needs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    least: int = Field(default=1, ge=1)
+    most: int = Field(default=0, ge=0, validate_default=True)
+    """As many as are wanted when row blocks wait; ``least`` if not said."""
+    queue: float = Field(default=2.0, gt=0)
+    """Row blocks at a replica, computed and waiting, beyond which another replica is started."""
+    cpus: float = Field(default=1.0, ge=0)
+    gpus: float = Field(default=0.0, ge=0)
+    """Of each replica; a part of one lets several replicas share a GPU."""
+
+    @field_validator("most")
+    @classmethod
+    def _at_least(cls, most: int, info: ValidationInfo) -> int:
+        least = int(info.data.get("least", 1))  # not there if it is wrong itself
+        if most and most < least:
+            raise ValueError(f"{most} is less than least, which is {least}")
+        return most or least
+
+
+class RayConfig(BaseModel):
+    """The cluster of the engine ``ray``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    address: str | None = None
+    """``auto`` or ``host:port``; if not said, that of the environment's RAY_ADDRESS, or a cluster of this host alone."""
+    app: str = Field(default="gradwire", pattern=NAME)
+    """What the deployments' names begin with. Two servers on one cluster need two."""
+
+
 class ServedModel(BaseModel):
     """One served name: a model of its own, or another model's under this name with other access."""
 
@@ -119,6 +164,8 @@ class ServedModel(BaseModel):
     access: AccessLevel = "gradients"
     same_as: str | None = None
     model: ModelConfig | None = None
+    replicas: Replicas = Replicas()
+    """Of the engine ``ray``; with another one there is one, here."""
 
 
 class ServerConfig(BaseModel):
@@ -127,6 +174,8 @@ class ServerConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     listen: str = "127.0.0.1:50051"
+    devices: Devices | None = None
+    """A process for each, all at ``listen``; None: one process, with each model on its own ``device``."""
     insecure: bool = False
     """Allows a listener that is not loopback although calls are not both encrypted and authenticated."""
     tls: Tls | None = None
@@ -146,6 +195,9 @@ class ServerConfig(BaseModel):
     """Whether metrics name principals, whose budgets they show then; None: only on loopback."""
     tracing: TracingConfig | None = None
     models: list[ServedModel] = Field(min_length=1)
+    engine: Literal["embedded", "ray"] = "embedded"
+    """Where models are: in this process, or replicated over a Ray cluster."""
+    ray: RayConfig = RayConfig()
     limits: Limits = Limits()
     state_dir: Path = Path(".gradwire")
     """Where versions are kept; in a file's configuration, relative to the file."""
@@ -170,6 +222,12 @@ class ServerConfig(BaseModel):
         return listen
 
     @model_validator(mode="after")
+    def _one_way_to_several(self) -> ServerConfig:
+        if self.devices is not None and self.engine != "embedded":
+            raise ValueError(f"devices and engine {self.engine!r} are both set, and each has processes of its own; leave one out")
+        return self
+
+    @model_validator(mode="after")
     def _encrypted(self) -> ServerConfig:
         if self.identity is not None and self.identity.client_ca is not None and self.tls is None:
             raise ValueError("identity.client_ca is there and tls is not, over which certificates are shown; add tls")
@@ -178,17 +236,26 @@ class ServerConfig(BaseModel):
 
 def read_config(path: Path, **changes: Any) -> ServerConfig:
     """Reads a YAML file. Relative paths in it are relative to its folder; ``changes`` replace its keys. Raises ConfigError."""
+    return parse_config(content_of(read_text(path), path, **changes), path.parent, str(path))
+
+
+def read_text(path: Path) -> str:
+    """What is in a configuration file. Raises ConfigError."""
     try:
-        content = yaml.safe_load(path.read_text())
+        return path.read_text()
     except FileNotFoundError:
         raise ConfigError(f"{path}: there is no such file") from None
     except (OSError, UnicodeDecodeError) as e:
         raise ConfigError(f"{path}: cannot be read: {e}") from e
+
+
+def content_of(text: str, path: Path, **changes: Any) -> Any:
+    """The YAML in a file's text, not checked yet, with keys replaced by ``changes``. Raises ConfigError."""
+    try:
+        content = yaml.safe_load(text)
     except yaml.YAMLError as e:
         raise ConfigError(f"{path}: is not YAML: {e}") from e
-    if isinstance(content, Mapping):
-        content = {**content, **changes}
-    return parse_config(content, path.parent, str(path))
+    return {**content, **changes} if isinstance(content, Mapping) else content
 
 
 def parse_config(content: Any, folder: Path, source: str) -> ServerConfig:
@@ -244,7 +311,7 @@ def parts(models: Sequence[ServedModel]) -> dict[str, frozenset[str]]:
 
 def _served(content: Mapping[str, Any], where: str, folder: Path) -> ServedModel:
     keys = dict(content)
-    own = {key: keys.pop(key) for key in ("name", "access", "same_as") if key in keys}
+    own = {key: keys.pop(key) for key in ("name", "access", "same_as", "replicas") if key in keys}
     label = f"{where} ({own['name']})" if "name" in own else where
     try:
         if "same_as" in own:

@@ -12,6 +12,7 @@ from gradwire.server.budgets.account import BudgetSpent
 from gradwire.server.budgets.rate import RateLimited
 from gradwire.server.grants.granted import NotGranted
 from gradwire.server.identity.callers import Unauthenticated
+from gradwire.server.replicas.errors import ReplicaLost
 from gradwire.server.scheduler import QueueFull
 from gradwire.server.store.errors import StoreUnavailable
 from gradwire.v1 import errors_pb2 as reasons
@@ -59,11 +60,12 @@ _TABLE: dict[type[Exception], tuple[StatusCode, ErrorReason, str]] = {
     QueueFull: (StatusCode.RESOURCE_EXHAUSTED, reasons.ERROR_REASON_QUEUE_FULL, ""),
     Draining: (StatusCode.UNAVAILABLE, reasons.ERROR_REASON_DRAINING, ""),
     Hung: (StatusCode.UNAVAILABLE, reasons.ERROR_REASON_HUNG, ""),
+    ReplicaLost: (StatusCode.UNAVAILABLE, reasons.ERROR_REASON_REPLICA_LOST, ""),
     TimedOut: (StatusCode.DEADLINE_EXCEEDED, reasons.ERROR_REASON_TIMEOUT, ""),
     Stalled: (StatusCode.DEADLINE_EXCEEDED, reasons.ERROR_REASON_STALLED, ""),
 }
 
-_RETRY_AFTER_S: dict[type[Exception], float] = {QueueFull: 0.05, Draining: 0.5, Hung: 2.0}
+_RETRY_AFTER_S: dict[type[Exception], float] = {QueueFull: 0.05, Draining: 0.5, Hung: 2.0, ReplicaLost: 2.0}
 
 
 def fault(error: Exception) -> Fault:

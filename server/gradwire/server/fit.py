@@ -26,9 +26,10 @@ from gradwire.server.codecs import check_result_codec
 from gradwire.server.config import Limits
 from gradwire.server.grants.granted import Granted
 from gradwire.server.ledger import Entry, Ledger
-from gradwire.server.scheduler import Scheduler, Ticket
+from gradwire.server.scheduler import Scheduler
 from gradwire.server.spool import spooled
 from gradwire.server.streams import OpenStream, OpenStreams
+from gradwire.server.tickets import Ticket
 from gradwire.v1 import estimator_pb2 as pb
 from gradwire.v1.errors_pb2 import ERROR_REASON_BAD_FRAME
 from gradwire.wire.errors import WireError

@@ -20,7 +20,9 @@ class TextFormatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
-        extra = " ".join(f"{key}={_on_one_line(value)}" for key, value in record.__dict__.items() if key not in _STANDARD)
+        # What begins with an underscore other packages have put there, for themselves.
+        said = ((key, value) for key, value in record.__dict__.items() if key not in _STANDARD and not key.startswith("_"))
+        extra = " ".join(f"{key}={_on_one_line(value)}" for key, value in said)
         return f"{super().formatMessage(record)} {extra}".rstrip()
 
 
@@ -30,11 +32,17 @@ def _on_one_line(value: object) -> str:
     return text if text.isprintable() else repr(text)
 
 
-def log_to_stderr(form: Literal["text", "json"]) -> None:
-    """Sends the log of this process to stderr."""
+def log_to_stderr(form: Literal["text", "json"], **always: str) -> None:
+    """Sends the log of this process to stderr. ``always`` are fields that every line has."""
+
+    def tell(record: logging.LogRecord) -> bool:
+        record.__dict__.update(always)
+        return True
+
     handler = logging.StreamHandler(sys.stderr)
     fields = "%(asctime)s %(levelname)s %(name)s %(message)s"
     handler.setFormatter(JsonFormatter(fields) if form == "json" else TextFormatter())
     # On the handler, so that it sees what other packages log too.
     handler.addFilter(CallFields())
+    handler.addFilter(tell)
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)

@@ -20,7 +20,9 @@ import grpc
 from google.protobuf.message import DecodeError
 from google.rpc.status_pb2 import Status
 
+from gradwire.server.faults import Draining, fault
 from gradwire.server.identity.callers import Identity
+from gradwire.server.streams import DRAINING
 from gradwire.v1.transport_pb2 import GetSameHostRequest, GetSameHostResponse, SameHostHello
 from gradwire.v1.transport_pb2_grpc import TransportServiceServicer
 from gradwire.wire.frames import Chunk, chunk_header
@@ -71,9 +73,13 @@ class SameHost(TransportServiceServicer):
         self.max_message_bytes = max_message_bytes
         self.connections: set[Connection] = set()
         self._name = ""
+        self._left = False
 
     async def GetSameHost(self, request: GetSameHostRequest, context: Any) -> GetSameHostResponse:  # noqa: N802, gRPC's name
         """The contract's: where the socket is. There is no TLS there, so what a certificate has shown here goes along."""
+        if self._left:
+            told = fault(Draining(DRAINING))
+            await context.abort(told.code, told.text, told.metadata())
         return GetSameHostResponse(socket=self._name, ticket=self._identity.ticket(context) if self._name else "")
 
     async def start(self) -> None:
@@ -85,11 +91,15 @@ class SameHost(TransportServiceServicer):
         self._server = await loop.create_unix_server(lambda: Connection(self), abstract(name), backlog=1024)
         self._name = name
 
+    def leave(self) -> None:
+        """Takes no new streams; those that are open go on."""
+        self._left = True
+        if self._name:
+            self._server.close()
+
     async def stop(self) -> None:
         """Ends what is still open."""
-        if not self._name:
-            return
-        self._server.close()
+        self.leave()
         loop = asyncio.get_running_loop()
         end_s = loop.time() + _LAST_WORDS_S
         while any(connection.closing for connection in self.connections) and loop.time() < end_s:

@@ -6,32 +6,28 @@ rows does not hold up one that asks for a single row. Whose turn it is takes alo
 computation, in turn again. Nothing waits for company.
 
 A call may hold a model for itself (a fit): then nobody else's work on that model, or on one that is made of it, is taken
-until the call ends.
+until the call ends. A call whose rows come in several blocks, and has begun, is let to its end before: all its rows are
+answered by the same weights.
 
-One thread at a time computes: whoever has taken work has the device until it has `finished`.
+The models of a process share its device, on which one thread at a time computes: whoever has taken a batch has it until the
+batch is `finished`. A model with devices of its own (its replicas) has as many batches under way as it has places.
 """
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import dataclass, field
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
-from gradwire.backends.backend import Array
 from gradwire.server.batches import Tally
 from gradwire.server.costs import Costs
-from gradwire.server.merging import Computed, compute
+from gradwire.server.merging import Computed
 from gradwire.server.observe.counts import family
-from gradwire.server.work import Likeness, Work
-
-if TYPE_CHECKING:
-    from gradwire.server.observe.tracing import CallTrace
+from gradwire.server.tickets import Hold, Ticket
+from gradwire.server.work import Work
 
 _LONG_AGO_S = 0.02
 """Since another caller's last call, after which a call is alone."""
@@ -41,74 +37,21 @@ class QueueFull(Exception):
     """As many calls as the server takes are waiting already."""
 
 
-class Hold(asyncio.Lock):
-    """A model that calls want for themselves, one after the other."""
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Work that was taken together.
 
+    Attributes:
+        works: At least one block.
+        since_s: When it was taken, by ``time.monotonic()``.
+    """
 
-@dataclass(eq=False)
-class Ticket:
-    """One admitted call. A context manager: at its end, what the call still has in the queue leaves it."""
+    works: list[Work]
+    since_s: float
 
-    scheduler: Scheduler
-    model: Hashable
-    client: Hashable
-    waiting: set[Work] = field(default_factory=set)
-    held: Hold | None = None
-    trace: CallTrace | None = None
-
-    async def run(self, function: Callable[..., Any], rows: Mapping[str, Array] | None = None, **options: Any) -> Any:
-        """Computes something on the runner's thread; raises what ``function`` raises.
-
-        What is cancelled while it waits is not computed.
-        """
-        return await self.submit(function, rows or {}, options)
-
-    def submit(
-        self,
-        function: Callable[..., Any],
-        rows: Mapping[str, Array],
-        options: Mapping[str, Any],
-        likeness: Likeness | None = None,
-    ) -> asyncio.Future[Any]:
-        """Queues one row block, or without a likeness anything that needs the device, and returns its future."""
-        work = Work(function, rows, options, asyncio.get_running_loop().create_future(), self, likeness)
-        self.scheduler._put(work)
-        return work.done
-
-    async def run_block(
-        self,
-        function: Callable[..., Any],
-        rows: Mapping[str, Array],
-        options: Mapping[str, Any],
-        likeness: Likeness,
-        stream: object = None,
-    ) -> Any:
-        """Computes a row block that is all of its call; raises what ``function`` raises.
-
-        A call that is alone is computed here and now, if the block is known to be quick (see `costs`).
-
-        Args:
-            function: Computes the block.
-            rows: Arguments that hold one entry a row.
-            options: The other arguments.
-            likeness: What the block has in common with others.
-            stream: On which the client makes such calls one after the other.
-        """
-        scheduler = self.scheduler
-        work = Work(function, rows, options, asyncio.get_running_loop().create_future(), self, likeness)
-        if scheduler.take_alone(work, stream):
-            computed = compute([work])
-            scheduler.finished(computed)
-            computed.deliver()
-        else:
-            scheduler._put(work)
-        return await work.done
-
-    def __enter__(self) -> Ticket:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.scheduler._leave(self)
+    @property
+    def model(self) -> Hashable:
+        return self.works[0].ticket.model
 
 
 class Scheduler:
@@ -117,24 +60,34 @@ class Scheduler:
     Args:
         max_calls: Calls admitted at the same time, running and waiting.
         parts: For models that are made of others, all that they are made of.
+        places: For models that have devices of their own, how many batches may be under way on them at the same time.
 
     Attributes:
         tally: What has been computed.
-        under_way: What is computed now, one of its blocks, and since when, by ``time.monotonic()``; None while nothing is.
     """
 
-    def __init__(self, max_calls: int, parts: Mapping[Any, Iterable[Hashable]] | None = None) -> None:
+    def __init__(
+        self,
+        max_calls: int,
+        parts: Mapping[str, Iterable[Hashable]] | None = None,
+        places: Mapping[str, int] | None = None,
+    ) -> None:
         self.tally = Tally()
         self._costs = Costs()
         self._max_calls = max_calls
-        self._parts = {model: tuple(its) for model, its in (parts or {}).items()}
+        self._parts: dict[Hashable, tuple[Hashable, ...]] = {model: tuple(its) for model, its in (parts or {}).items()}
+        self._places: dict[Hashable, int] = dict((places or {}).items())
         self._calls = 0
         self._ready = threading.Condition(threading.Lock())
         self._queues: OrderedDict[tuple[Hashable, Hashable], deque[Work]] = OrderedDict()
         self._holders: dict[Hashable, Ticket] = {}
         # A hold lives as long as a ticket has it or waits for it.
         self._holds: WeakValueDictionary[Hashable, Hold] = WeakValueDictionary()
-        self.under_way: tuple[Work, float] | None = None
+        # The calls of several blocks that have begun and not ended.
+        self._begun: set[Ticket] = set()
+        self._batches: list[Batch] = []
+        # Of them, those on the device that models share: none or one.
+        self._shared = 0
         self._closed = False
         # Who made the last call of one block, and when: client, operation and stream.
         self._last: tuple[tuple[Hashable, str, int], float] = (("", "", 0), 0.0)
@@ -143,6 +96,16 @@ class Scheduler:
     def calls(self) -> int:
         """Calls admitted now."""
         return self._calls
+
+    @property
+    def under_way(self) -> Batch | None:
+        """What has been computed for longest and is not finished; None while nothing is computed."""
+        with self._ready:
+            return self._batches[0] if self._batches else None
+
+    def places(self, model: Hashable) -> int:
+        """How many batches of a model may be under way at the same time."""
+        return self._places.get(model, 1)
 
     def waiting(self) -> dict[str, int]:
         """By model, how many calls wait for the device; clones count for the model that they come from."""
@@ -167,7 +130,8 @@ class Scheduler:
         with self._ready:
             self._holders[ticket.model] = ticket
 
-    def _put(self, work: Work) -> None:
+    def put(self, work: Work) -> None:
+        """Queues work of an admitted call."""
         key = (work.ticket.model, work.ticket.client)
         work.queued_s = time.monotonic()
         with self._ready:
@@ -178,7 +142,8 @@ class Scheduler:
             queue.append(work)
             self._ready.notify()
 
-    def _leave(self, ticket: Ticket) -> None:
+    def leave(self, ticket: Ticket) -> None:
+        """Ends a call; what it has in the queue is not computed any more."""
         self._calls -= 1
         with self._ready:
             if ticket.waiting:
@@ -189,15 +154,19 @@ class Scheduler:
                 else:
                     del self._queues[key]
                 ticket.waiting.clear()
+            if ticket.begun:
+                self._begun.discard(ticket)
+                if self._holders:
+                    self._ready.notify_all()
             if ticket.held is None:
                 return
             del self._holders[ticket.model]
-            self._ready.notify()
+            self._ready.notify_all()
         ticket.held.release()
         ticket.held = None
 
-    def take_alone(self, work: Work, stream: object) -> bool:
-        """Takes work past the queues if it is quick and its call alone; says whether it did.
+    def take_alone(self, work: Work, stream: object) -> Batch | None:
+        """Takes work past the queues if it is quick and its call alone; None if it is not.
 
         Alone means more than that no other call is there: those of busy clients would be computed one by one, each before
         the next one's bytes are read, and never together. The call before must have been this caller's, or long ago.
@@ -207,65 +176,89 @@ class Scheduler:
         same = caller == self._last[0] or (client == caller[0] and operation != caller[1])
         self._last = caller, now_s
         if self._calls > 1 or not (same or now_s - last_s > _LONG_AGO_S):
-            return False
+            return None
         with self._ready:
-            if self.under_way is not None or self._queues or not self._costs.is_quick(work):
-                return False
-            self.under_way = work, time.monotonic()
+            if self._shared or self._queues or not self._costs.is_quick(work):
+                return None
             self.tally.waited(work.ticket.model, 0.0)
-            return True
+            return self._begin([work])
 
     # The runner's side.
 
-    def take(self) -> list[Work] | None:
+    def take(self) -> Batch | None:
         """Waits for work and takes what can be computed as one; None once the scheduler is closed and empty."""
         with self._ready:
-            while self.under_way is not None or not (batch := self._next()):
-                if self._closed and self.under_way is None:
+            while not (works := self._next()):
+                if self._closed and not self._batches:
                     return None
                 self._ready.wait()
-            now_s = time.monotonic()
-            self.under_way = batch[0], now_s
-            for work in batch:
-                self.tally.waited(work.ticket.model, now_s - work.queued_s)
+            batch = self._begin(works)
+            for work in works:
+                self.tally.waited(work.ticket.model, batch.since_s - work.queued_s)
                 key = (work.ticket.model, work.ticket.client)
                 queue = self._queues[key]
                 queue.remove(work)
                 work.ticket.waiting.discard(work)
+                if work.one_of_several and work.likeness is not None and not work.ticket.begun:
+                    work.ticket.begun = True
+                    self._begun.add(work.ticket)
                 if queue:
                     self._queues.move_to_end(key)
                 else:
                     del self._queues[key]
             return batch
 
-    def finished(self, computed: Computed) -> None:
-        """Gives the device back."""
+    def finished(self, batch: Batch, computed: Computed) -> None:
+        """Gives back the place that a batch had."""
         with self._ready:
-            self._trace(computed)
-            self.under_way = None
+            self._batches.remove(batch)
+            self._shared -= batch.model not in self._places
+            self._trace(batch, computed)
             if computed.seconds:
                 self._costs.remember([outcome.work for outcome in computed.outcomes], computed.seconds)
             self._count(computed)
             # A thread that wakes for nothing takes the interpreter from the one that answers.
-            if self._queues or self._closed:
+            if self._closed:
+                self._ready.notify_all()
+            elif self._queues:
                 self._ready.notify()
 
     def close(self) -> None:
         """Lets the runner end when nothing is left to do."""
         with self._ready:
             self._closed = True
-            self._ready.notify()
+            self._ready.notify_all()
+
+    def _begin(self, works: list[Work]) -> Batch:
+        batch = Batch(works, time.monotonic())
+        self._batches.append(batch)
+        self._shared += batch.model not in self._places
+        return batch
 
     def _next(self) -> list[Work]:
         """What is to be computed next, still in its queues."""
         for (model, _), queue in self._queues.items():
+            if self._is_full(model):
+                continue
             holder = self._holder(model)
             if holder is None:
                 return self._alike(queue)
-            work = next((work for work in queue if work.ticket is holder), None)
+            free = self._is_free_for(holder)
+            work = next((work for work in queue if work.ticket.begun or (work.ticket is holder and free)), None)
             if work is not None:
                 return [work]
         return []
+
+    def _is_full(self, model: Hashable) -> bool:
+        places = self._places.get(model)
+        return self._shared > 0 if places is None else sum(batch.model == model for batch in self._batches) >= places
+
+    def _is_free_for(self, holder: Ticket) -> bool:
+        """Whether nothing is under way on the model, and no other call is in the middle of an answer by the weights that it has."""
+        at_it = [work.ticket for batch in self._batches for work in batch.works]
+        return not any(
+            holder.model in (ticket.model, *self._parts.get(ticket.model, ())) for ticket in (*at_it, *(self._begun - {holder}))
+        )
 
     def _alike(self, queue: deque[Work]) -> list[Work]:
         """The first of a queue, and what waits for the same computation, in turn from all queues, as far as there is room.
@@ -306,11 +299,11 @@ class Scheduler:
         names = (model, *self._parts.get(model, ()))
         return next((self._holders[name] for name in names if name in self._holders), None)
 
-    def _trace(self, computed: Computed) -> None:
+    def _trace(self, batch: Batch, computed: Computed) -> None:
         traced = [outcome.work for outcome in computed.outcomes if outcome.work.ticket.trace is not None]
-        if not traced or self.under_way is None:
+        if not traced:
             return
-        taken_s = self.under_way[1]
+        taken_s = batch.since_s
         together = [outcome.work.size for outcome in computed.outcomes]
         for work in traced:
             assert work.ticket.trace is not None

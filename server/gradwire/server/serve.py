@@ -14,8 +14,9 @@ from typing import Any
 
 from gradwire.backends.config import ModelConfig
 from gradwire.server.config import ServerConfig, parse_config
+from gradwire.server.engine import loaded
 from gradwire.server.memory import keep_freed_memory
-from gradwire.server.service import Service, check_listening, load_models
+from gradwire.server.service import Service, check_listening
 
 log = logging.getLogger("gradwire.server")
 
@@ -42,20 +43,21 @@ def serving(models: Mapping[str, Mapping[str, Any] | ModelConfig], **settings: A
     with tempfile.TemporaryDirectory(prefix="gradwire-") as folder:
         content = {"listen": "127.0.0.1:0", **settings, "models": entries}
         config = parse_config(content, Path(folder), "serving")
-        service = Service(config, load_models(config))
-        loop = asyncio.new_event_loop()
-        thread = threading.Thread(target=loop.run_forever, name="gradwire-server", daemon=True)
-        thread.start()
-        try:
-            address = asyncio.run_coroutine_threadsafe(service.start(), loop).result()
+        with loaded(config) as estimators:
+            service = Service(config, estimators)
+            loop = asyncio.new_event_loop()
+            thread = threading.Thread(target=loop.run_forever, name="gradwire-server", daemon=True)
+            thread.start()
             try:
-                yield address
+                address = asyncio.run_coroutine_threadsafe(service.start(), loop).result()
+                try:
+                    yield address
+                finally:
+                    asyncio.run_coroutine_threadsafe(service.drain(), loop).result()
             finally:
-                asyncio.run_coroutine_threadsafe(service.drain(), loop).result()
-        finally:
-            loop.call_soon_threadsafe(loop.stop)
-            thread.join()
-            loop.close()
+                loop.call_soon_threadsafe(loop.stop)
+                thread.join()
+                loop.close()
 
 
 def serve_until_signal(config: ServerConfig, ready: Callable[[str], None]) -> None:
@@ -70,7 +72,12 @@ def serve_until_signal(config: ServerConfig, ready: Callable[[str], None]) -> No
     """
     check_listening(config)
     keep_freed_memory()
-    service = Service(config, load_models(config))
+    with loaded(config) as estimators:
+        run_until_signal(Service(config, estimators), ready)
+
+
+def run_until_signal(service: Service, ready: Callable[[str], None]) -> None:
+    """As `serve_until_signal`, of a service whose models are there."""
 
     async def run() -> None:
         end = asyncio.Event()
@@ -78,7 +85,7 @@ def serve_until_signal(config: ServerConfig, ready: Callable[[str], None]) -> No
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, end.set)
         address = await service.start()
-        log.info("serving", extra={"address": address, "models": [served.name for served in config.models]})
+        log.info("serving", extra={"address": address, "models": service.names})
         ready(address)
         await end.wait()
         await service.drain()

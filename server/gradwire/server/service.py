@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from importlib.metadata import version
 
@@ -12,11 +13,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
-from gradwire.backends.errors import BackendError
 from gradwire.backends.estimator import Estimator
-from gradwire.backends.load import load
 from gradwire.server.catalogue import Catalogue, Served
-from gradwire.server.config import ConfigError, ServerConfig, Tls, parts
+from gradwire.server.config import ConfigError, Limits, ServerConfig, Tls, parts
+from gradwire.server.devices.sibling import Sibling
 from gradwire.server.faults import Hung
 from gradwire.server.fit import FitServicer
 from gradwire.server.grants.service import GrantServicer
@@ -30,6 +30,7 @@ from gradwire.server.observe.collector import ServerCollector
 from gradwire.server.observe.exporter import MetricsListener
 from gradwire.server.observe.status_service import StatusServicer
 from gradwire.server.observe.view import View
+from gradwire.server.replicas.estimator import ReplicatedEstimator
 from gradwire.server.runner import Runner
 from gradwire.server.same_host import SameHost
 from gradwire.server.scheduler import Scheduler
@@ -70,20 +71,36 @@ class Service:
 
     Args:
         config: What to serve and how.
-        estimators: The loaded models by name; see `load_models`.
+        estimators: The models by name; see `engine.loaded`.
+        sibling: Which of several processes at the same address this is, if it is one of several.
+
+    Raises:
+        ConfigError: The configuration is that of several processes, and this is none of them.
     """
 
-    def __init__(self, config: ServerConfig, estimators: dict[str, Estimator]) -> None:
+    def __init__(self, config: ServerConfig, estimators: Mapping[str, Estimator], sibling: Sibling | None = None) -> None:
+        if config.devices is not None and sibling is None:
+            raise ConfigError("devices: only the command `gradwire serve` starts a process for each; leave the key out here")
         self._config = config
+        self._sibling = sibling
         limits = config.limits
-        self._served = [Served(m.name, estimators[m.same_as or m.name], m.same_as or m.name, m.access) for m in config.models]
-        self._scheduler = Scheduler(limits.max_calls, parts(config.models))
+        fixed = "" if sibling is None else sibling.fixed
+        self._served = [
+            Served(m.name, estimators[m.same_as or m.name], m.same_as or m.name, m.access, fixed=fixed) for m in config.models
+        ]
+        self._places = {name: found.places for name, found in estimators.items() if isinstance(found, ReplicatedEstimator)}
+        self._scheduler = Scheduler(limits.max_calls, parts(config.models), self._places)
         self._identity = Identity(config.identity)
         self._watched: list[Polled] = self._identity.watched
         self._streams = OpenStreams(limits, self._identity)
         self._health = HealthServicer()
         self._watchdog: Watchdog | None = None
         self._versions = VersionStore(config.state_dir / "versions")
+
+    @property
+    def names(self) -> list[str]:
+        """What is served."""
+        return [served.name for served in self._served]
 
     async def start(self) -> str:
         """Listens, and returns the address to connect to. Raises ConfigError if it cannot."""
@@ -99,17 +116,18 @@ class Service:
         config = self._config
         self._catalogue = Catalogue(self._served, config.limits.max_clones, self._trust.book, self._trust.accounts)
         self._watched += self._trust.watched
-        self._view = View(self._served, self._scheduler, self._streams, self._trust, version("gradwire"))
-        self._runner = Runner(self._scheduler, asyncio.get_running_loop())
+        self._view = View(self._served, self._scheduler, self._streams, self._trust, version("gradwire"), sibling=self._sibling)
+        self._runner = Runner(self._scheduler, asyncio.get_running_loop(), threads=max(1, sum(self._places.values())))
         self._server = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", config.limits.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
-                # A second server on the same port is a mistake, not a replica.
-                ("grpc.so_reuseport", 0),
+                # A second server on the same port is a mistake, unless it is a sibling.
+                ("grpc.so_reuseport", int(self._sibling is not None)),
                 # Clients may ask every few seconds whether the server is there, in the middle of long calls.
                 ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
                 ("grpc.keepalive_permit_without_calls", 1),
+                *_ages(config.limits),
             ],
             interceptors=[] if config.identity is None else [Guard(self._identity, f"/{SERVICE}/")],
         )
@@ -134,13 +152,17 @@ class Service:
         """Takes no new calls, lets those under way finish for `drain_timeout_s`, and ends."""
         log.info("draining", extra={"open_streams": len(self._streams)})
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        # Connections are told to go before streams are ended: what callers open next is at another server, where there is one,
+        # and a successor may listen here already. Who is in the middle of a call keeps the connection until it ends.
+        leaving = asyncio.create_task(self._server.stop(self._config.drain_timeout_s + 2 * _GOODBYE_S))
+        self._same_host.leave()
+        await asyncio.sleep(0)
         self._streams.drain()
-        # The listener stays, so that whoever calls meanwhile is told when to come back, until what runs has ended.
         loop = asyncio.get_running_loop()
         end_s = loop.time() + self._config.drain_timeout_s
         while self._scheduler.calls and loop.time() < end_s:
             await asyncio.sleep(_DRAIN_PERIOD_S)
-        await asyncio.gather(self._server.stop(_GOODBYE_S), self._same_host.stop())
+        await asyncio.gather(self._server.stop(_GOODBYE_S), self._same_host.stop(), leaving)
         if self._health_server is not None:
             await self._health_server.stop(_GOODBYE_S)
         for task in self._tasks:
@@ -192,7 +214,8 @@ class Service:
         address = self._config.health_listen
         if address is None:
             return None
-        server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        # Siblings share it: a probe is answered by any of those that are there, and each speaks for itself.
+        server = grpc.aio.server(options=[("grpc.so_reuseport", int(self._sibling is not None))])
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         try:
             server.add_insecure_port(address)
@@ -226,6 +249,13 @@ class Service:
         await self._health.set(name, states.SERVING if serving else states.SERVICE_UNKNOWN)
 
 
+def _ages(limits: Limits) -> Iterator[tuple[str, int]]:
+    """gRPC's options for connections that end by themselves. Its own default for the grace is for ever too."""
+    for name, seconds in (("age", limits.max_connection_age_s), ("age_grace", limits.max_connection_age_grace_s)):
+        if seconds is not None:
+            yield f"grpc.max_connection_{name}_ms", max(1, round(seconds * 1000))
+
+
 def _certificate(config: ServerConfig, tls: Tls) -> ServerCertificate:
     try:
         return ServerCertificate(tls.certificate, tls.key, None if config.identity is None else config.identity.client_ca)
@@ -239,17 +269,3 @@ def check_listening(config: ServerConfig) -> None:
     Identity(config.identity)
     if config.tls is not None:
         _certificate(config, config.tls)
-
-
-def load_models(config: ServerConfig) -> dict[str, Estimator]:
-    """Loads every model of a configuration. Raises ConfigError, with the model's name and the key that is wrong."""
-    configs = {served.name: served.model for served in config.models if served.model is not None}
-    loaded: dict[str, Estimator] = {}
-    for name in parts(config.models):
-        try:
-            loaded[name] = load(configs[name], loaded)
-        except BackendError as e:
-            raise ConfigError(f"{name}: {e}") from e
-        model = loaded[name].model
-        log.info("loaded", extra={"model": name, "backend": configs[name].backend, "device": model.device})
-    return loaded

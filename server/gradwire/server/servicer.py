@@ -27,8 +27,9 @@ from gradwire.server.grants.granted import Granted
 from gradwire.server.ledger import Entry, Ledger
 from gradwire.server.merging import likeness
 from gradwire.server.operations import OPERATIONS, Plan, RowOperation, loss_of_predictions
-from gradwire.server.scheduler import Scheduler, Ticket
+from gradwire.server.scheduler import Scheduler
 from gradwire.server.streams import OpenStream, OpenStreams
+from gradwire.server.tickets import Ticket
 from gradwire.server.usage import Rows
 from gradwire.server.work import Likeness
 from gradwire.v1.errors_pb2 import ERROR_REASON_BAD_FRAME, ERROR_REASON_TOO_LARGE
@@ -42,8 +43,8 @@ _BLOCK_NBYTES = 32 << 20
 """Of rows, or of their results: a call of more is computed while it arrives, in blocks of about one size. What blocks it is cut
 into depends on nothing else, and they are not computed as one: a call that is made again gets the same answer to the last bit."""
 
-_BLOCKS_UNDER_WAY = 2
-"""Row blocks of one call that are queued or computed while the next one arrives: one on the device, one behind it."""
+_BLOCKS_BEHIND = 1
+"""Row blocks of one call that are queued behind those on the device, or on all its replicas, while the next one arrives."""
 
 _SENT_AGAIN = InvalidValue("the call's request_id was sent again while it was under way; this attempt has given way to that one")
 
@@ -197,10 +198,10 @@ class RowServicer:
             else:
                 reduced.append(result)
 
-        begin = 0
+        begin, most_under_way = 0, self._scheduler.places(call.granted.model) + _BLOCKS_BEHIND
         try:
             async for block in call.tensors.blocks(len(call.tensors.specs) - 1, block_rows):
-                while len(under_way) >= _BLOCKS_UNDER_WAY or (under_way and under_way[0][0].done()):
+                while len(under_way) >= most_under_way or (under_way and under_way[0][0].done()):
                     await finish_one()
                 arguments = plan.rows(block, begin, whole=False)
                 like = like or likeness(call.granted.estimator, plan.function, arguments, plan.options, most_rows)

@@ -1,13 +1,16 @@
 """The server's side of the open streams: reading, writing, and ending them for a reason.
 
 A stream is waited for either between calls (idle) or in the middle of one. A sweep ends those that have waited too
-long, so that a client that stops sending, or stops taking results, holds nothing but its socket.
+long, so that a client that stops sending, or stops taking results, holds nothing but its socket. What is ended between calls,
+because it is idle, or old, or because the server is leaving, has cost nobody a call: a client's next one was not seen, and
+goes to a new stream.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -28,6 +31,10 @@ if TYPE_CHECKING:
     from gradwire.server.observe.tracing import CallTrace
 
 log = logging.getLogger("gradwire.server")
+
+_AGES = (1.1, 1.3)
+"""Of connections' greatest age, which gRPC itself spreads by a tenth, streams get as much: what a client opens after one that
+began with its connection is on a new connection, and not all clients come back at once."""
 
 DRAINING = "the server is about to end and takes no new calls; another one may be there soon"
 
@@ -60,6 +67,7 @@ class OpenStream:
         # A stream on this host has a shorter way for chunks than messages.
         self._write_chunk = getattr(context, "write_chunk", None)
         self._loop = asyncio.get_running_loop()
+        self._old_s = _old_s(self._loop.time(), None if self.same_host else limits.max_connection_age_s)
         self._task = asyncio.current_task()
         self._reason: Exception | None = None
         self._ended = False
@@ -71,6 +79,16 @@ class OpenStream:
         """Why the server has ended it, or is about to; None if it has not."""
         return self._reason
 
+    @property
+    def same_host(self) -> bool:
+        """Whether it is one of a socket's of this host. These do not age: whoever opens another comes back to the same process."""
+        return self.peer.startswith("same-host:")
+
+    @property
+    def old(self) -> bool:
+        """Whether it should give way to a new one, once no call is under way."""
+        return self._loop.time() > self._old_s
+
     def identify(self) -> None:
         """Asks who calls, now. Raises Unauthenticated."""
         self.principal = self._caller.principal()
@@ -80,7 +98,7 @@ class OpenStream:
         """Whom the stream counts for: the principal, or of those who are not told apart, the host."""
         if self.principal != ANONYMOUS:
             return self.principal
-        return self.peer.partition(":")[0] if self.peer.startswith("same-host:") else self.peer.rpartition(":")[0]
+        return self.peer.partition(":")[0] if self.same_host else self.peer.rpartition(":")[0]
 
     @property
     def queue(self) -> str:
@@ -215,6 +233,7 @@ class OpenStreams:
         self._limits = limits
         self._stall_timeout_s = limits.stall_timeout_s
         self._idle_timeout_s = limits.idle_timeout_s
+        self._sweep_s = min(limits.stall_timeout_s, limits.idle_timeout_s, limits.max_connection_age_s or 4.0, 4.0) / 4
         self.traffic = Traffic()
         self._places = Places(limits.max_streams, limits.max_queued_calls)
         self._open: set[OpenStream] = set()
@@ -239,7 +258,7 @@ class OpenStreams:
                 if self.refusing is not None:
                     raise self.refusing
                 await self._called(stream, call, message)
-                if self.draining:
+                if self.draining or stream.old:
                     return
         except asyncio.CancelledError:
             await stream.ended()
@@ -317,10 +336,9 @@ class OpenStreams:
                 stream.end(Draining(DRAINING))
 
     async def sweep(self) -> None:
-        """Ends what has waited too long, over and over."""
-        period_s = min(self._stall_timeout_s, self._idle_timeout_s, 4.0) / 4
+        """Ends what has waited too long or is too old, over and over."""
         while True:
-            await asyncio.sleep(period_s)
+            await asyncio.sleep(self._sweep_s)
             now_s = asyncio.get_running_loop().time()
             for stream in list(self._open):
                 if stream.waiting_since_s is None:
@@ -329,5 +347,10 @@ class OpenStreams:
                 if stream.in_call and waited_s > self._stall_timeout_s:
                     told = Stalled(f"nothing was sent or taken for {self._stall_timeout_s:g} s in the middle of the call")
                     stream.end(told, stuck=True)
-                elif not stream.in_call and waited_s > self._idle_timeout_s:
+                elif not stream.in_call and (waited_s > self._idle_timeout_s or stream.old):
                     stream.end(None)
+
+
+def _old_s(now_s: float, connection_age_s: float | None) -> float:
+    """When a stream that begins now is old."""
+    return float("inf") if connection_age_s is None else now_s + connection_age_s * random.uniform(*_AGES)

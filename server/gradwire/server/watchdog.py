@@ -56,7 +56,7 @@ class Watchdog:
         hung = False
         while not self._stopped.wait(min(self._limit_s / 8, 5.0)):
             under_way = self._scheduler.under_way
-            computed_s = 0.0 if under_way is None else time.monotonic() - under_way[1]
+            computed_s = 0.0 if under_way is None else time.monotonic() - under_way.since_s
             if hung is (computed_s > self._limit_s):
                 continue
             hung = not hung
@@ -64,7 +64,7 @@ class Watchdog:
                 log.warning("the model has come back; calls are taken again")
                 self._tell(None)
                 continue
-            work = under_way[0]
+            work = under_way.works[0]
             operation = getattr(work.function, "__name__", type(work.function).__name__)
             log.critical(
                 "the model does not come back",

@@ -16,7 +16,7 @@ from gradwire.backends.errors import ModelFailed
 from gradwire.backends.estimator import Estimator
 
 if TYPE_CHECKING:
-    from gradwire.server.scheduler import Ticket
+    from gradwire.server.tickets import Ticket
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +52,7 @@ class Work:
         done: Where the result goes; belongs to the loop's thread.
         ticket: The call.
         likeness: What the block has in common with others.
+        one_of_several: Whether its call may have more of the kind.
         queued_s: Since when it waits for the device, by ``time.monotonic()``; 0 if it never did.
         size: How many rows it has; 0 for what is no row block.
     """
@@ -62,6 +63,7 @@ class Work:
     done: asyncio.Future[Any]
     ticket: Ticket
     likeness: Likeness | None = None
+    one_of_several: bool = False
     queued_s: float = 0.0
     size: int = field(init=False)
 

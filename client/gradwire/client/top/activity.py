@@ -73,6 +73,7 @@ class Activity:
 
     Attributes:
         server: Its process, as in its ledger.
+        process: Which of several processes at its address it is, for people; empty if it is alone there.
         version: Of gradwire.
         up_s: Since its start.
         period_s: Long.
@@ -80,6 +81,7 @@ class Activity:
     """
 
     server: str
+    process: str
     version: str
     up_s: float
     period_s: float
@@ -116,6 +118,7 @@ def activity(now: pb.GetStatusResponse, before: pb.GetStatusResponse | None = No
     started, read, read_before = (moment.ToDatetime(timezone.utc) for moment in (now.started, now.now, before.now))
     return Activity(
         server=now.server,
+        process=f"process {now.process.number} of {now.process.count}, {now.process.device}" if now.HasField("process") else "",
         version=now.version,
         up_s=_seconds(read, started),
         period_s=_seconds(read, read_before),

@@ -45,6 +45,7 @@ def _lines(activity: Activity) -> list[Text]:
     lines = [
         f"[bold]{escape(activity.server)}[/]  gradwire {escape(activity.version)}  up {_duration(activity.up_s)}  "
         f"[dim]in the last {activity.period_s:.1f} s[/]",
+        *([f"[bold]{escape(activity.process)}[/]: this is one of those at the address"] if activity.process else []),
         f"{activity.running_calls:,} calls, {activity.open_streams:,} streams, {received}/s in, {sent}/s out; "
         f"ledger: {activity.ledger_pending_calls:,} to be written{lost}",
         *(_of_device(device) for device in activity.devices),

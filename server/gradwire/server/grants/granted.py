@@ -65,7 +65,7 @@ class Granted:
     @property
     def operations(self) -> frozenset[Operation]:
         """What the principal may do and the model can do."""
-        return self.grant.granted & self.estimator.capabilities
+        return self.grant.granted & self.served.capabilities
 
     @property
     def answers(self) -> frozenset[Answer]:
@@ -94,6 +94,8 @@ class Granted:
         """Raises NotGranted if the operation is not granted, Unsupported if the model does not have it."""
         if operation not in self.grant.granted:
             raise NotGranted(f"{self._has}; {operation.value} needs {self._needs(operation)}")
+        if operation in self.estimator.capabilities and operation not in self.served.capabilities:
+            raise Unsupported(f"{self.name!r} offers no {operation.value}: {self.served.fixed}")
         if operation not in self.estimator.capabilities:
             can = ", ".join(sorted(o.value for o in self.operations))
             kind = self.estimator.config.backend

@@ -52,6 +52,7 @@ METRICS = (
     Described("gradwire_device_memory_bytes", "gauge", ("device", "kind"), "Memory of devices; of the cpu, this process's."),
     Described("gradwire_device_utilization_ratio", "gauge", ("device",), "Part of the time in which a GPU was busy, by NVML."),
     Described("gradwire_model_info", "gauge", ("model", "version", "backend", "device", "device_uuid"), "What is served; 1."),
+    Described("gradwire_process_info", "gauge", ("server", "number", "device"), "Of several at one address, which process; 1."),
 )
 
 
@@ -121,6 +122,7 @@ class ServerCollector(Collector):
             "gradwire_ledger_pending_calls": lambda: [((), writer.pending)],
             "gradwire_ledger_lost_calls_total": lambda: [((), writer.lost)],
             "gradwire_model_info": self._info,
+            "gradwire_process_info": self._process,
         }
         devices = view.devices()
         samples["gradwire_device_memory_bytes"] = lambda: [
@@ -142,6 +144,10 @@ class ServerCollector(Collector):
             estimator, model = served.estimator, served.estimator.model
             infos.append(((served.name, estimator.version, estimator.config.backend, model.device, device_uuid(model)), 1))
         return infos
+
+    def _process(self) -> list[Sample]:
+        sibling = self._view.sibling
+        return [] if sibling is None else [((self._view.trust.server, str(sibling.number), sibling.device), 1)]
 
 
 def _family(described: Described) -> Family:

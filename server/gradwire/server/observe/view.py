@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from gradwire.server.catalogue import Served
+from gradwire.server.devices.sibling import Sibling
 from gradwire.server.observe.devices import Device, read_devices
 from gradwire.server.scheduler import Scheduler
 from gradwire.server.streams import OpenStreams
@@ -24,6 +25,7 @@ class View:
         trust: What was asked, and what is left to whom.
         version: Of gradwire.
         started_s: When the server started, seconds since 1970.
+        sibling: Which of several processes at its address it is; None: it is alone there.
     """
 
     served: Iterable[Served]
@@ -32,6 +34,7 @@ class View:
     trust: Trust
     version: str
     started_s: float = field(default_factory=time.time)
+    sibling: Sibling | None = None
 
     def devices(self) -> list[Device]:
         """The devices of the models, and this process."""

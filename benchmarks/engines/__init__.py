@@ -1,0 +1,1 @@
+"""What it costs to have models elsewhere than in the server's process."""

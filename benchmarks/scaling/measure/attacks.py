@@ -1,0 +1,67 @@
+"""What an attack of ART computes between two calls, on rows as they are asked for; the server's time is taken off."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from art.attacks.evasion import HopSkipJump, ProjectedGradientDescent
+
+from benchmarks.scaling.measure.models import entry
+from benchmarks.scaling.measure.server import watched
+from gradwire.client import connect
+from gradwire.client.art import art_estimator
+
+_STEPS = 10
+
+
+class Timed:
+    """A remote estimator's operations, and the time that they take."""
+
+    def __init__(self, remote: Any) -> None:
+        self.calls, self.rows, self.seconds = 0, 0, 0.0
+        for name in ("predict", "loss_gradient"):
+            setattr(type(remote), name, self._timed(getattr(type(remote), name)))
+
+    def _timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(remote: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+            began_s = time.perf_counter()
+            answer = function(remote, x, *args, **kwargs)
+            self.seconds += time.perf_counter() - began_s
+            self.calls += 1
+            self.rows += len(x)
+            return answer
+
+        return timed
+
+
+def attacks() -> dict[str, dict[str, float]]:
+    """By kind of client: microseconds between calls, and how many calls and rows there were."""
+    with watched([entry("small", 32), entry("large", 224)]) as server, connect(server.address) as connection:
+        small, large = connection.estimator("small"), connection.estimator("large")
+        timed = Timed(small)
+        pgd: dict[str, Any] = {"eps": 0.1, "eps_step": 0.02, "max_iter": _STEPS, "verbose": False}
+        jump = HopSkipJump(art_estimator(small), max_iter=5, max_eval=200, init_eval=10, verbose=False)
+        return {
+            "query": _between(timed, jump, small, 4),
+            "pgd128": _between(timed, ProjectedGradientDescent(art_estimator(small), batch_size=128, **pgd), small, 128),
+            "pgd64": _between(timed, ProjectedGradientDescent(art_estimator(large), batch_size=64, **pgd), large, 64),
+        }
+
+
+def _between(timed: Timed, attack: Any, remote: Any, rows: int) -> dict[str, float]:
+    x = np.random.default_rng(0).random((rows, *remote.card.input_shape), np.float32)
+    y = np.eye(10, dtype=np.float32)[np.arange(rows) % 10]
+    given = () if isinstance(attack, HopSkipJump) else (y,)
+    attack.generate(x, *given)
+    timed.calls, timed.rows, timed.seconds = 0, 0, 0.0
+    began_s = time.perf_counter()
+    attack.generate(x, *given)
+    passed_s = time.perf_counter() - began_s
+    return {
+        "attack_us": 1e6 * (passed_s - timed.seconds) / timed.calls,
+        "calls": float(timed.calls),
+        "rows_a_call": timed.rows / timed.calls,
+    }

@@ -1,0 +1,162 @@
+"""What a call costs a server and a client, in processor time; and how many calls one host's clients and server make together."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import yaml
+
+from benchmarks.scaling.measure.clients import Ask, Called, crew
+from benchmarks.scaling.measure.models import cnn, entry
+from benchmarks.scaling.measure.server import Mark, Watched, watched
+from benchmarks.scaling.workload import WAYS
+
+ROUNDS = 3
+_WARM_S = 1.0
+_MODELS = {"small": 32, "large": 224}
+CALLS = {
+    "query": ("small", "predict", 1),
+    "pgd128": ("small", "loss_gradient", 128),
+    "pgd64": ("large", "loss_gradient", 64),
+}
+"""By kind of client: model, operation, rows."""
+_BUDGET = {"access": "gradients", "budget": {"forward": 1 << 60, "backward": 1 << 60}}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a call, microseconds of processor time; see `measure`."""
+
+    loop_us: float
+    ledger_us: float
+    python_us: float
+    grpc_us: float
+    runner_us: float
+    compute_us: float
+    client_us: float
+    calls_per_s: float
+    batch_blocks: float
+    p50_us: float
+
+
+def measure(server: Watched, ask: Ask, clients: int, seconds: float, blocks: int = 1) -> Cost:
+    """Of one call, with so many clients; the median of `ROUNDS`.
+
+    Args:
+        server: That is called.
+        ask: What is called.
+        clients: Who call.
+        seconds: Of each round.
+        blocks: Of a call.
+    """
+    found = []
+    for _ in range(ROUNDS):
+        with crew(server.address, ask, clients) as people:
+            people.begin()
+            time.sleep(_WARM_S)
+            began_s, before = time.perf_counter(), server.mark()
+            time.sleep(seconds)
+            after, passed_s = server.mark(), time.perf_counter() - began_s
+            found.append(_cost(after.since(before), people.end(), passed_s, blocks))
+    return Cost(**{name: median(asdict(cost)[name] for cost in found) for name in asdict(found[0])})
+
+
+def _cost(mark: Mark, called: Called, passed_s: float, blocks: int) -> Cost:
+    calls = mark.blocks / blocks
+
+    def each_us(name: str) -> float:
+        return 1e6 * mark.thread_s.get(name, 0.0) / calls
+
+    return Cost(
+        loop_us=each_us("loop"),
+        ledger_us=each_us("ledger") + each_us("store"),
+        python_us=each_us("python"),
+        grpc_us=each_us("grpc"),
+        runner_us=each_us("runner"),
+        compute_us=1e6 * mark.compute_s / calls,
+        client_us=1e6 * called.cpu_s / called.calls,
+        calls_per_s=calls / passed_s,
+        batch_blocks=mark.blocks / max(1, mark.batches),
+        p50_us=1e6 * called.p50_s,
+    )
+
+
+def calls(quick: bool) -> dict[str, Any]:
+    """By kind and way, what goes into the model, and beside it all that was measured."""
+    seconds = 1.0 if quick else 5.0
+    raw: dict[str, Cost] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        grants = Path(folder) / "grants.yaml"
+        grants.write_text(yaml.safe_dump([{"principal": "anonymous", "model": name, **_BUDGET} for name in _MODELS]))
+        models = [entry(name, side) for name, side in _MODELS.items()]
+        # Leases are measured by themselves.
+        with watched(models, grants=str(grants), lease_rows=1 << 40) as server:
+            for kind, (model, operation, rows) in CALLS.items():
+                for way in WAYS:
+                    raw[f"{kind}, {way}"] = measure(
+                        server, Ask(model, operation, rows, way), 2, seconds, 2 if kind == "pgd64" else 1
+                    )
+            for operation in ("predict", "loss_gradient"):
+                for clients in (2, 16):
+                    raw[f"{operation}, 1 row, {clients} clients"] = measure(
+                        server, Ask("small", operation, 1, "socket"), clients, seconds
+                    )
+    found = {}
+    for kind, (_, operation, _) in CALLS.items():
+        batch_us, row_us = _batch_us(raw[f"{operation}, 1 row, 2 clients"], raw[f"{operation}, 1 row, 16 clients"])
+        for way in WAYS:
+            cost = raw[f"{kind}, {way}"]
+            found[f"{kind}, {way}"] = {
+                "loop_us": cost.loop_us + cost.ledger_us + cost.python_us,
+                "grpc_us": cost.grpc_us,
+                "client_us": cost.client_us,
+                "batch_us": batch_us,
+                "batch_row_us": row_us,
+            }
+    return {"calls": found, "raw": {name: asdict(cost) for name, cost in raw.items()}}
+
+
+def _batch_us(few: Cost, many: Cost) -> tuple[float, float]:
+    """Of the runner's time, what each batch takes, and what each further row: from batches of few rows and of many."""
+    sizes = few.batch_blocks, many.batch_blocks
+    of_batch = few.runner_us * sizes[0], many.runner_us * sizes[1]
+    row_us = max(0.0, (of_batch[1] - of_batch[0]) / max(0.5, sizes[1] - sizes[0]))
+    return max(0.0, of_batch[0] - row_us * (sizes[0] - 1)), row_us
+
+
+def refusal_us(quick: bool) -> float:
+    """Of a server, for a call that it has no place for, the stream that ends with it and the next one.
+
+    Somebody has the only place nearly always, with calls that take long, and whose own time on the event loop weighs little.
+    """
+    with watched([entry("small", 32), cnn()], limits={"max_calls": 1}) as server:
+        long, small = Ask("cnn", "loss_gradient", 1000, "socket", refused=True), Ask("small", "predict", 1, "grpc", refused=True)
+        found = []
+        for _ in range(ROUNDS):
+            with crew(server.address, long, 1) as holder, crew(server.address, small, 2) as people:
+                holder.begin()
+                time.sleep(_WARM_S)
+                before = server.mark()
+                people.begin()
+                time.sleep(1.0 if quick else 4.0)
+                called = people.end()
+                mark = server.mark().since(before)
+                holder.end()
+                found.append(1e6 * (mark.thread_s["loop"] + mark.thread_s.get("python", 0.0)) / called.calls)
+    return median(found)
+
+
+def one_host(quick: bool) -> dict[str, Any]:
+    """The CNN of the other benchmarks on the Unix socket, with clients that share the host's cores with the server."""
+    seconds = 1.0 if quick else 4.0
+    with watched([cnn()]) as server:
+        return {
+            f"{operation}, {clients}": asdict(measure(server, Ask("cnn", operation, 1, "socket"), clients, seconds))
+            for operation in ("predict", "loss_gradient")
+            for clients in (1, 4, 16, 64)
+        }

@@ -1,0 +1,157 @@
+"""Which sites are simulated, with how many clients, and how long."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
+from multiprocessing import get_context
+from typing import Any
+
+from benchmarks.scaling import accounts
+from benchmarks.scaling.costs import ASSUMED_HOP, store
+from benchmarks.scaling.model import Simulation
+from benchmarks.scaling.site import Outcome, Site
+from benchmarks.scaling.workload import NAMES, Kind, kind
+
+GPUS = (1, 8, 64, 512)
+CLIENTS = (10, 30, 100, 300, 1000, 3000, 10_000)
+SHOWN = (10, 100, 1000, 10_000)
+"""Of these, in the table."""
+TOPOLOGIES = {"servers": "a server a GPU", "front": "one front", "fronts": "a front for 8 GPUs"}
+
+_MOST_S = 60.0
+_FULL_S = 8.0
+"""Of simulations whose ledger is full: there are many refusals, and the database's pace is the same throughout."""
+
+
+def site(gpus: int, topology: str) -> Site:
+    """As it would be set up by default. One process that takes calls has SQLite, several share PostgreSQL."""
+    fronts = {"servers": None, "front": 1, "fronts": max(1, gpus // 8)}[topology]
+    return Site(gpus, store("sqlite" if (fronts or gpus) == 1 else "postgresql"), fronts)
+
+
+def simulate(kind: Kind, clients: int, site: Site) -> Outcome:
+    """One kind of clients at one site. Where the ledger turns out too slow for them, once more with a ledger that is full."""
+    outcome = Simulation(kind, clients, site).run(max(500, 2 * clients), max(3000, 4 * clients), _MOST_S)
+    if accounts.share(site, outcome.calls_per_s) < 1:
+        return outcome
+    again = Simulation(kind, clients, site, ledger_full=True)
+    return again.run(1 << 60, 1 << 60, _FULL_S)
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is simulated, and what it is called."""
+
+    name: str
+    kind: str
+    gpus: int
+    topology: str
+    clients: int
+    site: Site
+    way: str = "grpc"
+    change: str = ""
+
+    def run(self) -> dict[str, Any]:
+        """Simulates it."""
+        outcome = simulate(_changed(kind(self.kind, self.way), self.change), self.clients, self.site)
+        about = {"name": self.name, "kind": self.kind, "gpus": self.gpus, "topology": self.topology, "clients": self.clients}
+        return {**about, **_rounded(asdict(outcome)), "bottleneck": outcome.bottleneck}
+
+
+def grid() -> list[Case]:
+    """All numbers of GPUs and clients. A front for 8 GPUs is one front, where there are no more of them."""
+    return [
+        Case("", name, gpus, topology, clients, site(gpus, topology))
+        for name in NAMES
+        for topology in TOPOLOGIES
+        for gpus in GPUS
+        for clients in CLIENTS
+        if not (topology == "fronts" and gpus <= 8)
+    ]
+
+
+WHAT_IF_GPUS, WHAT_IF_CLIENTS = 64, 10_000
+
+_CHANGES: dict[str, Callable[[Kind], Kind]] = {
+    "": lambda kind: kind,
+    "processor": lambda kind: replace(
+        kind, loop_s=kind.loop_s / 2, batch_s=kind.batch_s / 2, batch_row_s=kind.batch_row_s / 2, client_s=kind.client_s / 2
+    ),
+    "graphs": lambda kind: replace(kind, gpu=replace(kind.gpu, floor_s=kind.gpu.floor_s / 5, launch_share=0.2)),
+}
+
+
+def _changed(kind: Kind, change: str) -> Kind:
+    return _CHANGES[change](kind)
+
+
+def what_if() -> list[Case]:
+    """One thing changed at a time."""
+    servers, fronts = site(WHAT_IF_GPUS, "servers"), site(WHAT_IF_GPUS, "fronts")
+    four = replace(
+        servers.store,
+        batch_s=servers.store.batch_s / 4,
+        call_s=servers.store.call_s / 4,
+        leases_at_once=4 * servers.store.leases_at_once,
+    )
+    changes: list[tuple[str, str, Site, str, str]] = [
+        ("as above", "servers", servers, "grpc", ""),
+        ("`lease_rows: 10000`", "servers", replace(servers, lease_rows=10_000), "grpc", ""),
+        ("one principal in place of 20", "servers", replace(servers, principals=1), "grpc", ""),
+        ("four databases, and `lease_rows: 10000`", "servers", replace(servers, store=four, lease_rows=10_000), "grpc", ""),
+        ("10 Gbit/s a node", "servers", replace(servers, network_bits_per_s=10e9), "grpc", ""),
+        ("100 Gbit/s a node", "servers", replace(servers, network_bits_per_s=100e9), "grpc", ""),
+        ("bfloat16 there, signs back", "servers", servers, "codecs", ""),
+        ("GPUs half as fast", "servers", replace(servers, gpu_speed=0.5), "grpc", ""),
+        ("GPUs twice as fast", "servers", replace(servers, gpu_speed=2.0), "grpc", ""),
+        ("processors twice as fast", "servers", servers, "grpc", "processor"),
+        ("kernels as CUDA graphs, a fifth of the launching", "servers", servers, "grpc", "graphs"),
+        ("`max_batch_rows: 1024`", "servers", replace(servers, max_batch_rows=1024), "grpc", ""),
+        ("`lease_rows: 10000`, 100 Gbit/s", "servers", replace(servers, lease_rows=10_000, network_bits_per_s=100e9), "grpc", ""),
+        ("8 fronts", "fronts", fronts, "grpc", ""),
+        ("8 fronts, `lease_rows: 10000`", "fronts", replace(fronts, lease_rows=10_000), "grpc", ""),
+        ("32 fronts, `lease_rows: 10000`", "fronts", replace(fronts, fronts=32, lease_rows=10_000), "grpc", ""),
+        (
+            "8 fronts, `lease_rows: 10000`, a hop of 0.5 ms and 3 GB/s",
+            "fronts",
+            replace(fronts, lease_rows=10_000, hop=replace(ASSUMED_HOP, block_s=0.5e-3, bytes_per_s=3e9)),
+            "grpc",
+            "",
+        ),
+        (
+            "8 fronts, `lease_rows: 10000`, a hop of 4 ms and 0.5 GB/s",
+            "fronts",
+            replace(fronts, lease_rows=10_000, hop=replace(ASSUMED_HOP, block_s=4e-3, bytes_per_s=0.5e9)),
+            "grpc",
+            "",
+        ),
+    ]
+    return [
+        Case(title, name, WHAT_IF_GPUS, topology, WHAT_IF_CLIENTS, changed, way, change)
+        for title, topology, changed, way, change in changes
+        for name in NAMES
+    ]
+
+
+def run(cases: Iterable[Case], processes: int, told: Callable[[dict[str, Any]], None]) -> list[dict[str, Any]]:
+    """Simulates all, in their order.
+
+    Args:
+        cases: What.
+        processes: That share the work.
+        told: Called with each result.
+    """
+    found = []
+    with get_context("spawn").Pool(processes) as pool:
+        for result in pool.imap(Case.run, list(cases)):
+            told(result)
+            found.append(result)
+    return found
+
+
+def _rounded(value: Any) -> Any:
+    """To five digits: what is beyond says nothing, and differs between systems' arithmetic."""
+    if isinstance(value, dict):
+        return {name: _rounded(of) for name, of in value.items()}
+    return float(f"{value:.5g}") if isinstance(value, float) else value

@@ -1,0 +1,87 @@
+"""The model beside what was measured: one server and its clients on the two cores of one host."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from benchmarks.scaling.costs import MEASURED, RESULTS, Gpu, store
+from benchmarks.scaling.model import Simulation
+from benchmarks.scaling.site import Site
+from benchmarks.scaling.workload import Kind
+
+FIGURES_FILE = RESULTS / "2026-11-21-amd-epyc-figures.json"
+OPERATIONS = {"predict": "predict", "loss_gradient": "loss gradient"}
+CLIENTS = (1, 4, 16, 64)
+FED_WITH = 4
+"""Costs of a call are those that were measured with so many clients; the other numbers are predicted."""
+_CORES = 2
+_WAKING_S = 100e-6
+"""Of sleeping processes, there and back: what `microseconds.md` has for the way there and back on the Unix socket."""
+_ROW_NBYTES = 4 * 28 * 28
+
+
+def host_kind(operation: str, clients: int) -> Kind:
+    """A client of the CNN on the server's host. One that is alone is computed on the event loop, without the runner."""
+    costs = {number: MEASURED["host"][f"{operation}, {number}"] for number in CLIENTS}
+    fed = costs[FED_WITH]
+    blocks = [costs[number]["batch_blocks"] for number in CLIENTS]
+    compute_s = [1e-6 * costs[number]["compute_us"] * costs[number]["batch_blocks"] for number in CLIENTS]
+    row_s, batch_s = np.polyfit(blocks, compute_s, 1)
+    runner_us = max(0.0, (fed["runner_us"] - fed["compute_us"]) * fed["batch_blocks"])
+    return Kind(
+        name=operation,
+        title=operation,
+        rows=1,
+        row_nbytes=_ROW_NBYTES,
+        blocks=1,
+        request_nbytes=0.0,
+        answer_nbytes=0.0,
+        gradients=operation != "predict",
+        attack_s=0.0,
+        client_s=1e-6 * fed["client_us"],
+        loop_s=1e-6 * (fed["loop_us"] + fed["ledger_us"] + fed["python_us"] + fed["grpc_us"]),
+        batch_s=0.0 if clients == 1 else 1e-6 * runner_us,
+        batch_row_s=0.0,
+        gpu=Gpu(0.0, 1 / max(1e-9, row_s), float("inf"), 0.0, max(0.0, float(batch_s))),
+    )
+
+
+def validate() -> list[dict[str, Any]]:
+    """Calls a second and rows a batch, as measured and as simulated."""
+    published = _published()
+    site = Site(1, store("sqlite"), rtt_s=_WAKING_S, lease_rows=1 << 40, cores=_CORES)
+    found = []
+    for operation in OPERATIONS:
+        for clients in CLIENTS:
+            measured = MEASURED["host"][f"{operation}, {clients}"]
+            outcome = asdict(Simulation(host_kind(operation, clients), clients, site).run(2000, 20_000))
+            found.append(
+                {
+                    "operation": operation,
+                    "clients": clients,
+                    "measured_per_s": measured["calls_per_s"],
+                    "published_per_s": published.get((operation, clients)),
+                    "model_per_s": outcome["calls_per_s"],
+                    "measured_batch": measured["batch_blocks"],
+                    "model_batch": outcome["batch_rows"],
+                }
+            )
+    return found
+
+
+def _published() -> dict[tuple[str, int], float]:
+    """What the benchmarks' own run of several clients found, where it is there."""
+    if not FIGURES_FILE.exists():
+        return {}
+    figures = [figure for figure in json.loads(FIGURES_FILE.read_text())["figures"] if figure["group"] == "clients"]
+    return {
+        (operation, clients): figure["value"]
+        for figure in figures
+        for operation, title in OPERATIONS.items()
+        for clients in CLIENTS
+        if figure["name"].startswith(f"{title}, {clients} clients")
+    }

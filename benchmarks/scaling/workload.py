@@ -1,0 +1,92 @@
+"""What clients do: three attacks, each with one call under way at a time, as ART makes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from benchmarks.scaling.costs import MEASURED, Gpu, gpu
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of client.
+
+    Attributes:
+        name: In tables.
+        title: What it is.
+        rows: Of a call.
+        row_nbytes: Of the inputs of one row.
+        blocks: That the server cuts a call into.
+        request_nbytes: Of a whole call, on the wire.
+        answer_nbytes: Of its answer.
+        gradients: Whether rows come back as gradients; else as ten scores.
+        attack_s: What the attack itself computes between two calls.
+        client_s: Processor time of the client's library for a call.
+        loop_s: Of the server's event loop, and of what else of the server holds the interpreter, for a call.
+        batch_s: Of the server's runner, for a batch, around the framework.
+        batch_row_s: The same, for each further row of a batch.
+        gpu: What computes.
+    """
+
+    name: str
+    title: str
+    rows: int
+    row_nbytes: int
+    blocks: int
+    request_nbytes: float
+    answer_nbytes: float
+    gradients: bool
+    attack_s: float
+    client_s: float
+    loop_s: float
+    batch_s: float
+    batch_row_s: float
+    gpu: Gpu
+
+
+WAYS = {"grpc": "gRPC", "socket": "Unix socket", "codecs": "gRPC, bfloat16 there, signs back"}
+"""How calls travel. Only ``grpc`` and ``codecs`` leave the host."""
+
+_SHAPES = {"query": (1, 3 * 32 * 32), "pgd128": (128, 3 * 32 * 32), "pgd64": (64, 3 * 224 * 224)}
+_TITLES = {
+    "query": "one row of 3 x 32 x 32, `predict`, as HopSkipJump asks",
+    "pgd128": "128 rows of 3 x 32 x 32, `loss_gradient`, as PGD asks",
+    "pgd64": "64 rows of 3 x 224 x 224, `loss_gradient` of a ResNet50-like model, as PGD asks",
+}
+NAMES = tuple(_SHAPES)
+
+_BLOCK_NBYTES = 32 << 20
+"""As in the servicer: a call of more is cut into blocks of about one size."""
+_HEADERS_NBYTES = 200
+"""Of a small call's message, beside its tensors; of a large one it is nothing."""
+_SCORES_NBYTES = 40
+
+
+def kind(name: str, way: str = "grpc") -> Kind:
+    """A kind of client.
+
+    Args:
+        name: One of `NAMES`.
+        way: One of `WAYS`.
+    """
+    rows, row_size = _SHAPES[name]
+    gradients = name != "query"
+    there, back = (2.0, 0.25) if way == "codecs" else (4.0, 4.0)
+    answer_nbytes = rows * row_size * back if gradients else rows * _SCORES_NBYTES
+    of_call = MEASURED["calls"][f"{name}, {way}"]
+    return Kind(
+        name=name,
+        title=_TITLES[name],
+        rows=rows,
+        row_nbytes=4 * row_size,
+        blocks=-(-rows * row_size * 4 // _BLOCK_NBYTES),
+        request_nbytes=rows * row_size * there + _HEADERS_NBYTES,
+        answer_nbytes=answer_nbytes + _HEADERS_NBYTES,
+        gradients=gradients,
+        attack_s=MEASURED["attacks"][name]["attack_us"] * 1e-6,
+        client_s=of_call["client_us"] * 1e-6,
+        loop_s=of_call["loop_us"] * 1e-6,
+        batch_s=of_call["batch_us"] * 1e-6,
+        batch_row_s=of_call["batch_row_us"] * 1e-6,
+        gpu=gpu(name),
+    )

@@ -1,0 +1,45 @@
+"""Where the models of a configuration are: loaded into this process, or replicated elsewhere."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from gradwire.backends.errors import BackendError
+from gradwire.backends.estimator import Estimator
+from gradwire.backends.load import load
+from gradwire.server.config import ConfigError, ServerConfig, parts
+
+log = logging.getLogger("gradwire.server")
+
+
+@contextmanager
+def loaded(config: ServerConfig) -> Iterator[Mapping[str, Estimator]]:
+    """The models of a configuration by name, as long as the context lasts. Raises ConfigError."""
+    if config.engine == "embedded":
+        yield load_models(config)
+        return
+    try:
+        # Ray is a big thing, which most servers do without.
+        from gradwire.server.replicas.ray_engine import deployed
+    except ModuleNotFoundError as e:
+        if (e.name or "").partition(".")[0] != "ray":
+            raise
+        raise ConfigError("engine: 'ray' needs Ray, which is not installed here; pip install 'gradwire[ray]'") from e
+    with deployed(config) as estimators:
+        yield estimators
+
+
+def load_models(config: ServerConfig) -> dict[str, Estimator]:
+    """Loads every model of a configuration. Raises ConfigError, with the model's name and the key that is wrong."""
+    configs = {served.name: served.model for served in config.models if served.model is not None}
+    loaded: dict[str, Estimator] = {}
+    for name in parts(config.models):
+        try:
+            loaded[name] = load(configs[name], loaded)
+        except BackendError as e:
+            raise ConfigError(f"{name}: {e}") from e
+        model = loaded[name].model
+        log.info("loaded", extra={"model": name, "backend": configs[name].backend, "device": model.device})
+    return loaded

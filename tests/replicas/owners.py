@@ -1,0 +1,20 @@
+"""What owners of replicated models have written."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+
+def whereabouts(seconds: float) -> Callable[[Any], Any]:
+    """Answers a row with its first value and the process that answers, after a while."""
+
+    def predict(x: Any) -> Any:
+        time.sleep(seconds)
+        return np.stack([x[:, 0], np.full(len(x), os.getpid(), x.dtype)], axis=1)
+
+    return predict

@@ -1,0 +1,117 @@
+"""Models with devices of their own, and that all rows of a call are answered by the same weights."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from gradwire.backends.blackbox import Config
+from gradwire.backends.load import load
+from gradwire.server.runner import Runner
+from gradwire.server.scheduler import Scheduler
+from gradwire.server.work import Likeness
+
+ESTIMATOR = load(Config(backend="blackbox", factory=lambda: np.asarray, input_shape=(1,), nb_classes=2, task="regression"))
+BLOCK = Likeness(ESTIMATOR, "block", (1,), False, True, 8)
+ROWS = {"x": np.zeros((3, 1))}
+
+
+@contextmanager
+def running(scheduler: Scheduler, threads: int) -> Iterator[None]:
+    runner = Runner(scheduler, asyncio.get_running_loop(), threads)
+    runner.start()
+    try:
+        yield
+    finally:
+        runner.stop()
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(asyncio.wait_for(test(), 20))  # type: ignore[arg-type]
+
+
+def test_a_model_has_as_many_batches_under_way_as_it_has_places_and_others_one() -> None:
+    async def test() -> None:
+        scheduler = Scheduler(10, places={"replicated": 3})
+        together = threading.Barrier(3)
+        lock, now, most = threading.Lock(), {"replicated": 0, "shared": 0}, {"replicated": 0, "shared": 0}
+
+        def count(model: str, change: int) -> None:
+            with lock:
+                now[model] += change
+                most[model] = max(most[model], now[model])
+
+        def replicated(x: object) -> None:
+            count("replicated", 1)
+            together.wait(10)
+            count("replicated", -1)
+
+        def shared(x: object) -> None:
+            count("shared", 1)
+            count("shared", -1)
+
+        with running(scheduler, 5), scheduler.admit("replicated", "a") as a, scheduler.admit("m", "b") as b:
+            with scheduler.admit("n", "c") as c:
+                many = [a.submit(replicated, ROWS, {}, BLOCK) for _ in range(9)]
+                few = [ticket.submit(shared, ROWS, {}, BLOCK) for ticket in (b, c) for _ in range(20)]
+                await asyncio.gather(*many, *few)
+        assert most == {"replicated": 3, "shared": 1}
+
+    run(test)
+
+
+def test_a_call_that_has_begun_is_let_to_its_end_before_its_model_is_held_and_one_that_has_not_waits() -> None:
+    async def test() -> None:
+        scheduler, order = Scheduler(10, parts={"both": ["m"]}), list[str]()
+
+        def block(name: str) -> Callable[..., None]:
+            return lambda x=None: order.append(name)
+
+        with running(scheduler, 1), scheduler.admit("m", "fit") as fit, scheduler.admit("both", "other") as other:
+            with scheduler.admit("m", "begun") as begun, scheduler.admit("m", "late") as late:
+                await begun.submit(block("begun"), ROWS, {}, BLOCK)
+                await scheduler.hold(fit)
+                fitted = fit.submit(block("fit"), {}, {})
+                behind = [ticket.submit(block("late"), ROWS, {}, BLOCK) for ticket in (late, other)]
+                await begun.submit(block("begun"), ROWS, {}, BLOCK)
+                await begun.submit(block("begun"), ROWS, {}, BLOCK)
+                await asyncio.sleep(0.05)
+                assert order == ["begun"] * 3
+                begun.__exit__(None, None, None)
+                await fitted
+                assert order == ["begun"] * 3 + ["fit"]
+                fit.__exit__(None, None, None)
+                await asyncio.gather(*behind)
+                # Contexts leave once more: the places are only counted.
+                scheduler.admit("m", "x"), scheduler.admit("m", "y")
+        assert order == ["begun"] * 3 + ["fit"] + ["late"] * 2
+
+    run(test)
+
+
+def test_a_model_is_held_when_nothing_is_under_way_on_any_of_its_places() -> None:
+    async def test() -> None:
+        scheduler, order = Scheduler(10, places={"r": 2}), list[str]()
+        begun, go_on = threading.Event(), threading.Event()
+
+        def slow(x: object) -> None:
+            begun.set()
+            go_on.wait(10)
+            order.append("rows")
+
+        with running(scheduler, 2), scheduler.admit("r", "a") as a, scheduler.admit("r", "fit") as fit:
+            rows = asyncio.ensure_future(a.run_block(slow, ROWS, {}, BLOCK))
+            await asyncio.to_thread(begun.wait)
+            await scheduler.hold(fit)
+            fitted = fit.submit(lambda: order.append("fit"), {}, {})
+            await asyncio.sleep(0.05)
+            assert order == []
+            go_on.set()
+            await asyncio.gather(rows, fitted)
+        assert order == ["rows", "fit"]
+
+    run(test)
