@@ -26,6 +26,7 @@ def run(
     peer: Annotated[list[str] | None, typer.Option(help=f"Beside MLServer: {', '.join(PEERS)}; may be repeated.")] = None,
     no_mlserver: Annotated[bool, typer.Option("--no-mlserver", help="Leave MLServer out.")] = False,
     crowd_s: Annotated[float, typer.Option(help="How long the thousand clients stay, each way; 600 is the long form.")] = 60.0,
+    resume: Annotated[bool, typer.Option("--resume", help="Keep what the last run there has found of other groups.")] = False,
     out: Annotated[
         Path | None, typer.Option(help="Where results go; benchmarks/results for a whole run, a temporary folder for another.")
     ] = None,
@@ -35,21 +36,24 @@ def run(
     for given, known, what in ((only, GROUPS, "group"), (peer, PEERS, "peer")):
         if unknown := [name for name in given or [] if name not in known]:
             raise typer.BadParameter(f"{', '.join(unknown)}: there is no such {what}; expected some of {', '.join(known)}")
-    whole = not (only or quick or operation or no_mlserver)
+    whole = resume or not (only or quick or operation or no_mlserver)
     out = out or (_RESULTS if whole else Path(tempfile.gettempdir()) / "gradwire-benchmarks")
     out.mkdir(parents=True, exist_ok=True)
     facts = machine.facts()
     name = machine.run_name(facts, quick)
     setting = Setting(quick, tuple(operation or ()), tuple(peer or ()), not no_mlserver, crowd_s, out, console, name)
     board = Scoreboard(f"{name}-figures", facts, quick, {group: of.title for group, of in GROUPS.items()})
+    last = sorted(out.glob("*-figures.json"), key=lambda path: path.stat().st_mtime)[-1:] if resume else []
+    for path in last:
+        board.keep(path)
     for group in only or GROUPS:
         console.rule(GROUPS[group].title)
         try:
-            board.figures += GROUPS[group].measure(setting)
+            board.add(group, GROUPS[group].measure(setting))
         except Exception as e:  # the others can be measured all the same
             board.failures[group] = f"{type(e).__name__}: {e}"
             console.print(f"[red]error[/red] {group}: {board.failures[group]}", highlight=False)
-        board.versions = dict(setting.versions)
+        board.versions.update(setting.versions)
         # After each group: a run takes long, and may be ended.
         write_json(board, out / f"{board.name}.json")
         write_markdown(board, out / "figures.md")

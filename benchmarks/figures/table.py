@@ -6,11 +6,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.figures.figure import Figure
+from benchmarks.figures.figure import Figure, Goal
 
 HEAD = ("figure", "gradwire", "beside", "ratio (10-90 %)", "goal", "met")
 
@@ -27,6 +28,7 @@ class Scoreboard:
         versions: Of everything that was measured.
         failures: Groups that could not be measured, and why.
         titles: What groups are called in reports.
+        measured: By group, when and at which commit.
     """
 
     name: str
@@ -36,14 +38,27 @@ class Scoreboard:
     figures: list[Figure] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    measured: dict[str, str] = field(default_factory=dict)
+
+    def add(self, group: str, figures: Sequence[Figure]) -> None:
+        """Puts in what has been measured just now, in place of what was there of the group."""
+        self.figures = [figure for figure in self.figures if figure.group != group] + list(figures)
+        self.measured[group] = f"{str(self.machine['date'])[:10]}, commit {self.machine['commit']}"
+
+    def keep(self, path: Path) -> None:
+        """Takes over the groups of an earlier run that are not there yet. Whatever else it holds is of no interest."""
+        content = json.loads(path.read_text())
+        when = f"{content['machine']['date'][:10]}, commit {content['machine']['commit']}"
+        found = [_figure(of) for of in content["figures"]]
+        self.figures += [figure for figure in found if figure.group not in self.measured]
+        measured = {group: content.get("measured", {}).get(group, when) for group in {figure.group for figure in found}}
+        self.measured = {**measured, **self.measured}
+        self.versions = {**content["versions"], **self.versions}
 
     def conditions(self) -> str:
         """The machine and the versions in one sentence."""
         software = ", ".join(f"{name} {number}" for name, number in {"Python": self.machine["python"], **self.versions}.items())
-        return (
-            f"{self.machine['cpu']}, {self.machine['cores']} cores, one compute thread each, {str(self.machine['date'])[:10]}, "
-            f"commit {self.machine['commit']}; {software}"
-        )
+        return f"{self.machine['cpu']}, {self.machine['cores']} cores, one compute thread each; {software}"
 
     def summary(self) -> str:
         """How many goals are reached."""
@@ -60,7 +75,7 @@ def show(board: Scoreboard, console: Console) -> None:
         table.add_column(column, justify="left" if column in ("figure", "met") else "right", no_wrap=column != "figure")
     for title, figures in _by_group(board):
         table.add_section()
-        table.add_row(f"[bold]{title}[/bold]")
+        table.add_row(f"[bold]{title}[/bold] ({board.measured[figures[0].group]})")
         for figure in figures:
             *cells, met = _cells(figure)
             table.add_row(*cells, f"[red]{met}[/red]" if figure.met is False else met)
@@ -78,7 +93,14 @@ def write_markdown(board: Scoreboard, path: Path) -> None:
         *(["A quick run, with too few calls to be quoted.", ""] if board.quick else []),
     ]
     for title, figures in _by_group(board):
-        lines += [f"## {title}", "", f"| {' | '.join(HEAD)} |", "|---|--:|--:|--:|--:|---|"]
+        lines += [
+            f"## {title}",
+            "",
+            f"Measured {board.measured[figures[0].group]}.",
+            "",
+            f"| {' | '.join(HEAD)} |",
+            "|---|--:|--:|--:|--:|---|",
+        ]
         lines += [f"| {' | '.join(_cells(figure))} |" for figure in figures]
         lines += ["", *(f"- {remark}" for remark in dict.fromkeys(f.remark for f in figures if f.remark)), ""]
     lines += [f"- Not measured: {group}: {why.splitlines()[0]}" for group, why in board.failures.items()]
@@ -92,6 +114,7 @@ def write_json(board: Scoreboard, path: Path) -> None:
     content = {
         "machine": dict(board.machine),
         "versions": board.versions,
+        "measured": board.measured,
         "quick": board.quick,
         "figures": figures,
         "failures": board.failures,
@@ -99,8 +122,16 @@ def write_json(board: Scoreboard, path: Path) -> None:
     path.write_text(json.dumps(content, indent=1) + "\n")
 
 
+def _figure(of: dict[str, Any]) -> Figure:
+    goal = None if of["goal"] is None else Goal(**of["goal"])
+    spread = None if of["spread"] is None else (float(of["spread"][0]), float(of["spread"][1]))
+    known = {name: of[name] for name in ("group", "name", "unit", "value", "beside", "other", "remark")}
+    return Figure(**known, goal=goal, spread=spread)
+
+
 def _by_group(board: Scoreboard) -> list[tuple[str, Sequence[Figure]]]:
-    groups = dict.fromkeys(figure.group for figure in board.figures)
+    there = {figure.group for figure in board.figures}
+    groups = [group for group in board.titles if group in there]
     return [(board.titles[group], [figure for figure in board.figures if figure.group == group]) for group in groups]
 
 

@@ -120,6 +120,8 @@ MAX_BATCH_ROWS = 128
 MAX_CALLS = 1024
 UNDER_WAY = 2
 """Row blocks of one call that are queued or computed at the same time."""
+AT_A_REPLICA = 2
+"""Row blocks that a front sends to each replica at the same time."""
 
 # What a client does about a call that is refused.
 RETRY_S = (0.05, 0.06, 0.18)

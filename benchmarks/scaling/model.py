@@ -12,13 +12,13 @@ import numpy as np
 
 from benchmarks.scaling import accounts
 from benchmarks.scaling.accounts import Account, Database, Desk, Writer
-from benchmarks.scaling.costs import ARRIVING_SHARE, GPUS_PER_NODE, MEASURED, RETRY_S, STORE_RETRY_S
+from benchmarks.scaling.costs import ARRIVING_SHARE, AT_A_REPLICA, GPUS_PER_NODE, MEASURED, RETRY_S, STORE_RETRY_S
 from benchmarks.scaling.events import Action, Clock, Station
 from benchmarks.scaling.parts import Block, Call, Device, Front, Node, Pool
 from benchmarks.scaling.site import Outcome, Site
 from benchmarks.scaling.workload import Kind
 
-_MOST_EVENTS = 4_000_000
+_MOST_EVENTS = 2_000_000
 
 
 class Simulation:
@@ -39,13 +39,13 @@ class Simulation:
         self._database = Database(clock, site)
         self._cores = None if site.cores is None else Station(clock, site.cores)
         nodes = [Node(clock) for _ in range(-(-site.gpus // GPUS_PER_NODE))]
-        self._devices = [Device(nodes[number // GPUS_PER_NODE]) for number in range(site.gpus)]
+        self._devices = [Device(nodes[number // GPUS_PER_NODE], Station(clock)) for number in range(site.gpus)]
         self._nodes = [nodes]
         if site.fronts is None:
             self._fronts = [self._front(device.node, [device], ledger_full) for device in self._devices]
         else:
             self._nodes.append([Node(clock) for _ in range(site.fronts)])
-            pool = Pool(self._devices, self._compute)
+            pool = Pool(self._devices, self._compute, AT_A_REPLICA)
             self._fronts = [self._front(node, pool, ledger_full) for node in self._nodes[-1]]
         self._opening_s = MEASURED["calls"]["query, grpc"]["loop_us"] * 1e-6 * ARRIVING_SHARE
         self._refusal_s = MEASURED["refusal_us"] * 1e-6
@@ -87,8 +87,8 @@ class Simulation:
         batches = [rows for rows in self._batches[batch:] if rows]
         utilisation = {name: busy[name] for name in ("GPU", "front end", "network", "leases")}
         utilisation["ledger"] = accounts.share(self._site, answered / seconds)
-        if self._site.fronts is not None and busy["GPU"] < busy["held"] / 2:
-            utilisation["way to replicas"] = busy["held"]
+        if self._site.fronts is not None:
+            utilisation["way to replicas"] = busy["way"]
         return Outcome(
             seconds=seconds,
             calls_per_s=answered / seconds,
@@ -114,7 +114,7 @@ class Simulation:
         leases = self._database.leases
         return {
             "GPU": sum(device.computed_s for device in self._devices) / len(self._devices),
-            "held": sum(device.held_s for device in self._devices) / len(self._devices),
+            "way": sum(device.under_way_s for device in self._devices) / len(self._devices) / AT_A_REPLICA,
             "front end": sum(front.interpreter.served_s for front in self._fronts) / len(self._fronts),
             "network": max(network),
             "leases": leases.served_s / leases.places,
@@ -252,10 +252,9 @@ class Simulation:
         nbytes = rows * kind.row_nbytes
         back_nbytes = nbytes if kind.gradients else 40 * rows
         compute_s = kind.gpu.seconds(rows, nbytes + back_nbytes) / site.gpu_speed
-        runner_s = kind.batch_s + kind.batch_row_s * max(0, rows - kind.rows // kind.blocks)
+        runner_s = kind.batch_s + kind.batch_block_s * (len(batch) - 1)
 
         def finished() -> None:
-            device.held_s += self.clock.now_s - began_s
             device.computed_s += compute_s
             front.pool.give_back(device)
             for block in batch:
@@ -276,13 +275,26 @@ class Simulation:
         there_s, back_s = self._nbits_s(nbytes), self._nbits_s(back_nbytes)
 
         def leave() -> None:
-            front.node.out.serve(there_s, lambda: device.node.into.serve(there_s, begin))
+            front.node.out.serve(there_s, lambda: device.node.into.serve(there_s, arrive))
 
-        def begin() -> None:
-            self.clock.after(rest_s + compute_s, lambda: device.node.out.serve(back_s, come_back))
+        def arrive() -> None:
+            self.clock.after(rest_s / 2, queue)
 
-        def come_back() -> None:
-            front.node.into.serve(back_s, finished)
+        def queue() -> None:
+            device.under_way_s += self.clock.now_s - began_s
+            device.gpu.serve(compute_s, leave_again)
+
+        def leave_again() -> None:
+            computed_s = self.clock.now_s
+
+            def come_back() -> None:
+                front.node.into.serve(back_s, end)
+
+            def end() -> None:
+                device.under_way_s += self.clock.now_s - computed_s
+                finished()
+
+            self.clock.after(rest_s / 2, lambda: device.node.out.serve(back_s, come_back))
 
         self._work(front.interpreter, runner_s + front_s, leave, first=True)
 

@@ -20,11 +20,12 @@ class Node:
 
 @dataclass(eq=False)
 class Device:
-    """A GPU, with how long it has computed, and been somebody's."""
+    """A GPU, with how long it has computed, and how long blocks were on their way to it and back."""
 
     node: Node
+    gpu: Station
     computed_s: float = 0.0
-    held_s: float = 0.0
+    under_way_s: float = 0.0
 
 
 @dataclass(eq=False)
@@ -62,10 +63,16 @@ class Block:
 
 
 class Pool:
-    """Devices, and the fronts that they compute for."""
+    """Devices, and the fronts that they compute for.
 
-    def __init__(self, devices: list[Device], begin: Callable[[Device, Front], None]) -> None:
-        self._idle = deque(devices)
+    Args:
+        devices: All of them.
+        begin: Has one compute what waits at a front.
+        blocks: That each has at once: one is computed, others are on their way.
+    """
+
+    def __init__(self, devices: list[Device], begin: Callable[[Device, Front], None], blocks: int = 1) -> None:
+        self._idle = deque(devices * blocks)
         self._waiting: deque[Front] = deque()
         self._begin = begin
 

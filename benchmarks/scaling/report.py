@@ -166,12 +166,12 @@ def _validation(results: Iterable[Result]) -> str:
                 _number(measured),
                 "" if published is None else _number(published),
                 _number(model),
-                f"{model / measured - 1:+.0%}",
+                f"{model / (published or measured) - 1:+.0%}",
                 f"{of['measured_batch']:.1f}",
                 f"{of['model_batch']:.1f}",
             ]
         )
-    head = ("CNN, 1 row, one host", "measured, calls/s", "`figures.md`", "model", "model's error", "rows a batch", "model's")
+    head = ("CNN, 1 row, one host", "measured, calls/s", "on a quiet machine", "model", "model's error", "rows a batch", "model's")
     return _table(head, rows, left=1)
 
 
@@ -190,10 +190,8 @@ def _measured() -> str:
                 ]
             )
         rows.append([f"{_TITLES[name].lower()}, ART between calls", _us(1e6 * of.attack_s), _when("attacks")])
-        rows.append(
-            [f"{_TITLES[name].lower()}, the runner", f"{_us(1e6 * of.batch_s)} a batch, {_us(1e6 * of.batch_row_s)} a further row",
-             _when("calls")]
-        )  # fmt: skip
+        runner = f"{_us(1e6 * of.batch_s)} a batch, {_us(1e6 * of.batch_block_s)} a further block"
+        rows.append([f"{_TITLES[name].lower()}, the runner", runner, _when("runner")])
     rows.append(["a call that is refused", _us(MEASURED["refusal_us"]), _when("refusal")])
     for name in STORES:
         of_store, costs = store(name), MEASURED["stores"][name]

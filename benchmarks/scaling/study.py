@@ -19,8 +19,8 @@ SHOWN = (10, 100, 1000, 10_000)
 """Of these, in the table."""
 TOPOLOGIES = {"servers": "a server a GPU", "front": "one front", "fronts": "a front for 8 GPUs"}
 
-_MOST_S = 60.0
-_FULL_S = 8.0
+_MOST_S = 40.0
+_FULL_S = 4.0
 """Of simulations whose ledger is full: there are many refusals, and the database's pace is the same throughout."""
 
 
@@ -32,7 +32,7 @@ def site(gpus: int, topology: str) -> Site:
 
 def simulate(kind: Kind, clients: int, site: Site) -> Outcome:
     """One kind of clients at one site. Where the ledger turns out too slow for them, once more with a ledger that is full."""
-    outcome = Simulation(kind, clients, site).run(max(500, 2 * clients), max(3000, 4 * clients), _MOST_S)
+    outcome = Simulation(kind, clients, site).run(max(400, clients), max(2500, 2 * clients), _MOST_S)
     if accounts.share(site, outcome.calls_per_s) < 1:
         return outcome
     again = Simulation(kind, clients, site, ledger_full=True)
@@ -71,12 +71,12 @@ def grid() -> list[Case]:
     ]
 
 
-WHAT_IF_GPUS, WHAT_IF_CLIENTS = 64, 10_000
+WHAT_IF_GPUS, WHAT_IF_CLIENTS = 64, 3000
 
 _CHANGES: dict[str, Callable[[Kind], Kind]] = {
     "": lambda kind: kind,
     "processor": lambda kind: replace(
-        kind, loop_s=kind.loop_s / 2, batch_s=kind.batch_s / 2, batch_row_s=kind.batch_row_s / 2, client_s=kind.client_s / 2
+        kind, loop_s=kind.loop_s / 2, batch_s=kind.batch_s / 2, batch_block_s=kind.batch_block_s / 2, client_s=kind.client_s / 2
     ),
     "graphs": lambda kind: replace(kind, gpu=replace(kind.gpu, floor_s=kind.gpu.floor_s / 5, launch_share=0.2)),
 }

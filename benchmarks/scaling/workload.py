@@ -24,7 +24,7 @@ class Kind:
         client_s: Processor time of the client's library for a call.
         loop_s: Of the server's event loop, and of what else of the server holds the interpreter, for a call.
         batch_s: Of the server's runner, for a batch, around the framework.
-        batch_row_s: The same, for each further row of a batch.
+        batch_block_s: The same, for each further block in a batch.
         gpu: What computes.
     """
 
@@ -40,7 +40,7 @@ class Kind:
     client_s: float
     loop_s: float
     batch_s: float
-    batch_row_s: float
+    batch_block_s: float
     gpu: Gpu
 
 
@@ -73,6 +73,7 @@ def kind(name: str, way: str = "grpc") -> Kind:
     gradients = name != "query"
     there, back = (2.0, 0.25) if way == "codecs" else (4.0, 4.0)
     answer_nbytes = rows * row_size * back if gradients else rows * _SCORES_NBYTES
+    of_runner = MEASURED["runner"]["loss_gradient" if gradients else "predict"]
     of_call = MEASURED["calls"][f"{name}, {way}"]
     return Kind(
         name=name,
@@ -86,7 +87,7 @@ def kind(name: str, way: str = "grpc") -> Kind:
         attack_s=MEASURED["attacks"][name]["attack_us"] * 1e-6,
         client_s=of_call["client_us"] * 1e-6,
         loop_s=of_call["loop_us"] * 1e-6,
-        batch_s=of_call["batch_us"] * 1e-6,
-        batch_row_s=of_call["batch_row_us"] * 1e-6,
+        batch_s=of_runner["batch_us"] * 1e-6,
+        batch_block_s=of_runner["block_us"] * 1e-6,
         gpu=gpu(name),
     )

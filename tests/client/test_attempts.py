@@ -74,9 +74,10 @@ def test_calls_on_streams_that_the_server_is_ending_are_answered() -> None:
 
 def test_a_stream_that_ends_without_an_answer_is_not_used_again() -> None:
     foreign = Foreign()
-    with foreign as server, pytest.raises(Unavailable, match="ended the stream before it answered"):
+    with foreign as server, pytest.raises(Unavailable, match="ended the stream before it answered") as caught:
         server.call("Predict", b"", [("x", X)])
-    assert foreign.streams == 3
+    assert caught.value.unseen
+    assert foreign.streams == 3 + 3
 
 
 class Ending:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+import time
+from contextlib import ExitStack, suppress
+
 import numpy as np
 import pytest
 
-from gradwire.client import Renewal, connect
+from gradwire.client import Renewal, Retry, connect
 from gradwire.client.channel import local, target
 from gradwire.client.errors import InvalidCall
 from gradwire.server import serving
@@ -71,3 +76,29 @@ def test_servers_of_a_list_take_turns() -> None:
             used = [side.estimator("a").usage().forward for side in (one, other)]
     assert sum(used) == 100
     assert min(used) > 20
+
+
+def test_a_server_that_takes_its_time_to_be_connected_to_is_waited_for() -> None:
+    """As one far away, whose handshakes take longer than gRPC's pause between two attempts."""
+    model = {"backend": "blackbox", "factory": lambda: lambda x: x[:, :2], "input_shape": [3], "nb_classes": 2}
+    with serving({"a": model}) as address, socket.create_server(("127.0.0.1", 0)) as listener, ExitStack() as ends:
+
+        def relay(here: socket.socket, there: socket.socket) -> None:
+            with suppress(OSError):
+                while piece := here.recv(1 << 16):
+                    there.sendall(piece)
+
+        def accept() -> None:
+            with suppress(OSError):  # the listener is closed
+                while True:
+                    near = ends.enter_context(listener.accept()[0])
+                    time.sleep(0.5)
+                    host, _, port = address.rpartition(":")
+                    far = ends.enter_context(socket.create_connection((host, int(port))))
+                    for pair in ((near, far), (far, near)):
+                        threading.Thread(target=relay, args=pair, daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        here = f"127.0.0.1:{listener.getsockname()[1]}"
+        with connect(here, same_host=False, retry=Retry(attempts=1)) as server:
+            assert server.estimator("a").predict(np.ones((1, 3), np.float32)).tolist() == [[1, 1]]

@@ -18,7 +18,7 @@ STORE = Store(
 ENDLESS = 1 << 40
 SMALL = Kind(
     name="small", title="", rows=1, row_nbytes=4000, blocks=1, request_nbytes=4000, answer_nbytes=100, gradients=False,
-    attack_s=1e-3, client_s=2e-4, loop_s=3e-4, batch_s=1e-4, batch_row_s=5e-6, gpu=Gpu(2e-3, 50_000),
+    attack_s=1e-3, client_s=2e-4, loop_s=3e-4, batch_s=1e-4, batch_block_s=5e-6, gpu=Gpu(2e-3, 50_000),
 )  # fmt: skip
 MIDDLE = replace(
     SMALL, name="middle", rows=96, request_nbytes=96 * 4000, answer_nbytes=96 * 4000, gradients=True, loop_s=2e-3,
@@ -36,8 +36,8 @@ SITES = {
 }
 
 
-def run(kind: Kind, clients: int, site: Site, calls: int = 1500, seed: int = 0) -> Outcome:
-    return Simulation(kind, clients, site, seed).run(300, calls, 600.0)
+def run(kind: Kind, clients: int, site: Site, calls: int = 600, seed: int = 0) -> Outcome:
+    return Simulation(kind, clients, site, seed).run(max(200, clients), max(calls, 4 * clients), 600.0)
 
 
 @pytest.mark.parametrize("fronts", [None, 1])
@@ -64,7 +64,7 @@ def test_littles_law_holds(kind: str, site: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("clients", [1, 400])
+@pytest.mark.parametrize("clients", [1, 150])
 @pytest.mark.parametrize("site", SITES)
 def test_no_resource_gives_more_than_it_has(kind: str, clients: int, site: str) -> None:
     of, at = KINDS[kind], SITES[site]
@@ -80,11 +80,11 @@ def test_no_resource_gives_more_than_it_has(kind: str, clients: int, site: str) 
 
 
 def test_what_waits_is_merged_as_far_as_there_is_room() -> None:
-    slow = replace(SMALL, loop_s=1e-6, batch_s=0.0, batch_row_s=0.0, gpu=Gpu(0.5, 1e9))
+    slow = replace(SMALL, loop_s=1e-6, batch_s=0.0, batch_block_s=0.0, gpu=Gpu(0.5, 1e9))
     for most in (1, 8, 128):
         found = run(slow, 300, Site(1, STORE, max_batch_rows=most, lease_rows=ENDLESS))
         assert found.most_batch_rows == most
-        assert found.calls_per_s == pytest.approx(most / 0.5, rel=0.05)
+        assert found.calls_per_s == pytest.approx(most / 0.5, rel=0.1)
 
 
 def test_calls_that_do_not_fit_together_are_computed_apart() -> None:
@@ -98,7 +98,7 @@ def test_blocks_of_one_call_are_not_merged_with_each_other() -> None:
 
 
 def test_leases_that_are_smaller_than_a_call_hold_up_all_calls() -> None:
-    quick = replace(MIDDLE, loop_s=1e-5, batch_s=0.0, batch_row_s=0.0, gpu=Gpu(1e-5, 1e9), request_nbytes=1e3, answer_nbytes=1e3)
+    quick = replace(MIDDLE, loop_s=1e-5, batch_s=0.0, batch_block_s=0.0, gpu=Gpu(1e-5, 1e9), request_nbytes=1e3, answer_nbytes=1e3)
     held_up = run(quick, 200, Site(16, STORE, lease_rows=quick.rows))
     assert held_up.bottleneck == "leases"
     assert held_up.calls_per_s == pytest.approx(STORE.leases_at_once / STORE.lease_s, rel=0.05)
@@ -107,8 +107,9 @@ def test_leases_that_are_smaller_than_a_call_hold_up_all_calls() -> None:
 
 
 def test_a_full_ledger_lets_begin_what_its_database_writes() -> None:
-    found = Simulation(SMALL, 400, Site(4, STORE, lease_rows=ENDLESS), ledger_full=True).run(1 << 60, 1 << 60, 4.0)
-    assert found.calls_per_s == pytest.approx(STORE.most_calls_per_s, rel=0.1) or found.calls_per_s < STORE.most_calls_per_s
+    store = replace(STORE, call_s=2e-3)
+    found = Simulation(SMALL, 200, Site(4, store, lease_rows=ENDLESS), ledger_full=True).run(1 << 60, 1 << 60, 17.0)
+    assert found.calls_per_s == pytest.approx(store.most_calls_per_s, rel=0.15)
     assert found.bottleneck == "ledger"
     assert found.refused > 0
 
@@ -120,8 +121,9 @@ def test_more_calls_than_there_are_places_for_are_refused_and_come_back() -> Non
 
 
 def test_a_longer_hop_leaves_replicas_idle() -> None:
-    near = run(SMALL, 200, Site(4, STORE, fronts=1, hop=Hop(1e-4, 1e12, 0.1), lease_rows=ENDLESS))
-    far = run(SMALL, 200, Site(4, STORE, fronts=1, hop=Hop(2e-2, 1e12, 0.1), lease_rows=ENDLESS))
+    quick = replace(MIDDLE, loop_s=1e-4)
+    near = run(quick, 60, Site(4, STORE, fronts=1, hop=Hop(1e-4, 1e12, 0.001), lease_rows=ENDLESS))
+    far = run(quick, 60, Site(4, STORE, fronts=1, hop=Hop(2e-2, 1e12, 0.001), lease_rows=ENDLESS))
     assert far.bottleneck == "way to replicas"
     assert far.utilisation["GPU"] < near.utilisation["GPU"]
 

@@ -17,9 +17,10 @@ from benchmarks import machine
 from benchmarks.scaling.costs import COSTS_FILE
 from benchmarks.scaling.measure.attacks import attacks
 from benchmarks.scaling.measure.calls import calls, one_host, refusal_us
+from benchmarks.scaling.measure.runner import batches
 from benchmarks.scaling.measure.stores import store
 
-PARTS = ("calls", "refusal", "host", "attacks", "sqlite", "postgresql")
+PARTS = ("calls", "runner", "refusal", "host", "attacks", "sqlite", "postgresql")
 
 
 def measure(
@@ -42,6 +43,8 @@ def measure(
         console.rule(part)
         if part == "calls":
             found |= calls(quick)
+        elif part == "runner":
+            found["runner"] = batches()
         elif part == "refusal":
             found["refusal_us"] = refusal_us(quick)
         elif part == "host":

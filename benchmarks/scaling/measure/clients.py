@@ -122,7 +122,10 @@ def _call(server: Any, ask: Ask) -> Callable[[], object]:
     rng = np.random.default_rng(0)
     x = rng.random((ask.rows, *remote.card.input_shape), np.float32)
     y = rng.integers(0, 10, ask.rows)
-    asked = (lambda: remote.predict(x)) if ask.operation == "predict" else (lambda: remote.loss_gradient(x, y))
+
+    def asked() -> object:
+        return remote.predict(x) if ask.operation == "predict" else remote.loss_gradient(x, y)
+
     if not ask.refused:
         return asked
 

@@ -329,7 +329,6 @@ class Server:
         raise AssertionError("count does not end")
 
     def _on_stream(self, way: Way, stream: AnyStream, sent: tuple[bytes, list[memoryview]], due_s: float | None) -> Array:
-        used = stream.calls > 0
         self._watch(stream, due_s)
         try:
             stream.send_call(*sent)
@@ -344,9 +343,6 @@ class Server:
             stream.cancel()
             if isinstance(e, WireError):
                 raise error_of_wire(e) from None
-            if used and isinstance(e, Unavailable):
-                # No server ends a stream without an error in the middle of a call, or counts what comes on it afterwards.
-                e.unseen = True
             raise
         except BaseException:
             self.interrupted(stream)

@@ -127,7 +127,13 @@ def parsed(message: bytes | memoryview | Chunk, kind: Any) -> Any:
 
 def result_of(receive: Callable[[], bytes | memoryview | Chunk]) -> Array:
     """The answer to a call on rows, from the messages that ``receive`` waits for. Raises what it raises, and WireError."""
-    answer = parsed(receive(), PredictResponse)
+    try:
+        first = receive()
+    except Unavailable as e:
+        # No server ends a stream without an error in the middle of a call, or counts what comes on it afterwards.
+        e.unseen = True
+        raise
+    answer = parsed(first, PredictResponse)
     if len(answer.tensors) != 1:
         raise WireError(ERROR_REASON_BAD_FRAME, f"the answer holds {len(answer.tensors)} tensors; expected one")
     header = answer.tensors[0]

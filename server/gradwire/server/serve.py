@@ -15,7 +15,7 @@ from typing import Any
 from gradwire.backends.config import ModelConfig
 from gradwire.server.config import ServerConfig, parse_config
 from gradwire.server.engine import loaded
-from gradwire.server.memory import keep_freed_memory
+from gradwire.server.memory import keep_freed_memory, leave_alone_what_is_loaded
 from gradwire.server.service import Service, check_listening
 
 log = logging.getLogger("gradwire.server")
@@ -78,6 +78,7 @@ def serve_until_signal(config: ServerConfig, ready: Callable[[str], None]) -> No
 
 def run_until_signal(service: Service, ready: Callable[[str], None]) -> None:
     """As `serve_until_signal`, of a service whose models are there."""
+    leave_alone_what_is_loaded()
 
     async def run() -> None:
         end = asyncio.Event()

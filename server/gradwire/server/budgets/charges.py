@@ -19,7 +19,7 @@ import asyncio
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from gradwire.server.budgets.account import Account, counted
@@ -42,12 +42,12 @@ class Paid:
 
     Attributes:
         blocks: For good.
-        elsewhere: On another server, which may give it back; not any more once this one has asked the store for it too.
+        elsewhere: The same on another server, if any, which may give it back; not any more once this one has asked the store for it too.
         attempt: The one that is under way.
     """
 
     blocks: dict[bytes, Rows] = field(default_factory=dict)
-    elsewhere: dict[bytes, Rows] = field(default_factory=dict)
+    elsewhere: Mapping[bytes, Rows] | None = None
     attempt: Charge | None = None
 
 
@@ -69,7 +69,10 @@ class Charges:
             if again and budget.counted:
                 desk = self.account.desk
                 found = await desk.ask(desk.store.charged, self.account.principal, self.account.model, request_id)
-                (paid.elsewhere if desk.exact else paid.blocks).update(found)
+                if desk.exact:
+                    paid.elsewhere = found
+                else:
+                    paid.blocks.update(found)
                 paid = self._paid.get(request_id) or paid
             self._paid[request_id] = paid
             self.remember(request_id, paid, 1 + len(paid.blocks))
@@ -133,7 +136,7 @@ class Charge:
             await asyncio.sleep(_GIVING_WAY_S)
         record.attempt = self
         if self.binding:
-            paid = {**record.elsewhere, **record.blocks}
+            paid = {**(record.elsewhere or {}), **record.blocks}
             needed = self._rows.beyond(sum(paid.values(), _NONE))
             try:
                 await (self._account.check(needed, self._budget) if self._exact else self._take(needed))

@@ -117,9 +117,9 @@ class DeviceProcess:
         return self._there.pid
 
     @property
-    def started(self) -> bool:
-        """Whether there is, or was, such a process."""
-        return self._process is not None
+    def runs(self) -> bool:
+        """Whether it has been started and has not ended, as far as is known."""
+        return self._process is not None and self._process.returncode is None
 
     @property
     def serving(self) -> bool:

@@ -166,13 +166,15 @@ class _Supervisor:
 
     async def _end_all(self) -> int:
         """Lets all processes drain, kills what does not end, and returns the exit code."""
-        there = [process for process in self._processes if process.started]
+        # Not those that have died, and would have been started again.
+        there = [process for process in self._processes if process.runs]
         for process in there:
             process.ask_to_end()
         ends = asyncio.gather(*(process.ended() for process in there))
         try:
             await asyncio.wait_for(asyncio.shield(ends), self._drain_timeout_s + _AFTER_DRAIN_S)
         except asyncio.TimeoutError:
+            log.error("processes do not end, and are killed", extra={"after_s": self._drain_timeout_s + _AFTER_DRAIN_S})
             for process in there:
                 process.kill()
             await ends
