@@ -18,7 +18,7 @@ from benchmarks.scaling.parts import Block, Call, Device, Front, Node, Pool
 from benchmarks.scaling.site import Outcome, Site
 from benchmarks.scaling.workload import Kind
 
-_MOST_EVENTS = 2_000_000
+_MOST_EVENTS = 1_500_000
 
 
 class Simulation:
@@ -42,11 +42,11 @@ class Simulation:
         self._devices = [Device(nodes[number // GPUS_PER_NODE], Station(clock)) for number in range(site.gpus)]
         self._nodes = [nodes]
         if site.fronts is None:
-            self._fronts = [self._front(device.node, [device], ledger_full) for device in self._devices]
+            self._fronts = [self._front(device.node, [device]) for device in self._devices]
         else:
             self._nodes.append([Node(clock) for _ in range(site.fronts)])
             pool = Pool(self._devices, self._compute, AT_A_REPLICA)
-            self._fronts = [self._front(node, pool, ledger_full) for node in self._nodes[-1]]
+            self._fronts = [self._front(node, pool) for node in self._nodes[-1]]
         self._opening_s = MEASURED["calls"]["query, grpc"]["loop_us"] * 1e-6 * ARRIVING_SHARE
         self._refusal_s = MEASURED["refusal_us"] * 1e-6
         self._latencies_s: list[float] = []
@@ -54,13 +54,20 @@ class Simulation:
         self._batches: list[int] = []
         self._under_way, self._under_way_s, self._changed_s = 0, 0.0, 0.0
         spread_s = kind.attack_s + kind.client_s + clients / len(self._fronts) * kind.loop_s
-        for client in range(clients):
-            clock.after(self._random.uniform(0, spread_s), self._starter(client))
+        chosen = [self._random.choice(self._fronts) for _ in range(clients)]
+        if ledger_full:
+            # Those whom nobody calls have nothing to write.
+            spread_s = max(spread_s, STORE_RETRY_S)
+            called = list(dict.fromkeys(chosen))
+            for front in called:
+                front.writer = Writer(clock, self._database, True, len(called))
+        for client, front in enumerate(chosen):
+            clock.after(self._random.uniform(0, spread_s), self._starter(client, front))
 
-    def _front(self, node: Node, devices: list[Device] | Pool, ledger_full: bool) -> Front:
+    def _front(self, node: Node, devices: list[Device] | Pool) -> Front:
         interpreter = Station(self.clock)
         pool = devices if isinstance(devices, Pool) else Pool(devices, self._compute)
-        writer = Writer(self.clock, self._database, ledger_full)
+        writer = Writer(self.clock, self._database, False, 1)
         return Front(node, interpreter, pool, writer, Desk(self.clock, self._database, interpreter))
 
     def run(self, warm_calls: int, calls: int, most_s: float = float("inf")) -> Outcome:
@@ -122,9 +129,7 @@ class Simulation:
 
     # A client.
 
-    def _starter(self, client: int) -> Action:
-        front = self._random.choice(self._fronts)
-
+    def _starter(self, client: int, front: Front) -> Action:
         def start() -> None:
             self._note(1)
             call = Call(client, front, self.clock.now_s)
@@ -245,8 +250,13 @@ class Simulation:
 
     def _compute(self, device: Device, front: Front) -> None:
         """A device has been given to a front; what it computes is what waits when the front gets round to it."""
-        kind, site, began_s = self._kind, self._site, self.clock.now_s
-        batch = self._taken(front)
+        began_s = self.clock.now_s
+        front.interpreter.acquire(lambda: self._begin(device, front, self._taken(front), began_s))
+
+    def _begin(self, device: Device, front: Front, batch: list[Block], began_s: float) -> None:
+        kind, site = self._kind, self._site
+        front.asked = False
+        front.pool.ask(front)
         rows = sum(block.rows for block in batch)
         self._batches.append(rows)
         nbytes = rows * kind.row_nbytes
@@ -261,14 +271,14 @@ class Simulation:
                 block.then()
             front.pool.match()
 
+        if self._cores is not None:
+            cores = self._cores
+            self._hold(front.interpreter, runner_s, lambda: cores.serve(compute_s, finished))
+            return
         if site.fronts is None:
             launch_s = kind.gpu.launch_share * kind.gpu.floor_s if rows else 0.0
-            if self._cores is not None:
-                cores = self._cores
-                self._work(front.interpreter, runner_s, lambda: cores.serve(compute_s, finished), first=True)
-                return
             rest_s = max(0.0, compute_s - launch_s)
-            self._work(front.interpreter, runner_s + launch_s, lambda: self.clock.after(rest_s, finished), first=True)
+            self._hold(front.interpreter, runner_s + launch_s, lambda: self.clock.after(rest_s, finished))
             return
         hop_s = site.hop.seconds(nbytes + back_nbytes) if rows else 0.0
         front_s, rest_s = hop_s * site.hop.front_share, hop_s * (1 - site.hop.front_share)
@@ -296,7 +306,7 @@ class Simulation:
 
             self.clock.after(rest_s / 2, lambda: device.node.out.serve(back_s, come_back))
 
-        self._work(front.interpreter, runner_s + front_s, leave, first=True)
+        self._hold(front.interpreter, runner_s + front_s, leave)
 
     def _taken(self, front: Front) -> list[Block]:
         """The first block that waits, and those of other calls, as far as there is room."""

@@ -30,7 +30,7 @@ class Device:
 
 @dataclass(eq=False)
 class Front:
-    """A process that takes calls."""
+    """A process that takes calls; ``asked``: it waits for a device, or for its interpreter to say what a device should compute."""
 
     node: Node
     interpreter: Station
@@ -38,6 +38,7 @@ class Front:
     writer: Writer
     desk: Desk
     calls: int = 0
+    asked: bool = False
     accounts: dict[int, Account] = field(default_factory=dict)
     queue: deque[Block] = field(default_factory=deque)
 
@@ -79,9 +80,14 @@ class Pool:
     def put(self, front: Front, block: Block) -> None:
         """Queues a block."""
         front.queue.append(block)
-        if len(front.queue) == 1:
+        self.ask(front)
+
+    def ask(self, front: Front) -> None:
+        """Has a device for what waits at a front, once one is free; if that has not been asked for already."""
+        if front.queue and not front.asked:
+            front.asked = True
             self._waiting.append(front)
-        self.match()
+            self.match()
 
     def give_back(self, device: Device) -> None:
         """A device is free."""
@@ -90,7 +96,4 @@ class Pool:
     def match(self) -> None:
         """Has all free devices compute what waits; fronts take turns."""
         while self._idle and self._waiting:
-            front = self._waiting.popleft()
-            self._begin(self._idle.popleft(), front)
-            if front.queue:
-                self._waiting.append(front)
+            self._begin(self._idle.popleft(), self._waiting.popleft())

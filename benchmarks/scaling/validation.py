@@ -27,14 +27,12 @@ _WAKING_S = 100e-6
 _ROW_NBYTES = 4 * 28 * 28
 
 
-def host_kind(operation: str, clients: int) -> Kind:
-    """A client of the CNN on the server's host. One that is alone is computed on the event loop, without the runner."""
-    costs = {number: MEASURED["host"][f"{operation}, {number}"] for number in CLIENTS}
-    fed = costs[FED_WITH]
-    blocks = [costs[number]["batch_blocks"] for number in CLIENTS]
-    compute_s = [1e-6 * costs[number]["compute_us"] * costs[number]["batch_blocks"] for number in CLIENTS]
-    row_s, batch_s = np.polyfit(blocks, compute_s, 1)
-    runner_us = max(0.0, (fed["runner_us"] - fed["compute_us"]) * fed["batch_blocks"])
+def host_kind(operation: str) -> Kind:
+    """A client of the CNN on the server's host."""
+    costs = [MEASURED["host"][f"{operation}, {number}"] for number in CLIENTS if number > 1]
+    fed = MEASURED["host"][f"{operation}, {FED_WITH}"]
+    blocks = [cost["batch_blocks"] for cost in costs]
+    block_s, batch_s = np.polyfit(blocks, [1e-6 * cost["runner_us"] * cost["batch_blocks"] for cost in costs], 1)
     return Kind(
         name=operation,
         title=operation,
@@ -47,9 +45,9 @@ def host_kind(operation: str, clients: int) -> Kind:
         attack_s=0.0,
         client_s=1e-6 * fed["client_us"],
         loop_s=1e-6 * (fed["loop_us"] + fed["ledger_us"] + fed["python_us"] + fed["grpc_us"]),
-        batch_s=0.0 if clients == 1 else 1e-6 * runner_us,
+        batch_s=0.0,
         batch_block_s=0.0,
-        gpu=Gpu(0.0, 1 / max(1e-9, row_s), float("inf"), 0.0, max(0.0, float(batch_s))),
+        gpu=Gpu(0.0, 1 / max(1e-9, block_s), float("inf"), 0.0, max(0.0, float(batch_s))),
     )
 
 
@@ -61,7 +59,7 @@ def validate() -> list[dict[str, Any]]:
     for operation in OPERATIONS:
         for clients in CLIENTS:
             measured = MEASURED["host"][f"{operation}, {clients}"]
-            outcome = asdict(Simulation(host_kind(operation, clients), clients, site).run(2000, 20_000))
+            outcome = asdict(Simulation(host_kind(operation), clients, site).run(2000, 20_000))
             found.append(
                 {
                     "operation": operation,

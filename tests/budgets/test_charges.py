@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradwire.server.budgets.account import Account, BudgetSpent
-from gradwire.server.budgets.charges import Charge, Charges
+from gradwire.server.budgets.charges import _ATTEMPTS, Charge, Charges
 from gradwire.server.budgets.rate import RateLimited
 from gradwire.server.grants.grant import Budget
 from gradwire.server.store.records import ChargeRecord
@@ -50,6 +50,27 @@ def test_a_call_that_is_sent_again_is_charged_once(charges, run, store):
         again = await attempt(charges, "id", [(b"a", 30), (b"b", 20)], again=True)
         assert again.charged == Rows()
         assert used(store, charges) == Rows(50)
+
+    run(use())
+
+
+def test_what_is_paid_for_is_answered_a_few_times_and_then_paid_for_anew(charges, run, store):
+    """A model that draws its answers anew each time would otherwise be asked for nothing as often as one likes."""
+
+    async def use():
+        rounds = []
+        for number in range(2 * _ATTEMPTS + 1):
+            charge = Charge(charges, HUNDRED, "id", number > 0, Rows(10), lambda: None)
+            async with charge:
+                name = b"a" + charge.round
+                await charge.begin(Rows(10), name)
+                charge.computed(Rows(10), name)
+            rounds.append(charge.charged)
+        assert [number for number, rows in enumerate(rounds) if rows] == [0, _ATTEMPTS, 2 * _ATTEMPTS]
+        assert set(rounds) == {Rows(), Rows(10)}
+        await settled(charges)
+        assert used(store, charges) == Rows(30)
+        assert charges._blocks == 1 + 1
 
     run(use())
 

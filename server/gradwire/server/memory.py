@@ -5,9 +5,9 @@ CNN met 3,100 page faults that way. Without them, fast calls of 128 rows (the 10
 22 % less for a loss gradient; measured on 21 November 2026 with glibc's environment variables set for client and server.
 
 The collector counts what calls leave behind, records of what they have paid among them, and then looks at all there is: half a
-million objects of frameworks that never change. Without those a call of one row cost 4 to 18 % less of the processor, and with rarer
-looks at the young ones some 5 % less again (1 and 16 clients, predict and loss gradient of a small CNN, in turns on a busy machine,
-21 November 2026).
+million objects of frameworks that never change. Without those a call of one row cost 4 to 18 % less of the processor, and with
+rarer looks at the young ones some 5 % less again (1 and 16 clients, predict and loss gradient of a small CNN, in turns on a busy
+machine, 21 November 2026).
 """
 
 from __future__ import annotations

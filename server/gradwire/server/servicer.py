@@ -138,10 +138,10 @@ class RowServicer:
         budget, again, cost = granted.grant.budget, header.attempt > 1, plan.costs(rows)
         charge = Charge(granted.charges, budget, header.request_id, again, cost, partial(stream.end, _SENT_AGAIN, stuck=True))
         call = _Call(plan, granted, tensors, ticket, charge, stream, b"")
-        if charge.binding:
-            call.asked = _asked(operation, granted, opened)
         try:
             async with charge:
+                if charge.binding:
+                    call.asked = _asked(operation, granted, opened) + charge.round
                 if rows <= block_rows:
                     await self._one_block(call, most_rows)
                 else:

@@ -86,6 +86,8 @@ class Trust:
         self._generation = -1
         self._read_grants()
         self._tasks: list[asyncio.Task[None]] = []
+        # Of its own: while the store is gone each wait takes its time, and others need the loop's threads.
+        self._flushing = ThreadPoolExecutor(1, "gradwire-flush")
 
     @property
     def watched(self) -> list[Watched[Any]]:
@@ -107,6 +109,7 @@ class Trust:
         await asyncio.get_running_loop().run_in_executor(None, self.writer.close, _CLOSE_S)
         if self._tracing is not None:
             await asyncio.get_running_loop().run_in_executor(None, self._tracing.close)
+        self._flushing.shutdown(wait=False, cancel_futures=True)
         self._thread.shutdown()
         self.store.close()
 
@@ -122,7 +125,7 @@ class Trust:
 
     async def flush(self) -> None:
         """Waits until what has been done is written. Raises StoreUnavailable."""
-        if not await asyncio.get_running_loop().run_in_executor(None, self.writer.flush, _CLOSE_S):
+        if not await asyncio.get_running_loop().run_in_executor(self._flushing, self.writer.flush, _CLOSE_S):
             raise StoreUnavailable(f"the ledger cannot be written now: {self.writer.problem or 'it takes too long'}; try again")
 
     def _read_grants(self) -> None:

@@ -32,6 +32,10 @@ _GIVING_WAY_S = 0.005
 
 _NONE = Rows()
 
+_ATTEMPTS = 32
+"""What a request id has paid for is answered so often. A model whose answers are drawn anew each time would otherwise be asked for
+nothing as often as one likes; a client that loses its connection that often in one call pays twice."""
+
 _REMEMBERED_BLOCKS = 20_000
 """Kept by each account, about 5 MB: at a thousand small calls a second the last twenty seconds' worth, and always the last call."""
 
@@ -42,13 +46,21 @@ class Paid:
 
     Attributes:
         blocks: For good.
-        elsewhere: The same on another server, if any, which may give it back; not any more once this one has asked the store for it too.
+        elsewhere: The same on another server, if any, which may give it back; not any more once this one has asked the store
+            for it too.
         attempt: The one that is under way.
+        attempts: How many there were; every `_ATTEMPTS` of them begin anew, with nothing paid.
     """
 
     blocks: dict[bytes, Rows] = field(default_factory=dict)
     elsewhere: Mapping[bytes, Rows] | None = None
     attempt: Charge | None = None
+    attempts: int = 0
+
+    @property
+    def round(self) -> int:
+        """How often it has begun anew."""
+        return max(0, self.attempts - 1) // _ATTEMPTS
 
 
 class Charges:
@@ -77,6 +89,15 @@ class Charges:
             self._paid[request_id] = paid
             self.remember(request_id, paid, 1 + len(paid.blocks))
         return paid
+
+    def begin(self, paid: Paid, attempt: Charge) -> None:
+        """Takes note of one more attempt, after the one before has ended."""
+        before = paid.round
+        paid.attempt = attempt
+        paid.attempts += 1
+        if paid.round > before:
+            self._blocks -= len(paid.blocks)
+            paid.blocks, paid.elsewhere = {}, None
 
     def remember(self, request_id: str, paid: Paid, blocks: int) -> None:
         """Takes note of more blocks of a request id, and forgets the oldest ids if they are too many."""
@@ -134,7 +155,7 @@ class Charge:
         while record.attempt is not None:
             record.attempt.give_way()
             await asyncio.sleep(_GIVING_WAY_S)
-        record.attempt = self
+        self._charges.begin(record, self)
         if self.binding:
             paid = {**(record.elsewhere or {}), **record.blocks}
             needed = self._rows.beyond(sum(paid.values(), _NONE))
@@ -179,6 +200,11 @@ class Charge:
         for alone in self._alone.values():
             if alone is not None:
                 self._account.give_for(*alone)
+
+    @property
+    def round(self) -> bytes:
+        """What else blocks must be told apart by, once the attempt has begun."""
+        return self._record.round.to_bytes(4, "little") if self._record.round else b""
 
     @property
     def lease(self) -> Lease | None:
