@@ -6,9 +6,14 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
+import hypothesis
 import pytest
 
 from gradwire.client import same_host
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("gradwire", deadline=None)
+hypothesis.settings.load_profile("gradwire")
 
 
 @pytest.fixture
