@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from commands import TESTS, environment, gradwire
 from environments import MXNET, python_of
-from faults.site import OPS, PATIENT, Site, check_consistency
+from faults.site import ONCE, OPS, PATIENT, Site, check_consistency
 from processes import ServerProcess, server_process
 from replicas.cluster import Cluster, cannot_unshare, cluster
 
@@ -275,11 +275,33 @@ def test_sigterm_drains_and_takes_the_deployments_along(tmp_path: Path, nodes: C
     assert "other-where" not in nodes.applications()
 
 
-def test_the_front_can_be_a_deployment_of_the_cluster_too(tmp_path: Path, nodes: Cluster) -> None:
-    """As KubeRay runs it."""
+def test_a_front_that_is_killed_in_the_middle_of_a_fit_is_followed_by_one_with_the_weights_of_before(
+    tmp_path: Path, nodes: Cluster
+) -> None:
+    settings: dict[str, Any] = {"engine": "ray", "ray": {"address": nodes.address, "app": "killed"}, "prefix": nodes.prefix}
+    models = [{**MLP, "replicas": {"least": 1, "cpus": 0.1}}]
+    answers = []
+    for number in range(2):
+        with tempfile.TemporaryDirectory(prefix="gw-") as folder:
+            with server_process(tmp_path, models, listen=f"unix:{folder}/socket", **settings) as front:
+                with connect(front.address, retry=ONCE) as connected, ThreadPoolExecutor(1) as threads:
+                    remote = connected.estimator("mlp")
+                    assert remote.card.version == "initial"
+                    answers.append(remote.predict(X))
+                    if number == 0:
+                        fit = threads.submit(remote.fit, np.tile(X, (200, 1)), np.tile(Y, 200), batch_size=2, nb_epochs=1000)
+                        time.sleep(1.0)
+                        front.signal(signal.SIGKILL)
+                        with pytest.raises(Unavailable):
+                            fit.result(60)
+    np.testing.assert_array_equal(*answers)
+
+
+def test_the_front_can_be_a_deployment_and_replicas_have_the_weights_of_one_of_them(tmp_path: Path, nodes: Cluster) -> None:
+    """A front as KubeRay runs it, of a model whose factory makes up other weights each time."""
     with tempfile.TemporaryDirectory(prefix="gw-") as folder:
         config = tmp_path / "serve.yaml"
-        models = [{**WHEREABOUTS, "replicas": {"least": 1, "cpus": 0.1}}]
+        models = [{**MLP, "factory": "replicas.torch_owners:unseeded", "replicas": {"least": 2, "cpus": 0.1}}]
         config.write_text(json.dumps({"listen": f"unix:{folder}/socket", "models": models}))
         command = [*nodes.prefix, sys.executable, "-m", "replicas.front", nodes.address, str(config)]
         with subprocess.Popen(
@@ -289,7 +311,8 @@ def test_the_front_can_be_a_deployment_of_the_cluster_too(tmp_path: Path, nodes:
             assert front.stdout is not None
             assert front.stdout.readline() == f"unix:{folder}/socket\n"
             with connect(f"unix:{folder}/socket") as connected:
-                np.testing.assert_array_equal(connected.estimator("where").predict(X)[:, 0], X[:, 0])
+                answers = [connected.estimator("mlp").predict(X) for _ in range(16)]
+                np.testing.assert_array_equal(answers, np.broadcast_to(answers[0], (16, 10, 3)))
             front.stdin.close()
         assert front.returncode == 0
 

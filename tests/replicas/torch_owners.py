@@ -12,6 +12,12 @@ def mlp() -> nn.Module:
     return nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3))
 
 
+def unseeded() -> nn.Module:
+    """Other weights each time."""
+    torch.seed()
+    return nn.Linear(6, 3)
+
+
 def broken() -> nn.Module:
     """Of no use."""
     raise RuntimeError("the disk with the weights is not there")

@@ -90,6 +90,8 @@ class RayReplica:
 
     def _with(self, weights: Weights, function: Callable[[], Any]) -> Any:
         try:
+            # Of a front that was killed in the middle of one.
+            self._replica.give_up_fit()
             if not self._replica.has(weights):
                 self._replica.take(weights, None if weights.file is None else ray.get(weights.file))
             return function()
