@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from benchmarks.scaling.costs import BATCH_CALLS, FLUSH_S
+from benchmarks.scaling.costs import BATCH_CALLS, FLUSH_S, SWITCH_S
 from benchmarks.scaling.events import Action, Clock, Station
 from benchmarks.scaling.site import Site
 
@@ -38,6 +38,7 @@ class Desk:
     """
 
     def __init__(self, clock: Clock, database: Database, interpreter: Station) -> None:
+        self._clock = clock
         self._thread = Station(clock)
         self._database = database
         self._interpreter = interpreter
@@ -50,9 +51,11 @@ class Desk:
             self._database.leases.serve(store.lease_s, answered)
 
         def answered() -> None:
-            self._interpreter.serve(store.lease_loop_s, done)
+            # A thread of its own, which the event loop cannot keep waiting for long.
+            self._interpreter.acquire(lambda: self._clock.after(store.lease_loop_s, done), SWITCH_S)
 
         def done() -> None:
+            self._interpreter.release()
             self._thread.release()
             then()
 

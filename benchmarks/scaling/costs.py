@@ -120,6 +120,8 @@ MAX_BATCH_ROWS = 128
 MAX_CALLS = 1024
 UNDER_WAY = 2
 """Row blocks of one call that are queued or computed at the same time."""
+SWITCH_S = 5e-3
+"""After so long Python takes the interpreter from a thread, the event loop's, for another that waits for it, the runner's."""
 AT_A_REPLICA = 2
 """Row blocks that a front sends to each replica at the same time."""
 

@@ -69,8 +69,8 @@ class Station:
         """Seconds of service up to now, of all places together."""
         return self._served_s + self.taken * (self._clock.now_s - self._changed_s)
 
-    def serve(self, service_s: float, then: Action, first: bool = False) -> None:
-        """Serves a job of so many seconds when its turn comes, then goes on with ``then``; ``first``: before all that wait."""
+    def serve(self, service_s: float, then: Action) -> None:
+        """Serves a job of so many seconds when its turn comes, then goes on with ``then``."""
 
         def begin() -> None:
             self._clock.after(service_s, end)
@@ -79,17 +79,27 @@ class Station:
             self.release()
             then()
 
-        self.acquire(begin, first)
+        self.acquire(begin)
 
-    def acquire(self, then: Action, first: bool = False) -> None:
-        """Gives a place when one is free; whoever got it must `release` it."""
+    def acquire(self, then: Action, patience_s: float | None = None) -> None:
+        """Gives a place when one is free; whoever got it must `release` it.
+
+        Args:
+            then: What to do with the place.
+            patience_s: After so long, it is the next one's turn whoever waits; None: never.
+        """
         if self.taken < self.places:
             self._note(1)
             then()
-        elif first:
-            self._line.appendleft(then)
-        else:
-            self._line.append(then)
+            return
+        self._line.append(then)
+        if patience_s is not None:
+            self._clock.after(patience_s, lambda: self._hurry(then))
+
+    def _hurry(self, waiting: Action) -> None:
+        if waiting in self._line:
+            self._line.remove(waiting)
+            self._line.appendleft(waiting)
 
     def release(self) -> None:
         """Gives a place back, and so to whoever comes next."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.scaling import accounts
 from benchmarks.scaling.accounts import Account, Database, Desk, Writer
-from benchmarks.scaling.costs import ARRIVING_SHARE, AT_A_REPLICA, GPUS_PER_NODE, MEASURED, RETRY_S, STORE_RETRY_S
+from benchmarks.scaling.costs import ARRIVING_SHARE, AT_A_REPLICA, GPUS_PER_NODE, MEASURED, RETRY_S, STORE_RETRY_S, SWITCH_S
 from benchmarks.scaling.events import Action, Clock, Station
 from benchmarks.scaling.parts import Block, Call, Device, Front, Node, Pool
 from benchmarks.scaling.site import Outcome, Site
@@ -157,13 +157,13 @@ class Simulation:
         self._changed_s = self.clock.now_s
         self._under_way += change
 
-    def _work(self, station: Station | None, service_s: float, then: Action, first: bool = False) -> None:
-        """Work of a processor: of a station too where one is named, whose turn comes first."""
+    def _work(self, station: Station | None, service_s: float, then: Action) -> None:
+        """Work of a processor: of a station too where one is named."""
         if station is None:
             self._on_core(service_s, then)
             return
         chosen = station
-        chosen.acquire(lambda: self._hold(chosen, service_s, then), first)
+        chosen.acquire(lambda: self._hold(chosen, service_s, then))
 
     def _hold(self, station: Station, service_s: float, then: Action) -> None:
         """The same, with a place of the station that is there already, and is given back."""
@@ -189,9 +189,7 @@ class Simulation:
         kind = self._kind
         nbytes = kind.request_nbytes if kind.blocks == 1 else 0.0
         into = call.front.node.into
-        self.clock.after(
-            self._site.rtt_s / 2, lambda: into.serve(self._nbits_s(nbytes), lambda: self._opened(call), first=not nbytes)
-        )
+        self.clock.after(self._site.rtt_s / 2, lambda: into.serve(self._nbits_s(nbytes), lambda: self._opened(call)))
 
     def _opened(self, call: Call) -> None:
         """Whether there is room is seen when the call is read."""
@@ -251,7 +249,7 @@ class Simulation:
     def _compute(self, device: Device, front: Front) -> None:
         """A device has been given to a front; what it computes is what waits when the front gets round to it."""
         began_s = self.clock.now_s
-        front.interpreter.acquire(lambda: self._begin(device, front, self._taken(front), began_s))
+        front.interpreter.acquire(lambda: self._begin(device, front, self._taken(front), began_s), SWITCH_S)
 
     def _begin(self, device: Device, front: Front, batch: list[Block], began_s: float) -> None:
         kind, site = self._kind, self._site

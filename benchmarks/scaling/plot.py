@@ -26,6 +26,7 @@ _STYLES = {
     "ledger": ("#D55E00", "X"),
     "way to replicas": ("#56B4E9", "v"),
 }
+_NEAR = 1.35
 _SAYS = {CLIENTS: "nothing: too few clients", "way to replicas": "the way to the replicas"}
 
 
@@ -42,7 +43,7 @@ def plot(figures: Mapping[str, Any], path: Path) -> None:
                 axis.set_title(title, fontsize=11)
             if column == 0:
                 axis.set_ylabel(f"calls/s\n{_TITLES[name]}", fontsize=10)
-        axes[row][0].set_xlim(8, 26_000)
+        axes[row][0].set_xlim(8, 60_000)
     found = {of["bottleneck"] for of in results}
     handles = [
         Line2D([], [], color=color, marker=marker, linestyle="none", markersize=7, label=_SAYS.get(name, name))
@@ -55,6 +56,7 @@ def plot(figures: Mapping[str, Any], path: Path) -> None:
 
 
 def _panel(axis: Axes, results: Sequence[Mapping[str, Any]]) -> None:
+    ends: list[tuple[float, int, int]] = []
     for gpus in GPUS:
         mine = sorted((of for of in results if of["gpus"] == gpus), key=lambda of: of["clients"])
         if not mine:
@@ -63,9 +65,8 @@ def _panel(axis: Axes, results: Sequence[Mapping[str, Any]]) -> None:
         for of in mine:
             color, marker = _STYLES[of["bottleneck"]]
             axis.plot(of["clients"], of["calls_per_s"], marker, color=color, markersize=6, zorder=2)
-        axis.annotate(
-            f"{gpus}", (mine[-1]["clients"], mine[-1]["calls_per_s"]), (7, 0), textcoords="offset points", fontsize=8, va="center"
-        )
+        ends.append((mine[-1]["calls_per_s"], gpus, mine[-1]["clients"]))
+    _label(axis, ends)
     axis.set_xscale("log")
     axis.set_yscale("log")
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
@@ -75,3 +76,17 @@ def _panel(axis: Axes, results: Sequence[Mapping[str, Any]]) -> None:
     axis.grid(color="#E5E5E5", linewidth=0.7)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
+
+
+def _label(axis: Axes, ends: Sequence[tuple[float, int, int]]) -> None:
+    """Says at the end of lines how many GPUs they are of; lines that end at one place share a label."""
+    groups: list[list[tuple[float, int, int]]] = []
+    for end in sorted(ends):
+        if groups and end[0] < _NEAR * groups[-1][-1][0]:
+            groups[-1].append(end)
+        else:
+            groups.append([end])
+    for group in groups:
+        text = ", ".join(str(gpus) for gpus in sorted(gpus for _, gpus, _ in group))
+        at = (group[0][2], sum(height for height, _, _ in group) / len(group))
+        axis.annotate(text, at, (7, 0), textcoords="offset points", fontsize=8, va="center", annotation_clip=False)

@@ -139,9 +139,14 @@ def test_a_station_serves_in_turn_and_counts_its_seconds() -> None:
     clock = Clock()
     station = Station(clock, places=2)
     ended: list[tuple[str, float]] = []
+
+    def end_impatient() -> None:
+        ended.append(("impatient", clock.now_s))
+        station.release()
+
     for name, service_s in (("a", 3.0), ("b", 1.0), ("c", 1.0)):
         station.serve(service_s, lambda name=name: ended.append((name, clock.now_s)))  # type: ignore[misc]
-    station.serve(0.5, lambda: ended.append(("first", clock.now_s)), first=True)
+    station.acquire(lambda: clock.after(0.5, end_impatient), 0.25)
     clock.run(lambda: False)
-    assert ended == [("b", 1.0), ("first", 1.5), ("c", 2.5), ("a", 3.0)]
+    assert ended == [("b", 1.0), ("impatient", 1.5), ("c", 2.5), ("a", 3.0)]
     assert station.served_s == 5.5

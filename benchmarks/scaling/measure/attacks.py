@@ -64,5 +64,5 @@ def _between(timed: Timed, attack: Any, remote: Any, rows: int) -> dict[str, flo
         attack.generate(x, *given)
         passed_s = time.perf_counter() - began_s
         found.append((1e6 * (passed_s - timed.seconds) / timed.calls, timed.calls, timed.rows / timed.calls))
-    attack_us, calls, rows = min(found)
-    return {"attack_us": attack_us, "calls": float(calls), "rows_a_call": rows}
+    attack_us, calls, rows_a_call = min(found)
+    return {"attack_us": attack_us, "calls": float(calls), "rows_a_call": rows_a_call}
