@@ -29,10 +29,10 @@ from gradwire.server.budgets.charges import Charge
 from gradwire.server.budgets.clock import SteadyClock
 from gradwire.server.catalogue import Catalogue, Served
 from gradwire.server.config import parse_config
+from gradwire.server.engine import load_models
 from gradwire.server.grants.book import GrantBook
 from gradwire.server.grants.grant import Budget, Grant
 from gradwire.server.ledger import Ledger
-from gradwire.server.service import load_models
 from gradwire.server.store.store import Store
 from gradwire.server.store.writer import LedgerWriter
 from gradwire.server.usage import Rows

@@ -27,7 +27,7 @@ from gradwire.client.demo.digits import held_out
 from gradwire.client.errors import Unavailable
 from gradwire.server import serving
 from gradwire.server.store import Store
-from gradwire.server.store.records import CallRecord
+from gradwire.server.store.records import CallFilter, CallRecord
 from gradwire.server.usage import Rows
 
 ONCE = Retry(attempts=1)
@@ -38,15 +38,23 @@ DIGITS = {
 }  # fmt: skip
 
 
+def calls_of(store: str, principal: str | None = None) -> list[CallRecord]:
+    """What the ledger says was answered."""
+    with Store.open(store, create=False) as opened:
+        return [call for batch in opened.calls(CallFilter(principal=principal, outcome="OK")) for call in batch]
+
+
 class Rolling:
     """Servers of which each takes the place of another: it serves before the other is told to end.
 
     Args:
         start: Makes a server on an address, as a context.
+        store: That all of them share.
     """
 
-    def __init__(self, start: Callable[[str], Any]) -> None:
+    def __init__(self, start: Callable[[str], Any], store: str) -> None:
         self._start = start
+        self._store = store
         self._running: dict[str, tuple[ServerProcess, ExitStack]] = {}
 
     def start(self, address: str) -> None:
@@ -58,6 +66,14 @@ class Rolling:
         server.signal(signal.SIGTERM)
         assert server.process.wait(30) == 0
         stack.close()
+
+    def wait_until_called(self) -> None:
+        """Until every server that runs stands in the ledger."""
+        running = {server.process.pid for server, _ in self._running.values()}
+        end_s = time.monotonic() + 30
+        while missing := running - {int(call.server.rpartition(":")[2]) for call in calls_of(self._store)}:
+            assert time.monotonic() < end_s, f"nobody calls {missing}"
+            time.sleep(0.2)
 
     def end_all(self) -> None:
         for address in list(self._running):
@@ -94,15 +110,16 @@ def test_an_attack_does_not_notice_that_every_server_is_replaced_and_pays_for_ea
         return site.serve(f"server-{next(numbers)}", listen=address, limits={"max_connection_age_s": 1.0})
 
     (x, y), parts = held_out(), (slice(0, 4), slice(4, 7))
-    with Rolling(start) as servers:
+    assert site.store is not None
+    with Rolling(start, site.store) as servers:
         servers.start(one)
         servers.start(two)
 
         def replace() -> None:
             for new, old in ((three, one), (one, two)):
-                time.sleep(0.5)
+                servers.wait_until_called()
                 servers.start(new)
-                time.sleep(1.5)
+                servers.wait_until_called()
                 servers.end(old)
 
         def going_on(steps: int) -> bool:
@@ -127,15 +144,9 @@ def test_an_attack_does_not_notice_that_every_server_is_replaced_and_pays_for_ea
         assert used.rows == Rows(rows, rows)
         # What the servers had taken for later they have given back.
         assert store.taken("red", "digits", None, 0.0).total == Rows(rows, rows)
-    calls = [call for call in site.calls() if call.principal == "red" and call.outcome == "OK"]
+    calls = calls_of(site.store, "red")
     assert len(calls) == sum(steps for _, steps in found)
     assert len({call.server for call in calls}) == 4
-
-
-def predictions(store: str) -> list[CallRecord]:
-    """What the ledger says of them."""
-    with Store.open(store, create=False) as opened:
-        return [call for batch in opened.calls() for call in batch if call.operation == "predict"]
 
 
 @pytest.mark.timeout(240)
@@ -152,20 +163,17 @@ def test_a_client_finds_the_servers_that_a_name_leads_to_as_they_change(tmp_path
         return server_process(folder, [black_box("sums", "sums")], listen=f"{host}:{port}", store=store, limits=limits)
 
     known = {"gradwire.test": hosts[:2]}
-    with name_server(known) as names, Rolling(start) as servers:
+    with name_server(known) as names, Rolling(start, store) as servers:
         servers.start(hosts[0])
         servers.start(hosts[1])
 
         def replace() -> None:
-            for new, old in ((2, 0), (3, 1)):
-                servers.start(hosts[new])
-                known["gradwire.test"] = [host for host in known["gradwire.test"] if host != hosts[old]] + [hosts[new]]
-                # Nobody leaves before the new one has been found.
-                end_s = time.monotonic() + 20
-                while len({call.server for call in predictions(store)}) <= new:
-                    assert time.monotonic() < end_s, "the new server is not found"
-                    time.sleep(0.2)
-                servers.end(hosts[old])
+            for new, old in ((hosts[2], hosts[0]), (hosts[3], hosts[1])):
+                servers.wait_until_called()
+                servers.start(new)
+                known["gradwire.test"] = [host for host in known["gradwire.test"] if host != old] + [new]
+                servers.wait_until_called()
+                servers.end(old)
 
         count = 0
         with connect(f"dns://{names}/gradwire.test:{port}") as server, in_background(replace) as done:
@@ -175,7 +183,7 @@ def test_a_client_finds_the_servers_that_a_name_leads_to_as_they_change(tmp_path
                 count += 1
                 time.sleep(0.002)
         servers.end_all()
-    calls = predictions(store)
+    calls = calls_of(store)
     assert sum(call.forward for call in calls) == len(calls) == count
     assert len({call.server for call in calls}) == 4
 
@@ -204,7 +212,7 @@ def test_connections_that_grow_old_lead_to_another_server_without_an_error(tmp_p
             assert process.process.wait(30) == 0
     with site.opened() as store:
         assert store.usage("red")[0].rows == store.taken("red", "sums", None, 0.0).total == Rows(count)
-    calls = [call for call in site.calls() if call.principal == "red"]
+    calls = calls_of(str(site.store), "red")
     assert len(calls) == count
     # One connection would have led to one of them alone.
     assert min(Counter(call.server for call in calls).values()) > count / 5
