@@ -19,7 +19,7 @@ from fuzz.targets.sockets import FILE
 from gradwire.client import Server, connect
 from gradwire.client.same_host import SocketStream
 from gradwire.server import serving
-from gradwire.server.streams import OpenStream
+from gradwire.server.transport.streams import OpenStream
 from gradwire.v1 import estimator_pb2 as pb
 from gradwire.v1.transport_pb2 import SameHostHello
 from gradwire.wire.frames import messages, open_field

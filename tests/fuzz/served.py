@@ -16,8 +16,8 @@ from sklearn.linear_model import LogisticRegression
 from gradwire.server.config import parse_config
 from gradwire.server.engine import load_models
 from gradwire.server.operations import OPERATIONS
-from gradwire.server.same_host import SameHost
 from gradwire.server.service import Service
+from gradwire.server.transport.same_host import SameHost
 
 METHODS = (*(operation.method for operation in OPERATIONS), "Fit")
 

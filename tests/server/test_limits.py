@@ -18,7 +18,7 @@ from gradwire.client import Retry, Server, connect
 from gradwire.client.errors import CallTimeout, QueueFull, TooLarge, error_of
 from gradwire.server import serving
 from gradwire.server.faults import Stalled
-from gradwire.server.pace import Pace
+from gradwire.server.transport.pace import Pace
 from gradwire.v1 import estimator_pb2 as pb
 from gradwire.v1.errors_pb2 import ERROR_REASON_STALLED
 from gradwire.v1.tensor_pb2 import DTYPE_FLOAT32, Tensor

@@ -22,8 +22,8 @@ from gradwire.client.errors import NotGranted, Unsupported
 from gradwire.server import serving
 from gradwire.server.config import ConfigError, ServerConfig, parse_config, parts
 from gradwire.server.engine import load_models
-from gradwire.server.runner import Runner
-from gradwire.server.scheduler import Scheduler
+from gradwire.server.scheduling.runner import Runner
+from gradwire.server.scheduling.scheduler import Scheduler
 
 NET: dict[str, Any] = {"backend": "torch", "factory": models.mlp, "input_shape": [6], "nb_classes": 4}
 X = np.random.default_rng(0).random((5, 4)).astype(np.float32)

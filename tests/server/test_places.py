@@ -11,9 +11,9 @@ import numpy as np
 
 from gradwire.backends.blackbox import Config
 from gradwire.backends.load import load
-from gradwire.server.runner import Runner
-from gradwire.server.scheduler import Scheduler
-from gradwire.server.work import Likeness
+from gradwire.server.scheduling.runner import Runner
+from gradwire.server.scheduling.scheduler import Scheduler
+from gradwire.server.scheduling.work import Likeness
 
 ESTIMATOR = load(Config(backend="blackbox", factory=lambda: np.asarray, input_shape=(1,), nb_classes=2, task="regression"))
 BLOCK = Likeness(ESTIMATOR, "block", (1,), False, True, 8)

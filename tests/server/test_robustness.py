@@ -20,10 +20,10 @@ from gradwire.backends.load import load
 from gradwire.client import Retry, connect
 from gradwire.client.errors import GradwireError, LayerError, ModelFailed, TooManyClones, UnknownModel, Unsupported
 from gradwire.server import serving
-from gradwire.server.costs import Costs
-from gradwire.server.merging import likeness
-from gradwire.server.scheduler import Scheduler
-from gradwire.server.work import Work
+from gradwire.server.scheduling.costs import Costs
+from gradwire.server.scheduling.merging import likeness
+from gradwire.server.scheduling.scheduler import Scheduler
+from gradwire.server.scheduling.work import Work
 
 pytestmark = pytest.mark.usefixtures("transport")
 

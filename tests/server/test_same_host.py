@@ -23,7 +23,8 @@ from gradwire.client import Retry, Server, connect
 from gradwire.client.errors import CallTimeout, ShapeError, Unavailable
 from gradwire.client.same_host import SocketStream
 from gradwire.client.streams import Stream
-from gradwire.server import same_host, serving
+from gradwire.server import serving
+from gradwire.server.transport import same_host
 from gradwire.v1 import estimator_pb2 as pb
 from gradwire.v1 import transport_pb2, transport_pb2_grpc
 from gradwire.v1.transport_pb2 import SameHostHello

@@ -15,9 +15,9 @@ import pytest
 from gradwire.backends.blackbox import Config
 from gradwire.backends.errors import ModelFailed
 from gradwire.backends.load import load
-from gradwire.server.runner import Runner
-from gradwire.server.scheduler import QueueFull, Scheduler
-from gradwire.server.work import Likeness
+from gradwire.server.scheduling.runner import Runner
+from gradwire.server.scheduling.scheduler import QueueFull, Scheduler
+from gradwire.server.scheduling.work import Likeness
 
 
 def note(order: list[str], name: str) -> Callable[[], str]:

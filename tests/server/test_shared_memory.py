@@ -133,7 +133,7 @@ def test_memory_goes_with_the_connection(address: str) -> None:
 
 def test_a_server_that_cannot_map_the_memory_gets_chunks(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a container of its own."""
-    from gradwire.server import same_host as server_side
+    from gradwire.server.transport import same_host as server_side
 
     def refused(pid: int, number: int) -> Segment:
         raise PermissionError("another container")

@@ -17,8 +17,8 @@ from benchmarks.scaling.measure.models import entry
 from gradwire.backends.estimator import Estimator
 from gradwire.server.config import parse_config
 from gradwire.server.engine import load_models
-from gradwire.server.merging import compute, likeness
-from gradwire.server.scheduler import Scheduler
+from gradwire.server.scheduling.merging import compute, likeness
+from gradwire.server.scheduling.scheduler import Scheduler
 
 _BLOCKS = (1, 8, 32, 128)
 _REPEATS = 300

@@ -13,7 +13,7 @@ from gradwire.server.budgets.rate import RateLimited
 from gradwire.server.grants.granted import NotGranted
 from gradwire.server.identity.callers import Unauthenticated
 from gradwire.server.replicas.errors import ReplicaLost
-from gradwire.server.scheduler import QueueFull
+from gradwire.server.scheduling.scheduler import QueueFull
 from gradwire.server.store.errors import StoreUnavailable
 from gradwire.v1 import errors_pb2 as reasons
 from gradwire.v1.errors_pb2 import ErrorReason

@@ -20,16 +20,16 @@ from gradwire.backends.capabilities import Operation
 from gradwire.backends.errors import InvalidValue
 from gradwire.backends.estimator import Estimator
 from gradwire.backends.training import FitOptions, FitProgress
-from gradwire.server.calls import IncomingTensors, check_call_rows, check_request_id, parse
 from gradwire.server.catalogue import Catalogue
-from gradwire.server.codecs import check_result_codec
 from gradwire.server.config import Limits
 from gradwire.server.grants.granted import Granted
 from gradwire.server.ledger import Entry, Ledger
-from gradwire.server.scheduler import Scheduler
-from gradwire.server.spool import spooled
-from gradwire.server.streams import OpenStream, OpenStreams
-from gradwire.server.tickets import Ticket
+from gradwire.server.scheduling.scheduler import Scheduler
+from gradwire.server.scheduling.tickets import Ticket
+from gradwire.server.transport.calls import IncomingTensors, check_call_rows, check_request_id, parse
+from gradwire.server.transport.codecs import check_result_codec
+from gradwire.server.transport.spool import spooled
+from gradwire.server.transport.streams import OpenStream, OpenStreams
 from gradwire.v1 import estimator_pb2 as pb
 from gradwire.v1.errors_pb2 import ERROR_REASON_BAD_FRAME
 from gradwire.wire.errors import WireError

@@ -25,7 +25,7 @@ from gradwire.wire.tensors import MAX_NAME
 
 if TYPE_CHECKING:
     from gradwire.server.observe.tracing import CallTrace, Tracing
-    from gradwire.server.streams import OpenStream
+    from gradwire.server.transport.streams import OpenStream
 
 OK = "OK"
 CANCELLED = "CANCELLED"

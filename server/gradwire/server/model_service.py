@@ -15,9 +15,9 @@ from gradwire.server.catalogue import Catalogue
 from gradwire.server.config import Limits
 from gradwire.server.grants.granted import Granted
 from gradwire.server.ledger import Ledger
-from gradwire.server.scheduler import Scheduler
-from gradwire.server.streams import OpenStreams
-from gradwire.server.unary import answered
+from gradwire.server.scheduling.scheduler import Scheduler
+from gradwire.server.transport.streams import OpenStreams
+from gradwire.server.transport.unary import answered
 from gradwire.server.versions import Version, VersionStore
 from gradwire.v1 import model_pb2 as pb
 from gradwire.v1 import model_pb2_grpc

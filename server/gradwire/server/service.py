@@ -31,15 +31,15 @@ from gradwire.server.observe.exporter import MetricsListener
 from gradwire.server.observe.status_service import StatusServicer
 from gradwire.server.observe.view import View
 from gradwire.server.replicas.estimator import ReplicatedEstimator
-from gradwire.server.runner import Runner
-from gradwire.server.same_host import SameHost
-from gradwire.server.scheduler import Scheduler
+from gradwire.server.scheduling.runner import Runner
+from gradwire.server.scheduling.scheduler import Scheduler
+from gradwire.server.scheduling.watchdog import Watchdog
 from gradwire.server.servicer import SERVICE, RowServicer
-from gradwire.server.streams import OpenStreams
+from gradwire.server.transport.same_host import SameHost
+from gradwire.server.transport.streams import OpenStreams
 from gradwire.server.trust import Trust
 from gradwire.server.usage_service import UsageServicer
 from gradwire.server.versions import VersionStore
-from gradwire.server.watchdog import Watchdog
 from gradwire.v1 import (
     grants_pb2,
     grants_pb2_grpc,

@@ -9,9 +9,9 @@ from gradwire.server.cards import operations
 from gradwire.server.catalogue import Catalogue
 from gradwire.server.grants.contract import timestamp
 from gradwire.server.grants.granted import Granted
-from gradwire.server.streams import OpenStreams
+from gradwire.server.transport.streams import OpenStreams
+from gradwire.server.transport.unary import answered
 from gradwire.server.trust import Trust
-from gradwire.server.unary import answered
 from gradwire.server.usage import Rows
 from gradwire.v1 import usage_pb2 as pb
 from gradwire.v1 import usage_pb2_grpc

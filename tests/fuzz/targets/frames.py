@@ -6,7 +6,7 @@ header announced.
 
 from __future__ import annotations
 
-from gradwire.server.calls import parse
+from gradwire.server.transport.calls import parse
 from gradwire.v1 import estimator_pb2 as pb
 from gradwire.wire.errors import WireError
 from gradwire.wire.frames import chunk_of

@@ -15,7 +15,7 @@ from fuzz.served import ended_well, loop, nothing_unseen, same_host
 from fuzz.targets.requests import split
 from google.rpc.status_pb2 import Status
 
-from gradwire.server.same_host import Connection, SameHost
+from gradwire.server.transport.same_host import Connection, SameHost
 from gradwire.wire.shared import create
 from gradwire.wire.sockets import HEADER, STATUS
 

@@ -7,9 +7,9 @@ from typing import Any
 from gradwire.backends.errors import InvalidValue
 from gradwire.server.grants.book import WrongGrants, stored_of
 from gradwire.server.grants.contract import grant_of_message, message_of
-from gradwire.server.streams import OpenStreams
+from gradwire.server.transport.streams import OpenStreams
+from gradwire.server.transport.unary import answered
 from gradwire.server.trust import Trust
-from gradwire.server.unary import answered
 from gradwire.v1 import grants_pb2 as pb
 from gradwire.v1 import grants_pb2_grpc
 

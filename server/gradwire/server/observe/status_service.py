@@ -13,7 +13,7 @@ from gradwire.server.grants.granted import NotGranted
 from gradwire.server.observe import counts
 from gradwire.server.observe.devices import Device, device_uuid
 from gradwire.server.observe.view import View
-from gradwire.server.unary import answered
+from gradwire.server.transport.unary import answered
 from gradwire.v1 import status_pb2 as pb
 from gradwire.v1 import status_pb2_grpc
 

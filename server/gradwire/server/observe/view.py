@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from gradwire.server.catalogue import Served
 from gradwire.server.devices.sibling import Sibling
 from gradwire.server.observe.devices import Device, read_devices
-from gradwire.server.scheduler import Scheduler
-from gradwire.server.streams import OpenStreams
+from gradwire.server.scheduling.scheduler import Scheduler
+from gradwire.server.transport.streams import OpenStreams
 from gradwire.server.trust import Trust
 
 

@@ -19,7 +19,7 @@ from gradwire.backends.errors import BackendError
 from gradwire.backends.estimator import Estimator
 from gradwire.backends.training import FitOptions, FitProgress
 from gradwire.server.replicas.facts import Facts, facts_of
-from gradwire.server.work import call
+from gradwire.server.scheduling.work import call
 
 AS_LOADED = ""
 

@@ -14,7 +14,7 @@ from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gradwire.server.work import Work
+    from gradwire.server.scheduling.work import Work
 
 _QUICK_S = 0.010
 """32 rows of a small CNN took 2 to 6 ms on the machine above, which is where a local estimator is hardest to match."""

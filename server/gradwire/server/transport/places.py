@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from gradwire.server.scheduler import QueueFull
+from gradwire.server.scheduling.scheduler import QueueFull
 
 
 class Places:

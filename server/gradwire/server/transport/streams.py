@@ -23,8 +23,8 @@ from gradwire.server.identity.callers import Identity
 from gradwire.server.identity.names import ANONYMOUS
 from gradwire.server.observe.counts import Traffic
 from gradwire.server.observe.refusals import REFUSALS
-from gradwire.server.pace import Pace
-from gradwire.server.places import Places
+from gradwire.server.transport.pace import Pace
+from gradwire.server.transport.places import Places
 from gradwire.wire.frames import CHUNK_NBYTES, Chunk, chunk_messages
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from gradwire.backends.backend import Array
-from gradwire.server.merging import compute
-from gradwire.server.work import Likeness, Work
+from gradwire.server.scheduling.merging import compute
+from gradwire.server.scheduling.work import Likeness, Work
 
 if TYPE_CHECKING:
     from gradwire.server.observe.tracing import CallTrace
-    from gradwire.server.scheduler import Scheduler
+    from gradwire.server.scheduling.scheduler import Scheduler
 
 
 class Hold(asyncio.Lock):

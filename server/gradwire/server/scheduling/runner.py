@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import threading
 
-from gradwire.server.merging import compute
-from gradwire.server.scheduler import Scheduler
+from gradwire.server.scheduling.merging import compute
+from gradwire.server.scheduling.scheduler import Scheduler
 
 
 class Runner:

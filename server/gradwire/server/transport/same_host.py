@@ -22,7 +22,7 @@ from google.rpc.status_pb2 import Status
 
 from gradwire.server.faults import Draining, fault
 from gradwire.server.identity.callers import Identity
-from gradwire.server.streams import DRAINING
+from gradwire.server.transport.streams import DRAINING
 from gradwire.v1.transport_pb2 import GetSameHostRequest, GetSameHostResponse, SameHostHello
 from gradwire.v1.transport_pb2_grpc import TransportServiceServicer
 from gradwire.wire.frames import Chunk, chunk_header

@@ -22,12 +22,12 @@ from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
-from gradwire.server.batches import Tally
-from gradwire.server.costs import Costs
-from gradwire.server.merging import Computed
 from gradwire.server.observe.counts import family
-from gradwire.server.tickets import Hold, Ticket
-from gradwire.server.work import Work
+from gradwire.server.scheduling.batches import Tally
+from gradwire.server.scheduling.costs import Costs
+from gradwire.server.scheduling.merging import Computed
+from gradwire.server.scheduling.tickets import Hold, Ticket
+from gradwire.server.scheduling.work import Work
 
 _LONG_AGO_S = 0.02
 """Since another caller's last call, after which a call is alone."""

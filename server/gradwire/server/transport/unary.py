@@ -10,7 +10,7 @@ import grpc
 
 from gradwire.server.faults import Draining, fault
 from gradwire.server.observe.refusals import REFUSALS
-from gradwire.server.streams import DRAINING, OpenStreams
+from gradwire.server.transport.streams import DRAINING, OpenStreams
 
 log = logging.getLogger("gradwire.server")
 

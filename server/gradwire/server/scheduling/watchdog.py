@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 
 from gradwire.server.faults import Hung
-from gradwire.server.scheduler import Scheduler
+from gradwire.server.scheduling.scheduler import Scheduler
 
 log = logging.getLogger("gradwire.server")
 

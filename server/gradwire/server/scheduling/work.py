@@ -16,7 +16,7 @@ from gradwire.backends.errors import ModelFailed
 from gradwire.backends.estimator import Estimator
 
 if TYPE_CHECKING:
-    from gradwire.server.tickets import Ticket
+    from gradwire.server.scheduling.tickets import Ticket
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,1 @@
+"""From admitted calls to computed batches: who is next, what is computed as one, on which thread."""
