@@ -93,6 +93,49 @@ def test_a_call_that_has_begun_is_let_to_its_end_before_its_model_is_held_and_on
     run(test)
 
 
+def test_what_is_answered_by_one_block_does_not_wait_for_a_slow_call_that_a_fit_waits_for() -> None:
+    async def test() -> None:
+        scheduler, order = Scheduler(10), list[str]()
+
+        def block(name: str) -> Callable[..., None]:
+            return lambda x=None: order.append(name)
+
+        with running(scheduler, 1), scheduler.admit("m", "fit") as fit, scheduler.admit("m", "one") as one:
+            with scheduler.admit("m", "slow") as slow:
+                await slow.submit(block("slow"), ROWS, {}, BLOCK)
+                await scheduler.hold(fit)
+                fitted = fit.submit(block("fit"), {}, {})
+                await one.run_block(block("one"), ROWS, {}, BLOCK)
+                assert not fitted.done()
+            await fitted
+        assert order == ["slow", "one", "fit"]
+
+    run(test)
+
+
+def test_a_restore_that_is_cancelled_on_the_device_has_its_model_until_it_is_done() -> None:
+    async def test() -> None:
+        scheduler = Scheduler(10, places={"r": 2})
+        begun, go_on = threading.Event(), threading.Event()
+
+        def restore() -> None:
+            begun.set()
+            go_on.wait(10)
+
+        with running(scheduler, 2), scheduler.admit("r", "a") as ticket:
+            await scheduler.hold(ticket)
+            done, behind = ticket.submit(restore, {}, {}), ticket.submit(restore, {}, {})
+            await asyncio.to_thread(begun.wait)
+            assert not scheduler.withdraw(ticket)
+            go_on.set()
+            await done
+            await asyncio.sleep(0.05)
+            assert scheduler.withdraw(ticket)
+            assert not behind.done()
+
+    run(test)
+
+
 def test_a_model_is_held_when_nothing_is_under_way_on_any_of_its_places() -> None:
     async def test() -> None:
         scheduler, order = Scheduler(10, places={"r": 2}), list[str]()

@@ -121,7 +121,7 @@ class TracingConfig(BaseModel):
         return endpoint if parsed.path.strip("/") else f"{endpoint.rstrip('/')}/v1/traces"
 
 
-class Replicas(BaseModel):
+class ReplicaOptions(BaseModel):
     """How often a model is there, with an engine that has replicas, and what each of them needs."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -164,7 +164,7 @@ class ServedModel(BaseModel):
     access: AccessLevel = "gradients"
     same_as: str | None = None
     model: ModelConfig | None = None
-    replicas: Replicas = Replicas()
+    replicas: ReplicaOptions = ReplicaOptions()
     """Of the engine ``ray``; with another one there is one, here."""
 
 

@@ -34,12 +34,12 @@ def loaded(config: ServerConfig) -> Iterator[Mapping[str, Estimator]]:
 def load_models(config: ServerConfig) -> dict[str, Estimator]:
     """Loads every model of a configuration. Raises ConfigError, with the model's name and the key that is wrong."""
     configs = {served.name: served.model for served in config.models if served.model is not None}
-    loaded: dict[str, Estimator] = {}
+    found: dict[str, Estimator] = {}
     for name in parts(config.models):
         try:
-            loaded[name] = load(configs[name], loaded)
+            found[name] = load(configs[name], found)
         except BackendError as e:
             raise ConfigError(f"{name}: {e}") from e
-        model = loaded[name].model
+        model = found[name].model
         log.info("loaded", extra={"model": name, "backend": configs[name].backend, "device": model.device})
-    return loaded
+    return found

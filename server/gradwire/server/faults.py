@@ -65,7 +65,7 @@ _TABLE: dict[type[Exception], tuple[StatusCode, ErrorReason, str]] = {
     Stalled: (StatusCode.DEADLINE_EXCEEDED, reasons.ERROR_REASON_STALLED, ""),
 }
 
-_RETRY_AFTER_S: dict[type[Exception], float] = {QueueFull: 0.05, Draining: 0.5, Hung: 2.0, ReplicaLost: 2.0}
+_RETRY_AFTER_S: dict[type[Exception], float] = {Draining: 0.5, Hung: 2.0, ReplicaLost: 2.0}
 
 
 def fault(error: Exception) -> Fault:
@@ -81,7 +81,7 @@ def fault(error: Exception) -> Fault:
     kind = next((kind for kind in type(error).__mro__ if kind in _TABLE), None)
     if kind is not None:
         code, reason, field = _TABLE[kind]
-        retry_after_s = error.retry_after_s if isinstance(error, RateLimited) else _RETRY_AFTER_S.get(kind)
+        retry_after_s = error.retry_after_s if isinstance(error, (RateLimited, QueueFull)) else _RETRY_AFTER_S.get(kind)
         return Fault(code, reason, str(error), field, retry_after_s)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return Fault(

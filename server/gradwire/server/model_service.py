@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -142,8 +143,15 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         """Runs a function on the runner's thread while nobody else uses the model, a fit of it in particular."""
         with self._scheduler.admit(granted.model, context.peer()) as ticket:
             await self._scheduler.hold(ticket)
-            result: T = await ticket.run(function)
-            return result
+            done: asyncio.Future[T] = ticket.submit(function, {}, {})
+            try:
+                return await asyncio.shield(done)
+            except asyncio.CancelledError:
+                # What has begun cannot be taken back: the model is this call's until it is done.
+                while not self._scheduler.withdraw(ticket) and not done.done():
+                    with suppress(asyncio.CancelledError, Exception):
+                        await asyncio.shield(done)
+                raise
 
 
 def _version(version: Version) -> pb.ModelVersion:

@@ -170,6 +170,9 @@ class Service:
         for task in self._tasks:
             with suppress(asyncio.CancelledError):
                 await task
+        for served in self._served:
+            if isinstance(served.estimator, ReplicatedEstimator):
+                served.estimator.give_up()
         # Work that is on the device cannot be taken off it.
         await asyncio.get_running_loop().run_in_executor(None, self._runner.stop)
         if self._watchdog is not None:

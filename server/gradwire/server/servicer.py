@@ -16,7 +16,7 @@ from typing import Any
 import grpc
 
 from gradwire.backends.backend import Array
-from gradwire.backends.errors import InvalidValue, ModelFailed
+from gradwire.backends.errors import BackendError, InvalidValue, ModelFailed
 from gradwire.server.budgets.charges import Charge
 from gradwire.server.budgets.fingerprint import fingerprint
 from gradwire.server.catalogue import Catalogue
@@ -45,6 +45,9 @@ into depends on nothing else, and they are not computed as one: a call that is m
 
 _BLOCKS_BEHIND = 1
 """Row blocks of one call that are queued behind those on the device, or on all its replicas, while the next one arrives."""
+
+_MARKED_HERE_NBYTES = 1 << 20
+"""Of a block's rows: the fingerprint of more takes more than a millisecond, in which the loop reads and answers others."""
 
 _SENT_AGAIN = InvalidValue("the call's request_id was sent again while it was under way; this attempt has given way to that one")
 
@@ -165,7 +168,7 @@ class RowServicer:
         block = await call.tensors.whole(len(call.tensors.specs) - 1, 0)
         arguments = plan.rows(block, 0, whole=True)
         like = likeness(call.granted.estimator, plan.function, arguments, plan.options, most_rows)
-        cost, mark = plan.costs(len(block)), call.mark(0, arguments)
+        cost, mark = plan.costs(len(block)), await call.mark(0, arguments)
         await call.charge.begin(cost, mark)
         try:
             result = await call.ticket.run_block(plan.function, arguments, plan.options, like, call.stream)
@@ -205,17 +208,18 @@ class RowServicer:
                     await finish_one()
                 arguments = plan.rows(block, begin, whole=False)
                 like = like or likeness(call.granted.estimator, plan.function, arguments, plan.options, most_rows)
-                cost, mark = plan.costs(len(block)), call.mark(begin, arguments)
+                cost, mark = plan.costs(len(block)), await call.mark(begin, arguments)
                 await call.charge.begin(cost, mark)
                 under_way.append((call.ticket.submit(plan.function, arguments, plan.options, like), cost, mark))
                 begin += len(block)
             while under_way:
                 await finish_one()
-        except asyncio.CancelledError:
-            # What the device is at, or has done, is used; what still waits is not. A call that fails costs nothing beyond.
+        except BaseException as e:
+            # What has been done is used, and what the device is at too, unless the model is why the call ends. What waits is not.
             waiting = {work.done for work in call.ticket.waiting}
             for future, cost, mark in under_way:
-                if future not in waiting and not _has_failed(future):
+                given_up = isinstance(e, BackendError) and not future.done()
+                if not given_up and future not in waiting and not _has_failed(future):
                     call.charge.computed(cost, mark)
             raise
         finally:
@@ -241,9 +245,13 @@ class _Call:
     stream: OpenStream
     asked: bytes
 
-    def mark(self, begin: int, rows: Mapping[str, Array]) -> bytes:
+    async def mark(self, begin: int, rows: Mapping[str, Array]) -> bytes:
         """What the block at ``begin`` is charged under."""
-        return fingerprint(self.asked, begin, rows) if self.asked else begin.to_bytes(8, "little")
+        if not self.asked:
+            return begin.to_bytes(8, "little")
+        if sum(array.nbytes for array in rows.values()) <= _MARKED_HERE_NBYTES:
+            return fingerprint(self.asked, begin, rows)
+        return await asyncio.to_thread(fingerprint, self.asked, begin, rows)
 
     async def divisor(self) -> float:
         """What a mean over the call's rows divides by."""

@@ -90,13 +90,14 @@ class Charges:
             self.remember(request_id, paid, 1 + len(paid.blocks))
         return paid
 
-    def begin(self, paid: Paid, attempt: Charge) -> None:
+    def begin(self, request_id: str, paid: Paid, attempt: Charge) -> None:
         """Takes note of one more attempt, after the one before has ended."""
         before = paid.round
         paid.attempt = attempt
         paid.attempts += 1
         if paid.round > before:
-            self._blocks -= len(paid.blocks)
+            if self._paid.get(request_id) is paid:
+                self._blocks -= len(paid.blocks)
             paid.blocks, paid.elsewhere = {}, None
 
     def remember(self, request_id: str, paid: Paid, blocks: int) -> None:
@@ -155,7 +156,7 @@ class Charge:
         while record.attempt is not None:
             record.attempt.give_way()
             await asyncio.sleep(_GIVING_WAY_S)
-        self._charges.begin(record, self)
+        self._charges.begin(self._request_id, record, self)
         if self.binding:
             paid = {**(record.elsewhere or {}), **record.blocks}
             needed = self._rows.beyond(sum(paid.values(), _NONE))

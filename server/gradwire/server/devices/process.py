@@ -61,19 +61,23 @@ class DeviceProcess:
         self._served_since_s: float | None = None
 
     async def start(self) -> None:
-        """Starts it, and gives it its orders."""
+        """Starts it, and gives it its orders. Raises OSError if there is no memory, or no number, for a process now."""
         ours, theirs = socket.socketpair()
         self._reader, self._writer = await asyncio.open_connection(sock=ours, limit=LONGEST_NBYTES)
-        with theirs:
-            self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", f"{__package__}.child"),
-                *(str(theirs.fileno()), self.sibling.device, str(self._source.path)),
-                stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
-                env={**os.environ, VISIBLE: self._visible},
-                # Ctrl-C in a terminal is for the supervisor, which lets its processes finish.
-                start_new_session=True,
-            )
+        try:
+            with theirs:
+                self._process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-m", f"{__package__}.child"),
+                    *(str(theirs.fileno()), self.sibling.device, str(self._source.path)),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    pass_fds=(theirs.fileno(),),
+                    env={**os.environ, VISIBLE: self._visible},
+                    # Ctrl-C in a terminal is for the supervisor, which lets its processes finish.
+                    start_new_session=True,
+                )
+        except OSError:
+            self._writer.close()
+            raise
         source = self._source
         orders = Orders(
             source=str(source.path),

@@ -159,10 +159,11 @@ class _Supervisor:
                     await self._serve(process)
                     log.info("a process serves again", extra={"device": name, "pid": process.pid})
                     break
-                except (ConfigError, Died) as e:
+                except (ConfigError, Died, OSError) as e:
                     reason = str(e)
-                    process.kill()
-                    await process.ended()
+                    if process.runs:
+                        process.kill()
+                        await process.ended()
 
     async def _end_all(self) -> int:
         """Lets all processes drain, kills what does not end, and returns the exit code."""

@@ -59,6 +59,10 @@ class Replicas(Protocol):
         """As `fit`, on batches that are asked for one at a time."""
         ...
 
+    def give_up(self) -> None:
+        """Waits for no replica any more."""
+        ...
+
 
 class ReplicatedEstimator(Estimator):
     """The front of several replicas.
@@ -85,6 +89,10 @@ class ReplicatedEstimator(Estimator):
     @property
     def version(self) -> str:
         return self._weights.version
+
+    def give_up(self) -> None:
+        """Waits for no replica any more: the server ends."""
+        self._replicas.give_up()
 
     # Operations on a block of rows.
 

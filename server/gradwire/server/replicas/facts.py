@@ -25,7 +25,6 @@ class Facts:
     loss_name: str
     loss_reduction: Any
     device: str
-    device_uuid: str
     notes: list[str]
     capabilities: frozenset[Operation]
     answers: frozenset[Answer]
@@ -46,7 +45,6 @@ def facts_of(estimator: Estimator) -> Facts:
         loss_name=model.loss_name,
         loss_reduction=model.loss_reduction,
         device=model.device,
-        device_uuid=str(getattr(model, "device_uuid", "")),
         notes=list(model.notes),
         capabilities=_carried_out_elsewhere(estimator.capabilities),
         answers=estimator.answers,

@@ -30,6 +30,9 @@ log = logging.getLogger("gradwire.server")
 FRONT = "gradwire_front"
 """The resource of the one node that has it: there the front listens, and there the cluster's service leads to."""
 
+_GOODBYE_S = 15.0
+"""For the ledger, after the calls."""
+
 
 class Front:
     """Listens as the configuration says, with an event loop of its own: Ray's must stay free for its health checks.
@@ -62,7 +65,8 @@ class Front:
         self._loop.call_soon_threadsafe(self._loop.stop)
 
     async def _start(self, config: ServerConfig, handles: Mapping[str, Any]) -> str:
-        estimators = await asyncio.to_thread(reached, handles, config)
+        app = serve.get_replica_context().app_name
+        estimators = await asyncio.to_thread(reached, handles, config, dict.fromkeys(handles, app))
         self._service = Service(config, dict(estimators))
         return await self._service.start()
 
@@ -85,7 +89,8 @@ def application(args: Mapping[str, str]) -> serve.Application:
     paths = [str(Path(path).resolve().parent)]
     models = {served.name: deployment(served, paths) for served in config.models if served.model is not None}
     options = {"num_cpus": 0, "resources": {FRONT: 1}}
-    deploy = serve.deployment(name=FRONT, num_replicas=1, ray_actor_options=options)
+    ends_in_s = config.drain_timeout_s + _GOODBYE_S
+    deploy = serve.deployment(name=FRONT, num_replicas=1, ray_actor_options=options, graceful_shutdown_timeout_s=ends_in_s)
     return deploy(Front).bind(path, models)
 
 

@@ -17,7 +17,8 @@ import ray
 from ray import serve
 
 from gradwire.backends.errors import BackendError
-from gradwire.server.config import ConfigError, Replicas, ServedModel, ServerConfig
+from gradwire.server.config import ConfigError, ReplicaOptions, ServedModel, ServerConfig
+from gradwire.server.replicas.errors import ReplicaLost
 from gradwire.server.replicas.estimator import ReplicatedEstimator
 from gradwire.server.replicas.ray_handles import RayHandles
 from gradwire.server.replicas.ray_replica import RayReplica
@@ -32,18 +33,21 @@ _AT_A_REPLICA = 2
 def deployed(config: ServerConfig) -> Iterator[dict[str, ReplicatedEstimator]]:
     """Deploys the models of a configuration, as long as the context lasts. Raises ConfigError."""
     made = {served.name: deployment(served, _owners_paths()) for served in config.models if served.model is not None}
-    _join(config.ray.address)
+    joined = not ray.is_initialized()
+    if joined:
+        _join(config.ray.address)
     try:
         # Callers come through this process: Ray's own proxies would know neither identity nor budgets.
         serve.start(proxy_location="Disabled")
         try:
-            yield reached(_run(made, config), config)
+            yield reached(_run(made, config), config, {name: _app(config, name) for name in made})
         finally:
             for name in made:
                 with suppress(Exception):
                     serve.delete(_app(config, name))
     finally:
-        ray.shutdown()
+        if joined:
+            ray.shutdown()
 
 
 def deployment(served: ServedModel, paths: list[str]) -> serve.Application:
@@ -70,24 +74,24 @@ def deployment(served: ServedModel, paths: list[str]) -> serve.Application:
     return deploy(RayReplica).bind(served.model, paths)
 
 
-def reached(handles: Mapping[str, Any], config: ServerConfig) -> dict[str, ReplicatedEstimator]:
-    """The models behind handles of their deployments. Raises ConfigError if one could not be loaded."""
+def reached(handles: Mapping[str, Any], config: ServerConfig, apps: Mapping[str, str]) -> dict[str, ReplicatedEstimator]:
+    """The models behind handles of their deployments, in these applications. Raises ConfigError if one could not be loaded."""
     found = {}
     for served in config.models:
         if served.model is None:
             continue
-        replicas = RayHandles(served.name, handles[served.name])
+        replicas = RayHandles(served.name, apps[served.name], handles[served.name])
         try:
             facts = replicas.facts()
-        except BackendError as e:
+            found[served.name] = ReplicatedEstimator(facts, served.model, replicas, _places(served.replicas))
+        except (BackendError, ReplicaLost) as e:
             raise ConfigError(f"{served.name}: {e}") from e
-        found[served.name] = ReplicatedEstimator(facts, served.model, replicas, _places(served.replicas))
         extra = {"model": served.name, "backend": served.model.backend, "device": facts.device, "replicas": served.replicas.least}
         log.info("deployed", extra=extra)
     return found
 
 
-def _places(wanted: Replicas) -> int:
+def _places(wanted: ReplicaOptions) -> int:
     return wanted.most * _AT_A_REPLICA
 
 

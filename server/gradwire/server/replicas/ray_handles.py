@@ -6,26 +6,31 @@ Serve does not send a request again whose replica is gone; what is safe to repea
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, cast
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray import serve
+from ray.exceptions import ActorDiedError, RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.util.queue import Queue
 
 from gradwire.backends.backend import Array
 from gradwire.backends.training import FitOptions, FitProgress
 from gradwire.server.replicas.errors import ReplicaLost
-from gradwire.server.replicas.replica import Failed, Weights
+from gradwire.server.replicas.replica import Failed, NotLoaded, Weights
 
 log = logging.getLogger("gradwire.server")
 T = TypeVar("T")
 
 _PATIENCE_S = 120.0
-"""How long nobody may answer: a node that is gone is noticed, and its replicas are started elsewhere, in less."""
+"""How long there may be no replica: a node that is gone is noticed, and its replicas are started elsewhere, in less."""
+_LOOK_S = 2.0
 _PAUSE_S = 0.2
+_DEATHS = 6
+"""As many replicas have died of one request, perhaps: on a node that is lost some more may have been asked."""
 _GONE = (RayError, RayServeException)
 
 
@@ -33,13 +38,20 @@ class RayHandles:
     """A `Replicas` of Ray Serve's.
 
     Args:
-        name: Of the model, for errors and the log.
-        handle: Of its deployment of `RayReplica`.
+        name: Of the model, which is that of its deployment of `RayReplica`.
+        app: Of the application that this is part of.
+        handle: Of the deployment.
     """
 
-    def __init__(self, name: str, handle: Any) -> None:
+    def __init__(self, name: str, app: str, handle: Any) -> None:
         self._name = name
+        self._app = app
         self._handle = handle
+        self._given_up = threading.Event()
+
+    def give_up(self) -> None:
+        """Whoever waits for a replica now waits no longer; who waits for an answer does."""
+        self._given_up.set()
 
     def facts(self) -> Any:
         """What there is to know of the model. Raises BackendError if it could not be loaded."""
@@ -55,31 +67,64 @@ class RayHandles:
         return ray.put(file)
 
     def fit(self, weights: Weights, key: str, x: Array, y: Array, options: FitOptions) -> RayFitting:
+        self.facts()  # there is somebody to ask
         responses = self._handle.options(stream=True).fit.remote(weights, key, x, y, options)
         return RayFitting(self._name, responses)
 
     def fit_batches(self, weights: Weights, key: str, batches: Iterator[tuple[Array, Array]], training_mode: bool) -> RayFitting:
+        self.facts()
         feed = Queue(1, actor_options={"num_cpus": 0})
         responses = self._handle.options(stream=True).fit_batches.remote(weights, key, feed, training_mode)
         return RayFitting(self._name, responses, lambda: feed.put(next(batches, None)), lambda: feed.shutdown(force=True))
 
     def _asked(self, method: str, ask: Callable[[], Any]) -> Any:
-        end_s = time.monotonic() + _PATIENCE_S
+        end_s, deaths = time.monotonic() + _PATIENCE_S, 0
         while True:
             try:
-                answer = ask().result()
+                answer = self._answer(ask())
             except RayTaskError:
                 raise
             except _GONE as e:
-                if time.monotonic() > end_s:
-                    raise ReplicaLost(f"no replica of {self._name!r} has answered for {_PATIENCE_S:g} s; try again later") from e
-                extra = {"model": self._name, "operation": method, "reason": type(e).__name__}
-                log.warning("a replica is gone; another one is asked", extra=extra)
-                time.sleep(_PAUSE_S)
-                continue
-            if isinstance(answer, Failed):
-                raise answer.error()
-            return answer
+                deaths += isinstance(e, ActorDiedError)
+                if deaths >= _DEATHS:
+                    raise ReplicaLost(f"{deaths} replicas of {self._name!r} have ended while they were at {method}") from e
+                why = type(e).__name__
+            else:
+                if not isinstance(answer, NotLoaded):
+                    if isinstance(answer, Failed):
+                        raise answer.error()
+                    return answer
+                if method == "facts":
+                    raise answer.why.error()
+                why = answer.why.text
+            if time.monotonic() > end_s or self._given_up.is_set():
+                raise ReplicaLost(f"no replica of {self._name!r} has answered for {_PATIENCE_S:g} s; try again later ({why})")
+            log.warning("another replica is asked", extra={"model": self._name, "operation": method, "reason": why})
+            time.sleep(_PAUSE_S)
+
+    def _answer(self, response: Any) -> Any:
+        """Waits for as long as there is somebody who may answer: without, Serve would wait for ever."""
+        nobody_since_s = None
+        while True:
+            try:
+                return response.result(timeout_s=_LOOK_S)
+            except TimeoutError:
+                now_s = time.monotonic()
+                if self._somebody():
+                    nobody_since_s = None
+                    continue
+                nobody_since_s = nobody_since_s or now_s
+                if now_s - nobody_since_s < _PATIENCE_S and not self._given_up.is_set():
+                    continue
+                response.cancel()
+                raise ReplicaLost(f"there is no replica of {self._name!r}; try again later") from None
+
+    def _somebody(self) -> bool:
+        try:
+            deployment = serve.status().applications[self._app].deployments[self._name]
+        except (KeyError, *_GONE):
+            return False
+        return any(state == "RUNNING" and count > 0 for state, count in deployment.replica_states.items())
 
 
 class RayFitting:
@@ -108,6 +153,8 @@ class RayFitting:
             raise
         except (*_GONE, StopIteration) as e:
             raise ReplicaLost(f"the replica of {self._name!r} that was fitting is gone; the model is as it was: fit again") from e
+        if isinstance(done, NotLoaded):
+            raise ReplicaLost(f"the replica of {self._name!r} that was to fit has no model ({done.why.text}); fit again")
         if isinstance(done, Failed):
             raise done.error()
         if isinstance(done, bytes):
@@ -116,5 +163,9 @@ class RayFitting:
 
     def close(self) -> None:
         """Gives it up."""
-        self._responses.cancel()
-        self._ended()
+        try:
+            self._responses.cancel()
+        except _GONE as e:
+            log.warning("a fit could not be cancelled", extra={"model": self._name, "reason": str(e)})
+        finally:
+            self._ended()

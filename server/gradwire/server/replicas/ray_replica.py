@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -20,7 +21,9 @@ from gradwire.backends.errors import BackendError
 from gradwire.backends.load import load
 from gradwire.backends.training import FitOptions, FitProgress
 from gradwire.server.replicas.facts import Facts
-from gradwire.server.replicas.replica import Failed, Replica, Weights
+from gradwire.server.replicas.replica import Failed, NotLoaded, Replica, Weights
+
+_TIME_TO_ASK_S = 60.0
 
 
 class RayReplica:
@@ -34,39 +37,48 @@ class RayReplica:
     def __init__(self, config: ModelConfig, paths: list[str]) -> None:
         sys.path[:0] = [path for path in paths if path not in sys.path]
         self._device = ThreadPoolExecutor(1, "gradwire-device")
-        self._problem: Failed | None = None
+        self._problem: NotLoaded | None = None
+        self._began_s = time.monotonic()
         try:
             # Where it computes: some frameworks keep what they make in the thread that made it.
             self._replica = self._device.submit(Replica, partial(load, config)).result()
         except BackendError as e:
-            # A replica that fails is started again and again; this one says why when it is asked.
-            self._problem = Failed.of(e)
+            # Ray starts what fails again and again; this one can say why.
+            self._problem = NotLoaded(Failed.of(e))
 
-    async def facts(self) -> Facts | Failed:
+    def check_health(self) -> None:
+        """Raises if there is no model, once there was time to ask why: Ray then starts another one, somewhere else perhaps."""
+        if self._problem is not None and time.monotonic() - self._began_s > _TIME_TO_ASK_S:
+            raise RuntimeError(f"the model could not be loaded: {self._problem.why.text}")
+
+    async def facts(self) -> Facts | NotLoaded:
         """What there is to know of the model, or why it was not loaded."""
         return self._problem or await self._on_device(lambda: self._replica.facts)
 
     async def compute(self, weights: Weights, method: str, rows: dict[str, Array], options: dict[str, Any]) -> Any:
         """`Replica.compute` by these weights."""
-        return await self._by(weights, partial(self._replica.compute, method, rows, options))
+        return self._problem or await self._by(weights, lambda: self._replica.compute(method, rows, options))
 
-    async def file(self, weights: Weights) -> bytes | Failed:
+    async def file(self, weights: Weights) -> bytes | Failed | NotLoaded:
         """These weights as a file."""
-        result: bytes | Failed = await self._by(weights, self._replica.weights)
+        result: bytes | Failed | NotLoaded = self._problem or await self._by(weights, lambda: self._replica.weights())
         return result
 
     async def fit(self, weights: Weights, key: str, x: Array, y: Array, options: FitOptions) -> AsyncIterator[Any]:
         """A fit from these weights: what was done, and at the end the new weights as a file, or `Failed`."""
-        async for done in self._fitting(weights, key, partial(self._replica.begin_fit, x, y, options)):
+        async for done in self._fitting(weights, key, lambda: self._replica.begin_fit(x, y, options)):
             yield done
 
     async def fit_batches(self, weights: Weights, key: str, feed: Any, training_mode: bool) -> AsyncIterator[Any]:
         """As `fit`, on batches from a queue; None is its end."""
         batches: Iterator[Any] = iter(feed.get, None)
-        async for done in self._fitting(weights, key, partial(self._replica.begin_fit_batches, batches, training_mode)):
+        async for done in self._fitting(weights, key, lambda: self._replica.begin_fit_batches(batches, training_mode)):
             yield done
 
     async def _fitting(self, weights: Weights, key: str, begin: Callable[[], None]) -> AsyncIterator[Any]:
+        if self._problem is not None:
+            yield self._problem
+            return
         try:
             failed = await self._by(weights, begin)
             if failed is not None:

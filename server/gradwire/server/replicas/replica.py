@@ -58,6 +58,17 @@ class Failed:
         return error
 
 
+@dataclass(frozen=True)
+class NotLoaded:
+    """In place of an answer: this replica has no model. Another one may.
+
+    Attributes:
+        why: As loading it failed.
+    """
+
+    why: Failed
+
+
 class Replica:
     """One copy of a model. Not thread-safe: one thread at a time runs its methods.
 

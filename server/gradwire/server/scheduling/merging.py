@@ -21,6 +21,7 @@ from gradwire.backends.backend import Array
 from gradwire.backends.errors import ModelFailed, OutOfMemory
 from gradwire.backends.estimator import Estimator
 from gradwire.backends.preprocessing import Standardisation
+from gradwire.server.replicas.errors import ReplicaLost
 from gradwire.server.scheduling.work import Likeness, Work, call
 
 log = logging.getLogger("gradwire.server")
@@ -76,7 +77,7 @@ class Computed:
     """What was taken together and has been computed.
 
     Attributes:
-        outcomes: Of each block that was not cancelled in the meantime.
+        outcomes: Of each block.
         as_one: Whether it was one batch.
         seconds: How long it took; 0 if something failed.
     """
@@ -97,13 +98,16 @@ class Computed:
 
 
 def compute(taken: Sequence[Work]) -> Computed:
-    """Computes blocks that are alike as one, with the device held. What has been cancelled meanwhile is left out."""
-    waiting = [work for work in taken if not work.done.cancelled()]
+    """Computes blocks that are alike as one, with the device held, and all of them: what is taken is charged."""
+    waiting = list(taken)
     began_s = time.perf_counter()
     if len(waiting) > 1:
         try:
             outcomes = _as_one(waiting)
             return Computed(outcomes, True, time.perf_counter() - began_s)
+        except ReplicaLost as e:
+            # Nobody else would answer the parts.
+            return Computed([Outcome(work, None, e) for work in waiting], True, 0.0)
         except Exception as e:
             log.info("blocks computed as one failed, and are computed one by one", extra={"blocks": len(waiting), "reason": str(e)})
     outcomes = [_alone(work) for work in waiting]

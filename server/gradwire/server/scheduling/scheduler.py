@@ -26,6 +26,7 @@ from gradwire.server.observe.counts import family
 from gradwire.server.scheduling.batches import Tally
 from gradwire.server.scheduling.costs import Costs
 from gradwire.server.scheduling.merging import Computed
+from gradwire.server.scheduling.refusals import Refusals
 from gradwire.server.scheduling.tickets import Hold, Ticket
 from gradwire.server.scheduling.work import Work
 
@@ -34,7 +35,15 @@ _LONG_AGO_S = 0.02
 
 
 class QueueFull(Exception):
-    """As many calls as the server takes are waiting already."""
+    """As many calls as the server takes are waiting already.
+
+    Attributes:
+        retry_after_s: How long to stay away.
+    """
+
+    def __init__(self, text: str, retry_after_s: float = 0.05) -> None:
+        super().__init__(text)
+        self.retry_after_s = retry_after_s
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +83,7 @@ class Scheduler:
     ) -> None:
         self.tally = Tally()
         self._costs = Costs()
+        self._refusals = Refusals()
         self._max_calls = max_calls
         self._parts: dict[Hashable, tuple[Hashable, ...]] = {model: tuple(its) for model, its in (parts or {}).items()}
         self._places: dict[Hashable, int] = dict((places or {}).items())
@@ -118,7 +128,8 @@ class Scheduler:
     def admit(self, model: Hashable, client: Hashable) -> Ticket:
         """Lets a call in. Raises QueueFull."""
         if self._calls >= self._max_calls:
-            raise QueueFull(f"{self._calls} calls are running or waiting, as many as max_calls allows; try again")
+            text = f"{self._calls} calls are running or waiting, as many as max_calls allows; try again"
+            raise QueueFull(text, self._refusals.hint_s(time.monotonic()))
         self._calls += 1
         return Ticket(self, model, client)
 
@@ -142,18 +153,17 @@ class Scheduler:
             queue.append(work)
             self._ready.notify()
 
+    def withdraw(self, ticket: Ticket) -> bool:
+        """Takes what a call has in the queue out of it; whether nothing of it is computed now either."""
+        with self._ready:
+            self._withdraw(ticket)
+            return not any(work.ticket is ticket for batch in self._batches for work in batch.works)
+
     def leave(self, ticket: Ticket) -> None:
         """Ends a call; what it has in the queue is not computed any more."""
         self._calls -= 1
         with self._ready:
-            if ticket.waiting:
-                key = (ticket.model, ticket.client)
-                kept = deque(work for work in self._queues[key] if work.ticket is not ticket)
-                if kept:
-                    self._queues[key] = kept
-                else:
-                    del self._queues[key]
-                ticket.waiting.clear()
+            self._withdraw(ticket)
             if ticket.begun:
                 self._begun.discard(ticket)
                 if self._holders:
@@ -188,25 +198,35 @@ class Scheduler:
     def take(self) -> Batch | None:
         """Waits for work and takes what can be computed as one; None once the scheduler is closed and empty."""
         with self._ready:
-            while not (works := self._next()):
-                if self._closed and not self._batches:
-                    return None
-                self._ready.wait()
+            while True:
+                while not (works := self._next()):
+                    if self._closed and not self._batches:
+                        return None
+                    self._ready.wait()
+                self._take_out(works)
+                # From here on it is computed: who cancels it later is charged.
+                works = [work for work in works if not work.done.cancelled()]
+                if works:
+                    break
             batch = self._begin(works)
             for work in works:
                 self.tally.waited(work.ticket.model, batch.since_s - work.queued_s)
-                key = (work.ticket.model, work.ticket.client)
-                queue = self._queues[key]
-                queue.remove(work)
-                work.ticket.waiting.discard(work)
                 if work.one_of_several and work.likeness is not None and not work.ticket.begun:
                     work.ticket.begun = True
                     self._begun.add(work.ticket)
-                if queue:
-                    self._queues.move_to_end(key)
-                else:
-                    del self._queues[key]
             return batch
+
+    def _take_out(self, works: Iterable[Work]) -> None:
+        """Out of their queues, which have had their turn."""
+        for work in works:
+            key = (work.ticket.model, work.ticket.client)
+            queue = self._queues[key]
+            queue.remove(work)
+            work.ticket.waiting.discard(work)
+            if queue:
+                self._queues.move_to_end(key)
+            else:
+                del self._queues[key]
 
     def finished(self, batch: Batch, computed: Computed) -> None:
         """Gives back the place that a batch had."""
@@ -229,6 +249,17 @@ class Scheduler:
             self._closed = True
             self._ready.notify_all()
 
+    def _withdraw(self, ticket: Ticket) -> None:
+        if not ticket.waiting:
+            return
+        key = (ticket.model, ticket.client)
+        kept = deque(work for work in self._queues[key] if work.ticket is not ticket)
+        if kept:
+            self._queues[key] = kept
+        else:
+            del self._queues[key]
+        ticket.waiting.clear()
+
     def _begin(self, works: list[Work]) -> Batch:
         batch = Batch(works, time.monotonic())
         self._batches.append(batch)
@@ -243,8 +274,9 @@ class Scheduler:
             holder = self._holder(model)
             if holder is None:
                 return self._alike(queue)
-            free = self._is_free_for(holder)
-            work = next((work for work in queue if work.ticket.begun or (work.ticket is holder and free)), None)
+            barred = self._touches(holder.model, self._begun - {holder})
+            free = not barred and not self._touches(holder.model, (w.ticket for batch in self._batches for w in batch.works))
+            work = next((work for work in queue if _may_go(work, holder, barred, free)), None)
             if work is not None:
                 return [work]
         return []
@@ -253,12 +285,9 @@ class Scheduler:
         places = self._places.get(model)
         return self._shared > 0 if places is None else sum(batch.model == model for batch in self._batches) >= places
 
-    def _is_free_for(self, holder: Ticket) -> bool:
-        """Whether nothing is under way on the model, and no other call is in the middle of an answer by the weights that it has."""
-        at_it = [work.ticket for batch in self._batches for work in batch.works]
-        return not any(
-            holder.model in (ticket.model, *self._parts.get(ticket.model, ())) for ticket in (*at_it, *(self._begun - {holder}))
-        )
+    def _touches(self, model: Hashable, tickets: Iterable[Ticket]) -> bool:
+        """Whether one of these calls is about the model, or about something that is made of it."""
+        return any(model in (ticket.model, *self._parts.get(ticket.model, ())) for ticket in tickets)
 
     def _alike(self, queue: deque[Work]) -> list[Work]:
         """The first of a queue, and what waits for the same computation, in turn from all queues, as far as there is room.
@@ -315,3 +344,13 @@ class Scheduler:
         for batch in [outcomes] if computed.as_one and outcomes else [[work] for work in outcomes]:
             operation = batch[0].function.__name__
             self.tally.add(batch[0].ticket.model, operation, len(batch), sum(work.size for work in batch), computed.seconds)
+
+
+def _may_go(work: Work, holder: Ticket, barred: bool, free: bool) -> bool:
+    """Whether work goes before or as what has the model for itself.
+
+    What bars the holder, calls that have begun, goes on. It may take its time: meanwhile so does what is answered by one block.
+    """
+    if work.ticket is holder:
+        return free
+    return work.ticket.begun or (barred and not work.one_of_several)
