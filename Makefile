@@ -11,8 +11,7 @@ MXNET_ENV := .venv-mxnet
 MXNET_STAMP := $(MXNET_ENV)/.made
 PROTOS := $(sort $(wildcard proto/gradwire/v1/*.proto))
 # Two test processes with one thread each are faster than one with two, and measured times mean something.
-# What shares something big, a Ray cluster, is a group that one of them runs.
-PYTEST_ARGS ?= -n 2 --dist loadgroup
+PYTEST_ARGS ?= -n 2
 export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conformance.cases import CASES, Case, with_operation
 from conformance.cases.torch import recurrent
 from sklearn.datasets import load_digits
@@ -253,6 +254,7 @@ def test_training_data_beyond_memory_is_spooled_and_fits_the_same() -> None:
 
 
 def digits_net() -> nn.Module:
+    torch.manual_seed(0)
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
 
 

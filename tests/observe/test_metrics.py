@@ -101,17 +101,19 @@ def test_names_that_callers_make_up_and_clones_make_no_labels(scrape, free_port)
 
 
 def test_calls_that_wait_for_the_device_are_in_the_queue(scrape, free_port):
-    entered, go = threading.Semaphore(0), threading.Event()
+    entered, loaded, go = threading.Semaphore(0), threading.Event(), threading.Event()
 
     def slow(x):
-        entered.release()
-        go.wait(30)
+        if loaded.is_set():
+            entered.release()
+            go.wait(30)
         return x[:, :2]
 
     model = {"backend": "blackbox", "factory": lambda: slow, "input_shape": [6], "nb_classes": 2}
     with serving({"slow": model}, metrics_listen=f"127.0.0.1:{free_port}") as address:
         connections = [connect(address, timeout_s=60) for _ in range(3)]
         askers = [threading.Thread(target=lambda c=c: c.estimator("slow").predict(X)) for c in connections]
+        loaded.set()
         try:
             for asker in askers:
                 asker.start()

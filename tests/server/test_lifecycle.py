@@ -116,7 +116,7 @@ def test_a_successor_may_listen_where_a_server_drains_and_takes_what_comes(tmp_p
     with server_process(tmp_path, [slow], listen=listen) as server, connect(server.address) as connection:
         remote = connection.estimator("m")
         began = len(blocks(log))
-        thread, result = in_thread(lambda: remote.predict(np.ones((30, 4), np.float32), batch_size=1))
+        thread, result = in_thread(lambda: remote.predict(np.ones((18, 4), np.float32), batch_size=1))
         until(lambda: len(blocks(log)) > began)
         server.signal(signal.SIGTERM)
         until(lambda: "draining" in (tmp_path / "stderr.log").read_text())
@@ -125,7 +125,7 @@ def test_a_successor_may_listen_where_a_server_drains_and_takes_what_comes(tmp_p
             assert remote.predict(X).tolist() == [[4, -4]]
             assert not result
             thread.join()
-            np.testing.assert_array_equal(result[0], np.full((30, 2), 0.5))
+            np.testing.assert_array_equal(result[0], np.full((18, 2), 0.5))
             assert server.process.wait(20) == 0
             assert remote.predict(X).tolist() == [[4, -4]]
 

@@ -21,6 +21,7 @@ from gradwire.server.budgets.charges import Charge
 from gradwire.server.budgets.fingerprint import fingerprint
 from gradwire.server.catalogue import Catalogue
 from gradwire.server.config import Limits
+from gradwire.server.faults import Hung
 from gradwire.server.grants.granted import Granted
 from gradwire.server.ledger import Entry, Ledger
 from gradwire.server.operations import OPERATIONS, Plan, RowOperation, loss_of_predictions
@@ -172,8 +173,8 @@ class RowServicer:
         await call.charge.begin(cost, mark)
         try:
             result = await call.ticket.run_block(plan.function, arguments, plan.options, like, call.stream)
-        except asyncio.CancelledError:
-            if not call.ticket.waiting:
+        except asyncio.CancelledError as e:
+            if not call.ticket.waiting and not call.failed_by_model(e):
                 call.charge.computed(cost, mark)
             raise
         call.charge.computed(cost, mark)
@@ -218,7 +219,7 @@ class RowServicer:
             # What has been done is used, and what the device is at too, unless the model is why the call ends. What waits is not.
             waiting = {work.done for work in call.ticket.waiting}
             for future, cost, mark in under_way:
-                given_up = isinstance(e, BackendError) and not future.done()
+                given_up = call.failed_by_model(e) and not future.done()
                 if not given_up and future not in waiting and not _has_failed(future):
                     call.charge.computed(cost, mark)
             raise
@@ -244,6 +245,10 @@ class _Call:
     charge: Charge
     stream: OpenStream
     asked: bytes
+
+    def failed_by_model(self, error: BaseException) -> bool:
+        """Whether the model is why the call ends, and not who called."""
+        return isinstance(error, BackendError) or isinstance(self.stream.reason, Hung)
 
     async def mark(self, begin: int, rows: Mapping[str, Array]) -> bytes:
         """What the block at ``begin`` is charged under."""
