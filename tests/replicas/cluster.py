@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -70,7 +72,8 @@ def cluster(folder: Path) -> Iterator[Cluster]:
     """Two nodes, as long as the context lasts."""
     inside = f"ip link set lo up && exec {sys.executable} -m replicas.cluster"
     # Sockets' paths must be short, and Ray's are long.
-    settings = {"RAY_TMPDIR": f"/tmp/gradwire-ray-{os.getpid()}", "RAY_USAGE_STATS_ENABLED": "0"}
+    sockets = tempfile.mkdtemp(prefix="gw-ray-")
+    settings = {"RAY_TMPDIR": sockets, "RAY_USAGE_STATS_ENABLED": "0"}
     # A node that does not answer is given up after a second or two, not after fifteen.
     settings |= {
         "RAY_health_check_period_ms": "300",
@@ -93,6 +96,7 @@ def cluster(folder: Path) -> Iterator[Cluster]:
             process.stdin.close()
             process.wait(60)
             process.stdout.close()
+            shutil.rmtree(sockets, ignore_errors=True)
 
 
 def main() -> None:
