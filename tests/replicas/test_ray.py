@@ -258,14 +258,19 @@ def test_budgets_end_where_they_end(site: Site, server: ServerProcess, ops: Serv
         remote.predict(X[:5])
 
 
-def test_sigterm_drains_and_takes_the_deployments_along(tmp_path: Path, nodes: Cluster) -> None:
+def test_replicas_are_added_while_blocks_wait_and_sigterm_drains_and_takes_them_along(tmp_path: Path, nodes: Cluster) -> None:
     ray = {"address": nodes.address, "app": "other"}
-    models = [{**WHEREABOUTS, "replicas": {"least": 1, "cpus": 0.1}}]
+    models = [{**WHEREABOUTS, "replicas": {"least": 1, "most": 2, "queue": 1, "cpus": 0.1}}]
     with tempfile.TemporaryDirectory(prefix="gw-") as folder:
         listen = f"unix:{folder}/socket"
         with server_process(tmp_path, models, listen=listen, engine="ray", ray=ray, prefix=nodes.prefix) as other:
             assert "other-where" in nodes.applications()
             with connect(other.address) as connected, ThreadPoolExecutor(1) as threads:
+                answering: set[float] = set()
+                end_s = time.monotonic() + 90
+                while len(answering) < 2:
+                    assert time.monotonic() < end_s, answering
+                    answering |= set(connected.estimator("where").predict(np.tile(X, (20, 1)))[:, 1].tolist())
                 call = threads.submit(connected.estimator("where").predict, np.tile(X, (12, 1)))
                 time.sleep(0.5)
                 other.signal(signal.SIGTERM)

@@ -28,6 +28,9 @@ log = logging.getLogger("gradwire.server")
 _AT_A_REPLICA = 2
 """Row blocks that are sent to each replica at the same time: one is computed while the next one is on its way."""
 
+_UPSCALE_S = 5.0
+"""How long row blocks must have waited before another replica is started."""
+
 
 @contextmanager
 def deployed(config: ServerConfig) -> Iterator[dict[str, ReplicatedEstimator]]:
@@ -63,6 +66,7 @@ def deployment(served: ServedModel, paths: list[str]) -> serve.Application:
     scaled: dict[str, Any] = {"num_replicas": wanted.least}
     if wanted.most > wanted.least:
         scaling = {"min_replicas": wanted.least, "max_replicas": wanted.most, "target_ongoing_requests": wanted.queue}
+        scaling["upscale_delay_s"] = _UPSCALE_S
         scaled = {"autoscaling_config": scaling}
     deploy = serve.deployment(
         name=served.name,
