@@ -18,7 +18,7 @@ from processes import server_process
 
 from gradwire.client import RemoteEstimator, connect
 
-SECONDS = 30
+SECONDS = 20
 WARM_SECONDS = 35
 THREADS = 8
 POOL = 96

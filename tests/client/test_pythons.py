@@ -1,4 +1,5 @@
-"""The client as it is installed: from a wheel, with nothing but its own dependencies, on every Python that is here.
+"""The client as it is installed: from a wheel, with nothing but its own dependencies, on the oldest Python, on the newest, and on that of the tests,
+as far as they are here.
 
 protobuf is taken at both ends of the range that the generated code allows.
 """
@@ -20,7 +21,7 @@ from gradwire.server import serving
 
 ROOT = Path(__file__).parent.parent.parent
 OLDEST_PROTOBUF, NEWEST_PROTOBUF = "6.31.1", "7.36.2"
-PYTHONS = ("3.10", "3.11", "3.12", "3.13")
+PYTHONS = ("3.10", "3.11", "3.13")
 
 
 @lru_cache
