@@ -1,5 +1,5 @@
-"""The client as it is installed: from a wheel, with nothing but its own dependencies, on the oldest Python, on the newest, and on that of the tests,
-as far as they are here.
+"""The client as it is installed: from a wheel, with nothing but its own dependencies, on the oldest Python and the newest that are
+here, and on that of the tests.
 
 protobuf is taken at both ends of the range that the generated code allows.
 """
