@@ -20,6 +20,7 @@ from gradwire.backends.config import ModelConfig
 from gradwire.backends.errors import BackendError
 from gradwire.backends.load import load
 from gradwire.backends.training import FitOptions, FitProgress
+from gradwire.server.memory import keep_freed_memory, leave_alone_what_is_loaded
 from gradwire.server.replicas.facts import Facts
 from gradwire.server.replicas.replica import Failed, NotLoaded, Replica, Weights
 
@@ -35,6 +36,7 @@ class RayReplica:
     """
 
     def __init__(self, config: ModelConfig, paths: list[str]) -> None:
+        keep_freed_memory()
         sys.path[:0] = [path for path in paths if path not in sys.path]
         self._device = ThreadPoolExecutor(1, "gradwire-device")
         self._problem: NotLoaded | None = None
@@ -45,6 +47,7 @@ class RayReplica:
         except BackendError as e:
             # Ray starts what fails again and again; this one can say why.
             self._problem = NotLoaded(Failed.of(e))
+        leave_alone_what_is_loaded()
 
     def check_health(self) -> None:
         """Raises if there is no model, once there was time to ask why: Ray then starts another one, somewhere else perhaps."""
