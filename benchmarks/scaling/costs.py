@@ -155,7 +155,8 @@ ASSUMED = {
     ),
     "front to replica": (
         f"{1e3 * ASSUMED_HOP.block_s:g} ms a block and {ASSUMED_HOP.bytes_per_s / 1e9:g} GB/s; half of it the front is busy",
-        "to be measured with `--engine ray`",
+        "on a front with cores of its own; where Ray, replica and client shared two, [5.5 ms and more](decisions/replicas.md) "
+        "were measured",
     ),
     "network": (f"25 Gbit/s a node each way, {1e3 * RTT_S:g} ms there and back", "10 and 100 Gbit/s below"),
     "nodes": (
