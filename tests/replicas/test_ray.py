@@ -247,6 +247,32 @@ def test_a_fit_whose_replica_is_killed_says_so_and_changes_nothing(mlp: RemoteEs
     np.testing.assert_array_equal(mlp.predict(X), before)
 
 
+def test_replicas_that_cannot_load_their_model_are_told_of_in_time_and_replaced(tmp_path: Path, nodes: Cluster) -> None:
+    forbidden = tmp_path / "forbidden"
+    factory = {"path": "replicas.torch_owners:while_allowed", "args": {"forbidden": str(forbidden)}}
+    models = [{**MLP, "factory": factory, "replicas": {"least": 1, "cpus": 0.1}, "name": "disk"}]
+    ray = {"address": nodes.address, "app": "disk", "patience_s": 8}
+    with tempfile.TemporaryDirectory(prefix="gw-") as folder:
+        settings = {"listen": f"unix:{folder}/socket", "engine": "ray", "ray": ray, "prefix": nodes.prefix}
+        with server_process(tmp_path, models, **settings) as server, connect(server.address, retry=ONCE) as connected:
+            remote = connected.estimator("disk")
+            before = remote.predict(X)
+            forbidden.touch()
+            nodes.kill_replicas("disk")
+            began_s = time.monotonic()
+            with pytest.raises(Unavailable, match="no replica of 'disk'"):
+                remote.predict(X)
+            assert time.monotonic() - began_s < 60
+            forbidden.unlink()
+            end_s = time.monotonic() + 90
+            while True:
+                try:
+                    np.testing.assert_array_equal(remote.predict(X), before)
+                    break
+                except Unavailable:
+                    assert time.monotonic() < end_s
+
+
 def test_budgets_end_where_they_end(site: Site, server: ServerProcess, ops: Server) -> None:
     ops.grants.put(Grant("alice", "where", "scores", budget=Budget(forward=25)))
     with site.connect(server.address, "alice") as alice:

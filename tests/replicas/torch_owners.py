@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import nn
 
@@ -16,6 +18,13 @@ def unseeded() -> nn.Module:
     """Other weights each time."""
     torch.seed()
     return nn.Linear(6, 3)
+
+
+def while_allowed(forbidden: str) -> nn.Module:
+    """A file that is not always there."""
+    if Path(forbidden).exists():
+        raise OSError("the disk with the weights is not there now")
+    return mlp()
 
 
 def broken() -> nn.Module:

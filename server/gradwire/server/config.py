@@ -153,6 +153,8 @@ class RayConfig(BaseModel):
     """``auto`` or ``host:port``; if not said, that of the environment's RAY_ADDRESS, or a cluster of this host alone."""
     app: str = Field(default="gradwire", pattern=NAME)
     """What the deployments' names begin with. Two servers on one cluster need two."""
+    patience_s: float = Field(default=120.0, gt=0)
+    """How long nobody may answer: a node that is gone is noticed, and its replicas are started elsewhere, in less."""
 
 
 class ServedModel(BaseModel):

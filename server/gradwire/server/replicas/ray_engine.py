@@ -84,7 +84,7 @@ def reached(handles: Mapping[str, Any], config: ServerConfig, apps: Mapping[str,
     for served in config.models:
         if served.model is None:
             continue
-        replicas = RayHandles(served.name, apps[served.name], handles[served.name])
+        replicas = RayHandles(served.name, apps[served.name], handles[served.name], config.ray.patience_s)
         try:
             facts = replicas.facts()
             found[served.name] = ReplicatedEstimator(facts, served.model, replicas, _places(served.replicas))

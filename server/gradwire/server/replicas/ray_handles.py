@@ -25,8 +25,6 @@ from gradwire.server.replicas.replica import Failed, NotLoaded, Weights
 log = logging.getLogger("gradwire.server")
 T = TypeVar("T")
 
-_PATIENCE_S = 120.0
-"""How long there may be no replica: a node that is gone is noticed, and its replicas are started elsewhere, in less."""
 _LOOK_S = 2.0
 _PAUSE_S = 0.2
 _DEATHS = 6
@@ -41,10 +39,12 @@ class RayHandles:
         name: Of the model, which is that of its deployment of `RayReplica`.
         app: Of the application that this is part of.
         handle: Of the deployment.
+        patience_s: How long nobody may answer.
     """
 
-    def __init__(self, name: str, app: str, handle: Any) -> None:
+    def __init__(self, name: str, app: str, handle: Any, patience_s: float) -> None:
         self._name = name
+        self._patience_s = patience_s
         self._app = app
         self._handle = handle
         self._given_up = threading.Event()
@@ -78,7 +78,7 @@ class RayHandles:
         return RayFitting(self._name, responses, lambda: feed.put(next(batches, None)), lambda: feed.shutdown(force=True))
 
     def _asked(self, method: str, ask: Callable[[], Any]) -> Any:
-        end_s, deaths = time.monotonic() + _PATIENCE_S, 0
+        end_s, deaths = time.monotonic() + self._patience_s, 0
         while True:
             try:
                 answer = self._answer(ask())
@@ -98,7 +98,7 @@ class RayHandles:
                     raise answer.why.error()
                 why = answer.why.text
             if time.monotonic() > end_s or self._given_up.is_set():
-                raise ReplicaLost(f"no replica of {self._name!r} has answered for {_PATIENCE_S:g} s; try again later ({why})")
+                raise ReplicaLost(f"no replica of {self._name!r} has answered for {self._patience_s:g} s; try again later ({why})")
             log.warning("another replica is asked", extra={"model": self._name, "operation": method, "reason": why})
             time.sleep(_PAUSE_S)
 
@@ -114,7 +114,7 @@ class RayHandles:
                     nobody_since_s = None
                     continue
                 nobody_since_s = nobody_since_s or now_s
-                if now_s - nobody_since_s < _PATIENCE_S and not self._given_up.is_set():
+                if now_s - nobody_since_s < self._patience_s and not self._given_up.is_set():
                     continue
                 response.cancel()
                 raise ReplicaLost(f"there is no replica of {self._name!r}; try again later") from None

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -24,8 +23,6 @@ from gradwire.server.memory import keep_freed_memory, leave_alone_what_is_loaded
 from gradwire.server.replicas.facts import Facts
 from gradwire.server.replicas.replica import Failed, NotLoaded, Replica, Weights
 
-_TIME_TO_ASK_S = 60.0
-
 
 class RayReplica:
     """What a deployment has several of.
@@ -40,7 +37,7 @@ class RayReplica:
         sys.path[:0] = [path for path in paths if path not in sys.path]
         self._device = ThreadPoolExecutor(1, "gradwire-device")
         self._problem: NotLoaded | None = None
-        self._began_s = time.monotonic()
+        self._told = False
         try:
             # Where it computes: some frameworks keep what they make in the thread that made it.
             self._replica = self._device.submit(Replica, partial(load, config)).result()
@@ -50,21 +47,21 @@ class RayReplica:
         leave_alone_what_is_loaded()
 
     def check_health(self) -> None:
-        """Raises if there is no model, once there was time to ask why: Ray then starts another one, somewhere else perhaps."""
-        if self._problem is not None and time.monotonic() - self._began_s > _TIME_TO_ASK_S:
+        """Raises if there is no model, once somebody has been told why: Ray then starts another one, somewhere else perhaps."""
+        if self._problem is not None and self._told:
             raise RuntimeError(f"the model could not be loaded: {self._problem.why.text}")
 
     async def facts(self) -> Facts | NotLoaded:
         """What there is to know of the model, or why it was not loaded."""
-        return self._problem or await self._on_device(lambda: self._replica.facts)
+        return self._not_loaded() or await self._on_device(lambda: self._replica.facts)
 
     async def compute(self, weights: Weights, method: str, rows: dict[str, Array], options: dict[str, Any]) -> Any:
         """`Replica.compute` by these weights."""
-        return self._problem or await self._by(weights, lambda: self._replica.compute(method, rows, options))
+        return self._not_loaded() or await self._by(weights, lambda: self._replica.compute(method, rows, options))
 
     async def file(self, weights: Weights) -> bytes | Failed | NotLoaded:
         """These weights as a file."""
-        result: bytes | Failed | NotLoaded = self._problem or await self._by(weights, lambda: self._replica.weights())
+        result: bytes | Failed | NotLoaded = self._not_loaded() or await self._by(weights, lambda: self._replica.weights())
         return result
 
     async def fit(self, weights: Weights, key: str, x: Array, y: Array, options: FitOptions) -> AsyncIterator[Any]:
@@ -79,8 +76,9 @@ class RayReplica:
             yield done
 
     async def _fitting(self, weights: Weights, key: str, begin: Callable[[], None]) -> AsyncIterator[Any]:
-        if self._problem is not None:
-            yield self._problem
+        problem = self._not_loaded()
+        if problem is not None:
+            yield problem
             return
         try:
             failed = await self._by(weights, begin)
@@ -93,6 +91,10 @@ class RayReplica:
         finally:
             # Before whatever is asked next: there is one thread. A fit that came to its end is not there any more.
             self._device.submit(self._replica.give_up_fit)
+
+    def _not_loaded(self) -> NotLoaded | None:
+        self._told = True
+        return self._problem
 
     def _step(self, key: str) -> FitProgress | bytes | Failed:
         try:
