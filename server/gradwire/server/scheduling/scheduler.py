@@ -129,7 +129,7 @@ class Scheduler:
         """Lets a call in. Raises QueueFull."""
         if self._calls >= self._max_calls:
             text = f"{self._calls} calls are running or waiting, as many as max_calls allows; try again"
-            raise QueueFull(text, self._refusals.hint_s(time.monotonic()))
+            raise QueueFull(text, self._refusals.hint_s(client, time.monotonic()))
         self._calls += 1
         return Ticket(self, model, client)
 
