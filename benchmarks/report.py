@@ -68,6 +68,7 @@ class Run:
         versions = {name: number for those in self.versions.values() for name, number in those.items()}
         software = ", ".join(f"{name} {number}" for name, number in {"Python": self.machine["python"], **versions}.items())
         return (
+            # The date is text.
             f"{self.machine['cpu']}, {self.machine['cores']} cores, one compute thread each, {self.machine['date'][:10]}, "  # type: ignore[index]
             f"commit {self.machine['commit']}; {software}"
         )

@@ -41,7 +41,7 @@ class Subject:
         """The torch module."""
         module, _, function = self.factory.partition(":")
         made: Any = getattr(importlib.import_module(module), function)()
-        return made  # type: ignore[no-any-return]
+        return made  # type: ignore[no-any-return]  # a factory by its name has no type
 
     def inputs(self, rows: int, batch_size: int = 128) -> Inputs:
         """The inputs of so many rows; the same every time."""

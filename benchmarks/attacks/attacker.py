@@ -27,7 +27,7 @@ CALLS = "calls"
 """The operation that answers how many calls of each of the estimator's methods the last attack made."""
 
 
-class InProcess(PyTorchClassifier):  # type: ignore[misc]
+class InProcess(PyTorchClassifier):  # type: ignore[misc]  # ART has no types
     """ART's estimator; rows of HopSkipJump, which are float64 under numpy 2, are cast to the model's dtype."""
 
     def predict(self, x: Array, batch_size: int = 128, training_mode: bool = False, **kwargs: Any) -> Array:

@@ -60,7 +60,7 @@ def client_command(address: str, subject: Subject = CNN) -> Sequence[str]:
 
 def functions(estimator: RemoteEstimator | None, subject: Subject = CNN) -> dict[str, Function]:
     """The operations, by the estimator's methods; without one, their names are all there is."""
-    it: RemoteEstimator = estimator  # type: ignore[assignment]
+    it: RemoteEstimator = estimator  # type: ignore[assignment]  # without one, only the names are looked at
     return {
         "predict": lambda i: it.predict(i.x),
         "loss": lambda i: it.compute_loss(i.x, i.y),

@@ -32,7 +32,7 @@ def setups(weights: Path) -> list[Setup]:
     return [Setup("tensorflow", keys, partial(_plain, weights), channels_last, "conv1")]
 
 
-class _Layer(tf.Module):  # type: ignore[misc]
+class _Layer(tf.Module):  # type: ignore[misc]  # TensorFlow has no types
     def __init__(self, arrays: dict[str, Array], name: str, apply: Callable[[Any, Any], Any]) -> None:
         super().__init__()
         self.weight, self.bias = tf.Variable(arrays[f"{name}.weight"]), tf.Variable(arrays[f"{name}.bias"])
@@ -42,7 +42,7 @@ class _Layer(tf.Module):  # type: ignore[misc]
         return tf.nn.bias_add(self._apply(x, self.weight), self.bias)
 
 
-class _Net(tf.Module):  # type: ignore[misc]
+class _Net(tf.Module):  # type: ignore[misc]  # TensorFlow has no types
     def __init__(self, arrays: dict[str, Array]) -> None:
         super().__init__()
         convolve = partial(tf.nn.conv2d, strides=1, padding="VALID")

@@ -83,7 +83,7 @@ def asked(remote: RemoteEstimator, case: Case) -> Callable[[], Array]:
     attack = ProjectedGradientDescent(
         art_estimator(remote), eps=0.1, eps_step=0.01, max_iter=STEPS, batch_size=case.rows, verbose=False
     )
-    return lambda: attack.generate(x, np.eye(NB_CLASSES)[y])  # type: ignore[no-any-return]
+    return lambda: attack.generate(x, np.eye(NB_CLASSES)[y])  # type: ignore[no-any-return]  # ART has no types
 
 
 def measured(server: Any, case: Case) -> dict[str, list[float]]:

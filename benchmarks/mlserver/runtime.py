@@ -17,7 +17,7 @@ from torch import nn
 from benchmarks.model import INPUT_SHAPE, Array, cnn
 
 
-class Runtime(MLModel):  # type: ignore[misc]
+class Runtime(MLModel):  # type: ignore[misc]  # MLServer is not in this environment
     """Outputs for the input ``x``; with the input ``y`` too, the gradient of the loss."""
 
     async def load(self) -> bool:

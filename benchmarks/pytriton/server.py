@@ -25,12 +25,12 @@ def main(http_port: int, grpc_port: int, workspace: str) -> None:
     module = cnn().eval().requires_grad_(False)
     mean_loss = nn.CrossEntropyLoss()
 
-    @batch  # type: ignore[untyped-decorator]
+    @batch  # type: ignore[untyped-decorator]  # PyTriton is not in this environment
     def predict(x: Array) -> dict[str, Array]:
         with torch.inference_mode():
             return {"result": module(torch.from_numpy(x)).numpy()}
 
-    @batch  # type: ignore[untyped-decorator]
+    @batch  # type: ignore[untyped-decorator]  # PyTriton is not in this environment
     def loss_gradient(x: Array, y: Array) -> dict[str, Array]:
         leaf = torch.from_numpy(x).requires_grad_()
         loss = mean_loss(module(leaf), torch.from_numpy(y[:, 0]))

@@ -104,8 +104,8 @@ def _made(config: Config) -> tuple[Any, list[Call], list[Any]]:
 
 
 def _calls(owner: Any) -> list[Call]:
-    with_mode: Call = lambda x, training: owner(x, training=training)  # noqa: E731
-    without: Call = lambda x, training: owner(x)  # noqa: E731
+    with_mode: Call = lambda x, training: owner(x, training=training)  # noqa: E731, two ways to call, side by side
+    without: Call = lambda x, training: owner(x)  # noqa: E731, two ways to call, side by side
     if isinstance(owner, keras.layers.Layer):
         return [with_mode]
     try:

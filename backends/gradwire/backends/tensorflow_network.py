@@ -114,7 +114,7 @@ class NetworkModel:
 
     @property
     def notes(self) -> list[str]:
-        untraced = sorted({str(key[0]) for key in self._graphs.untraced})  # type: ignore[index]
+        untraced = sorted({str(key[0]) for key in self._graphs.untraced})  # type: ignore[index]  # keys are tuples here
         said = [f"TensorFlow cannot compile the model: {', '.join(untraced)} run operation by operation"] if untraced else []
         return [*self._network.notes, *said]
 

@@ -32,6 +32,7 @@ def load(path: Path, signature: str | None) -> tuple[Any, list[Call], list[Any]]
         loaded = tf.saved_model.load(str(path))
     except (OSError, ValueError, KeyError, AttributeError, tf.errors.OpError) as e:
         raise ModelConfigError("saved_model", f"{path} cannot be read as a SavedModel: {type(e).__name__}: {e}") from e
+    # The function is wanted, not whether it can be called.
     traces = getattr(getattr(loaded, "__call__", None), "concrete_functions", None) or []  # noqa: B004
     by_mode, dtype = _for_any_rows(traces)
     if signature is None and by_mode:

@@ -290,7 +290,7 @@ class TorchModel:
     def lay_out(self, memory_format: torch.memory_format) -> None:
         """Lays images out anew in memory, parameters and all later inputs."""
         self._memory_format = memory_format
-        self._module.to(memory_format=memory_format)  # type: ignore[call-overload]
+        self._module.to(memory_format=memory_format)  # type: ignore[call-overload]  # torch's stubs have no overload of it alone
 
     def gradient_of_sum(self, x: Array) -> Array:
         """The gradient of the summed outputs; see `torch_layouts.fastest`."""

@@ -97,7 +97,7 @@ def _here() -> str:
 def _of_uuid(name: str) -> int:
     """The index of the GPU with a UUID; where CUDA has not been told otherwise, it is told to show that one alone."""
     shown = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if shown is None and not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+    if shown is None and not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch has no types here
         os.environ["CUDA_VISIBLE_DEVICES"] = name
         if torch.cuda.device_count():
             return 0

@@ -51,6 +51,7 @@ class Staging:
         self._device = device
         on_gpu = device.type == "cuda"
         self._buffers = [torch.empty(buffer_nbytes, dtype=torch.uint8, pin_memory=on_gpu) for _ in range(2)]
+        # torch has no types here.
         self._arrivals: list[Arrival] = [torch.cuda.Event() if on_gpu else _AtOnce() for _ in range(2)]  # type: ignore[no-untyped-call]
 
     def put(self, x: Array) -> torch.Tensor:

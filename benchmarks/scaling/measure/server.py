@@ -85,7 +85,7 @@ def _serve(pipe: Connection[Any, Any], models: list[dict[str, Any]], settings: d
         make(tally)
         tallies.append(tally)
 
-    Tally.__init__ = noted  # type: ignore[assignment, method-assign]
+    Tally.__init__ = noted  # type: ignore[assignment, method-assign]  # notes are taken of it from outside
     with serving({model.pop("name"): model for model in models}, **settings) as address:
         pipe.send(address)
         while pipe.recv() is not None:
