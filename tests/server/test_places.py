@@ -4,34 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import numpy as np
+from runners import run, running
 
 from gradwire.backends.blackbox import Config
 from gradwire.backends.load import load
-from gradwire.server.scheduling.runner import Runner
 from gradwire.server.scheduling.scheduler import Scheduler
 from gradwire.server.scheduling.work import Likeness
 
 ESTIMATOR = load(Config(backend="blackbox", factory=lambda: np.asarray, input_shape=(1,), nb_classes=2, task="regression"))
 BLOCK = Likeness(ESTIMATOR, "block", (1,), False, True, 8)
 ROWS = {"x": np.zeros((3, 1))}
-
-
-@contextmanager
-def running(scheduler: Scheduler, threads: int) -> Iterator[None]:
-    runner = Runner(scheduler, asyncio.get_running_loop(), threads)
-    runner.start()
-    try:
-        yield
-    finally:
-        runner.stop()
-
-
-def run(test: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(test(), 20))  # type: ignore[arg-type]
 
 
 def test_a_model_has_as_many_batches_under_way_as_it_has_places_and_others_one() -> None:

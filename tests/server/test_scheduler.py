@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 import pytest
+from runners import run, running
 
 from gradwire.backends.blackbox import Config
 from gradwire.backends.errors import ModelFailed
 from gradwire.backends.load import load
-from gradwire.server.scheduling.runner import Runner
 from gradwire.server.scheduling.scheduler import QueueFull, Scheduler
 from gradwire.server.scheduling.work import Likeness
 
@@ -26,20 +26,6 @@ def note(order: list[str], name: str) -> Callable[[], str]:
         return name
 
     return work
-
-
-@contextmanager
-def running(scheduler: Scheduler) -> Iterator[None]:
-    runner = Runner(scheduler, asyncio.get_running_loop())
-    runner.start()
-    try:
-        yield
-    finally:
-        runner.stop()
-
-
-def run(test: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(test(), 20))  # type: ignore[arg-type]
 
 
 def test_clients_take_turns_however_much_one_of_them_asks() -> None:
