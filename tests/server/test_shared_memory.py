@@ -65,8 +65,8 @@ def _numbers() -> list[str]:
     return os.listdir("/proc/self/fd")
 
 
-# 64 rows are 1 MiB: these are just below, at and above what one message takes, more than the slots, and no multiple of them.
-@pytest.mark.parametrize("n", [1, 63, 64, 65, 128, 64 * SLOTS, 64 * SLOTS + 1, 3001])
+# 2 rows are as much as goes with a message, and 64 a chunk: these are around both, more than the slots, and no multiple of them.
+@pytest.mark.parametrize("n", [1, 2, 3, 63, 64, 65, 128, 64 * SLOTS, 64 * SLOTS + 1, 3001])
 def test_every_size_comes_back_whole(server: Server, n: int) -> None:
     x = rows(n)
     remote = server.estimator("m")
@@ -77,13 +77,13 @@ def test_every_size_comes_back_whole(server: Server, n: int) -> None:
 def test_large_calls_share_memory_and_small_ones_do_not(address: str) -> None:
     with connect(address) as server:
         remote = server.estimator("m")
-        remote.predict(rows(3))
+        remote.predict(rows(2))
         (stream,) = server._idle["Predict", "m"]
         assert isinstance(stream, SocketStream)
         assert stream._segment is None
-        remote.predict(rows(100))
-        assert isinstance(stream._segment, Segment)
         remote.predict(rows(3))
+        assert isinstance(stream._segment, Segment)
+        remote.predict(rows(2))
         assert list(server._idle["Predict", "m"]) == [stream]
 
 
@@ -101,6 +101,18 @@ def test_large_answers_to_small_questions_share_memory_from_the_second_on(addres
             (stream,) = server._idle["Predict", "m"]
             assert isinstance(stream, SocketStream)
             assert isinstance(stream._segment, Segment) is shares
+
+
+def test_calls_use_the_same_slots_again(address: str) -> None:
+    """No slot is given back in words where a call needs few, and none is lost."""
+    with connect(address) as server:
+        remote, x = server.estimator("m"), rows(64 * 3 + 1)
+        for _ in range(4 * SLOTS):
+            np.testing.assert_array_equal(remote.predict(x), -x)
+        (stream,) = server._idle["Predict", "m"]
+        assert isinstance(stream, SocketStream)
+        assert isinstance(stream._segment, Segment)
+        assert len(stream._segment.free) == SLOTS - 4
 
 
 def test_many_threads_with_large_calls_get_their_own_rows(server: Server) -> None:

@@ -33,7 +33,7 @@ from gradwire.client.usage import Usage, usage_of
 from gradwire.v1 import estimator_pb2, model_pb2, model_pb2_grpc, usage_pb2, usage_pb2_grpc
 from gradwire.wire.errors import WireError
 from gradwire.wire.frames import first_message, open_field
-from gradwire.wire.tensors import Array, Outgoing
+from gradwire.wire.tensors import Array, Outgoing, outgoing
 
 if TYPE_CHECKING:
     from gradwire.client.estimator import RemoteEstimator
@@ -222,14 +222,16 @@ class Server:
         """
         due_s = self._due_s()
 
+        try:
+            ready = [(name, array if isinstance(array, Outgoing) else outgoing(array)) for name, array in arrays]
+        except WireError as e:
+            raise error_of_wire(e) from None
+
         def once(attempt: int) -> Array:
-            try:
-                sent = first_message(opening if attempt == 1 else opening + _later_header(attempt, due_s), arrays)
-            except WireError as e:
-                raise error_of_wire(e) from None
+            begin = opening if attempt == 1 else opening + _later_header(attempt, due_s)
             # If one open stream has ended, the others may have too.
             stream = self._lend(method, model, due_s) if attempt == 1 else self.open_stream(method, due_s, model)
-            return self._on_stream((method, model), stream, sent, due_s)
+            return self._on_stream((method, model), stream, first_message(begin, ready, stream.inline_nbytes), due_s)
 
         return self._again(once, due_s, self.retry.attempts)
 

@@ -24,7 +24,7 @@ from gradwire.client.streams import result_of
 from gradwire.v1 import transport_pb2, transport_pb2_grpc
 from gradwire.v1.transport_pb2 import SameHostHello
 from gradwire.wire.frames import CHUNK_NBYTES, Chunk, chunk_header
-from gradwire.wire.shared import OFFER, PLACE, SLOT, Segment, create
+from gradwire.wire.shared import INLINE_NBYTES, OFFER, PLACE, SLOT, SLOTS, Segment, create
 from gradwire.wire.sockets import FREED, HEADER, HELLO, MESSAGE, SHARE, SHARED, STATUS, abstract, peer_of, supported
 from gradwire.wire.status import DETAILS_KEY
 from gradwire.wire.tensors import Array
@@ -33,6 +33,8 @@ _SCRATCH_NBYTES = 64 << 10
 """Frames within it are read at once with their header."""
 _SMALL_NBYTES = 64 << 10
 """Messages up to here are copied behind their header."""
+_GIVEN_BACK_NBYTES = SLOTS // 2 * (HEADER.size + SLOT.size)
+"""Frames that give back half of the slots."""
 _MAX_FRAME_NBYTES = 4 * CHUNK_NBYTES
 """Far more than a server puts into one, and no more memory than that for what it announces."""
 
@@ -119,7 +121,7 @@ class StreamEnded(grpc.RpcError):  # type: ignore[misc]
 
 
 class SocketStream:
-    """An open stream of one method; as `streams.Stream`.
+    """An open stream of one method; as `streams.Stream`, with its attributes.
 
     Args:
         name: Of the server's socket.
@@ -130,6 +132,8 @@ class SocketStream:
     Raises:
         OSError: There is no such socket on this host, or it is another user's.
     """
+
+    inline_nbytes = INLINE_NBYTES
 
     def __init__(self, name: str, method: str, client: str, metadata: tuple[tuple[str, str], ...]) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -159,27 +163,23 @@ class SocketStream:
         # Memory that both sides share, once a large call has been made; False if the server cannot have it.
         self._segment: Segment | bool | None = None
         self._large_answer = False
+        # The slot whose chunk is being read, and those that have been and were not given back.
         self._lent: int | None = None
+        self._read = b""
         self.opened_s = time.monotonic()
         self.calls = 0
 
     @property
     def usable(self) -> bool:
-        """Whether the server has not ended it, as far as is known here. Between calls it has only slots to give back."""
-        try:
-            while self._begin < self._end or self._readable.poll(0):
-                kind, frame = self._frame()
-                if kind != FREED or not isinstance(self._segment, Segment):
-                    return False
-                self._segment.freed(*SLOT.unpack(frame))
-        except (grpc.RpcError, ValueError, struct.error):
-            return False
-        return True
+        """Whether the server has not ended it, as far as is known here. Between calls it has nothing else to say."""
+        return self._begin == self._end and not self._readable.poll(0)
 
     def send(self, messages: Iterator[bytes | Chunk]) -> None:
         """Sends of a call's messages what the socket takes at once; the others go while the answer is waited for."""
         self.calls += 1
-        self._give_back()
+        self._lent, self._read = None, b""
+        if isinstance(self._segment, Segment):
+            self._segment.all_freed()
         self._unsent = messages
         self._push()
 
@@ -193,7 +193,7 @@ class SocketStream:
         """Waits for the next message. Raises grpc.RpcError, Unavailable."""
         self._give_back()
         while True:
-            while self._unsent is not None and self._waiting is None and self._begin == self._end:
+            while (self._rest or (self._unsent is not None and self._waiting is None)) and self._begin == self._end:
                 if any(events & ~select.POLLOUT for _, events in self._both.poll()):
                     break
                 self._push()
@@ -218,8 +218,7 @@ class SocketStream:
     def result(self) -> Array:
         """Waits for the answer to a call on rows. Raises grpc.RpcError, WireError, Unavailable."""
         result = result_of(self.receive)
-        self._large_answer = result.nbytes > CHUNK_NBYTES
-        self._give_back()
+        self._large_answer = result.nbytes > INLINE_NBYTES
         return result
 
     def close(self) -> None:
@@ -245,17 +244,18 @@ class SocketStream:
                 if self._unsent is None or self._waiting is not None:
                     return
                 message = next(self._unsent, None)
+                if isinstance(message, bytes):
+                    # Together with the chunk after it, if there is one.
+                    self._queue(MESSAGE, message)
+                    message = next(self._unsent, None)
                 if message is None:
                     self._unsent = None
-                elif isinstance(message, Chunk) and isinstance(self._segment, Segment):
-                    self._put(self._segment, message)
-                elif isinstance(message, Chunk):
-                    header = chunk_header(message.offset, len(message.data))
-                    self._queue(MESSAGE, header, message.data)
-                elif len(message) > _SMALL_NBYTES:
-                    self._queue(MESSAGE, b"", memoryview(message))
-                else:
+                elif isinstance(message, bytes):
                     self._queue(MESSAGE, message)
+                elif isinstance(self._segment, Segment):
+                    self._put(self._segment, message)
+                else:
+                    self._queue(MESSAGE, chunk_header(message.offset, len(message.data)), message.data)
         except BlockingIOError:
             return
         except OSError:
@@ -264,7 +264,10 @@ class SocketStream:
 
     def _queue(self, kind: int, payload: bytes, data: memoryview | None = None) -> None:
         nbytes = len(payload) + (0 if data is None else len(data))
-        self._rest.append(memoryview(HEADER.pack(kind, nbytes) + payload))
+        if len(payload) <= _SMALL_NBYTES:
+            self._rest.append(memoryview(HEADER.pack(kind, nbytes) + payload))
+        else:
+            self._rest += (memoryview(HEADER.pack(kind, nbytes)), memoryview(payload))
         if data is not None:
             self._rest.append(data)
 
@@ -275,11 +278,14 @@ class SocketStream:
             self._queue(SHARED, PLACE.pack(segment.put(chunk.data), chunk.offset, len(chunk.data)))
 
     def _give_back(self) -> None:
-        """Tells the server that the chunk which was read last may be overwritten."""
-        if self._lent is not None:
-            frame = HEADER.pack(FREED, SLOT.size) + SLOT.pack(self._lent)
-            self._lent = None
-            self._rest.append(memoryview(frame))
+        """Tells the server that the chunks which were read may be overwritten, once they are half of what it has room for."""
+        if self._lent is None:
+            return
+        self._read += HEADER.pack(FREED, SLOT.size) + SLOT.pack(self._lent)
+        self._lent = None
+        if len(self._read) >= _GIVEN_BACK_NBYTES:
+            self._rest.append(memoryview(self._read))
+            self._read = b""
             self._push()
 
     def _share(self) -> None:

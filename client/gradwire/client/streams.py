@@ -17,7 +17,7 @@ from gradwire.client.errors import Unavailable
 from gradwire.v1.errors_pb2 import ERROR_REASON_BAD_FRAME, ERROR_REASON_TOO_LARGE
 from gradwire.v1.estimator_pb2 import PredictResponse
 from gradwire.wire.errors import WireError
-from gradwire.wire.frames import Chunk, chunk_of, in_messages
+from gradwire.wire.frames import CHUNK_NBYTES, Chunk, chunk_of, in_messages
 from gradwire.wire.tensors import Array, Assembler, inline, spec_of
 
 
@@ -61,7 +61,12 @@ class Stream:
     Args:
         method: gRPC's callable for it, messages as bytes.
         metadata: What the call begins with.
+
+    Attributes:
+        inline_nbytes: Most data that a call's first message should have.
     """
+
+    inline_nbytes = CHUNK_NBYTES
 
     def __init__(self, method: grpc.StreamStreamMultiCallable, metadata: tuple[tuple[str, str], ...]) -> None:
         self._outbox = Outbox()

@@ -67,7 +67,7 @@ def messages(opening: bytes, arrays: Sequence[tuple[str, Array | Outgoing]], chu
 
 
 def first_message(
-    opening: bytes, arrays: Sequence[tuple[str, Array | Outgoing]], chunk_nbytes: int = CHUNK_NBYTES
+    opening: bytes, arrays: Sequence[tuple[str, Array | Outgoing]], inline_nbytes: int = CHUNK_NBYTES
 ) -> tuple[bytes, list[memoryview]]:
     """The message that a call, or its answer, begins with, and the data that did not fit, a tensor each.
 
@@ -75,14 +75,14 @@ def first_message(
         opening: Serialised fields to begin the message with; `open_field` for requests.
         arrays: Names and arrays, plain or made ready, in the order that the contract wants. The data of small ones travels
             in the first message as long as there is room.
-        chunk_nbytes: Most data in one message.
+        inline_nbytes: Most data in it.
 
     Raises:
         WireError: An array cannot be sent.
     """
     parts: list[bytes | memoryview] = [opening]
     chunked: list[memoryview] = []
-    room = chunk_nbytes
+    room = inline_nbytes
     for name, array in arrays:
         value, shape, codec, data = array if isinstance(array, Outgoing) else outgoing(array)
         nbytes = len(data)

@@ -1,8 +1,9 @@
 """Memory that a client and a server on one host share: one file in memory, cut into slots that take a chunk each.
 
 The client makes it and the server maps it. Half of the slots carry chunks to the server, half to the client. Whoever
-writes into a slot says so in a frame; whoever reads copies the chunk out and gives the slot back. So no more than the slots
-is ever under way, the same few pages are used again and again, and nothing stays behind when both processes are gone.
+writes into a slot says so in a frame; whoever reads copies the chunk out and gives the slot back, one by one while a call goes
+on and all at its end, which needs no word. So no more than the slots is ever under way, the same few pages are used again and
+again, and nothing stays behind when both processes are gone.
 
 The file is sealed: its size cannot change any more, so that nobody is killed by pages that are not there.
 """
@@ -13,12 +14,14 @@ import fcntl
 import mmap
 import os
 import struct
-from collections import deque
 
 from gradwire.wire.frames import CHUNK_NBYTES
 
 SLOTS = 8
 """In each direction."""
+
+INLINE_NBYTES = 32 << 10
+"""Data of more bytes goes into a slot, and is copied once by each side: a message is copied by sockets and parsers too."""
 
 OFFER = struct.Struct("<I")
 """Payload of a SHARE frame of the client: the number of the file in its process. The server answers with one byte."""
@@ -43,12 +46,13 @@ class Segment:
     def __init__(self, file: int, writes_second: bool) -> None:
         self._memory = memoryview(mmap.mmap(file, _NBYTES))
         self._own, self._other = (_HALF_NBYTES, 0) if writes_second else (0, _HALF_NBYTES)
-        self.free = deque(range(SLOTS))
+        self.free = list(range(SLOTS))
         """Own slots that nothing is under way in."""
 
     def put(self, data: memoryview) -> int:
         """Copies a chunk into a free slot of this side's, and returns its number."""
-        slot = self.free.popleft()
+        # The one that was used last, which caches still hold.
+        slot = self.free.pop()
         begin = self._own + slot * CHUNK_NBYTES
         self._memory[begin : begin + len(data)] = data
         return slot
@@ -65,6 +69,11 @@ class Segment:
         if slot >= SLOTS or slot in self.free:
             raise ValueError(f"slot {slot} is given back; it was not taken")
         self.free.append(slot)
+
+    def all_freed(self) -> None:
+        """Takes all slots back: the other side has got to the end of a call."""
+        if len(self.free) < SLOTS:
+            self.free[:] = range(SLOTS)
 
 
 def create() -> int:

@@ -284,23 +284,25 @@ class ResultWriter:
     async def write(self, block: Array) -> None:
         """Sends one block. Raises ModelFailed if its rows have another shape than those before."""
         value, _, codec, data = await ready(block, self._codec)
+        head = b""
         if self._row_shape is None:
             self._row_shape = block.shape[1:]
             nbytes = len(data) // len(block) * self._rows
-            await self._stream.write(header_message("result", value, (self._rows, *self._row_shape), nbytes, codec))
+            head = header_message("result", value, (self._rows, *self._row_shape), nbytes, codec)
         elif block.shape[1:] != self._row_shape:
             raise ModelFailed(
                 f"the model answered row blocks in shapes {self._row_shape} and {block.shape[1:]}; expected one shape"
             )
-        await self._stream.write_data(data, self._sent)
+        await self._stream.write_data(data, self._sent, head)
         self._sent += len(data)
 
 
 async def _write(stream: OpenStream, result: Array, codec: Codec) -> None:
-    first, chunked = first_message(b"", [("result", await ready(result, codec))])
-    await stream.write(first)
+    first, chunked = first_message(b"", [("result", await ready(result, codec))], stream.inline_nbytes)
+    if not chunked:
+        await stream.write(first)
     for data in chunked:
-        await stream.write_data(data)
+        await stream.write_data(data, 0, first)
 
 
 def _has_failed(future: asyncio.Future[Any]) -> bool:

@@ -26,7 +26,7 @@ from gradwire.server.transport.streams import DRAINING
 from gradwire.v1.transport_pb2 import GetSameHostRequest, GetSameHostResponse, SameHostHello
 from gradwire.v1.transport_pb2_grpc import TransportServiceServicer
 from gradwire.wire.frames import Chunk, chunk_header
-from gradwire.wire.shared import OFFER, PLACE, SLOT, SLOTS, Segment, attach
+from gradwire.wire.shared import INLINE_NBYTES, OFFER, PLACE, SLOT, SLOTS, Segment, attach
 from gradwire.wire.sockets import FREED, HEADER, HELLO, MESSAGE, SHARE, SHARED, STATUS, abstract, peer_of, supported
 from gradwire.wire.status import DETAILS_KEY
 
@@ -40,6 +40,8 @@ _MESSAGE_NBYTES = 64
 """What a message counts for besides its bytes, so that empty ones count too."""
 _SMALL_NBYTES = 64 << 10
 """Messages up to here are copied behind their header rather than sent by a second call."""
+_GIVEN_BACK_NBYTES = SLOTS // 2 * (HEADER.size + SLOT.size)
+"""Frames that give back half of the slots: fewer are not worth a system call of their own."""
 _QUEUED_MESSAGES = 4 * SLOTS
 """Chunks in shared memory that are announced and not read; a caller that keeps to the rules has no more than the slots."""
 _MAX_CLIENT = 64
@@ -113,6 +115,8 @@ class SameHost(TransportServiceServicer):
 class Connection(asyncio.BufferedProtocol):
     """One stream. To the servicers it is what a gRPC context is."""
 
+    inline_nbytes = INLINE_NBYTES
+
     def __init__(self, host: SameHost) -> None:
         self.task: asyncio.Task[None] | None = None
         self._host = host
@@ -127,8 +131,9 @@ class Connection(asyncio.BufferedProtocol):
         self._large_filled = self._large_kind = 0
         self._messages: deque[bytes | bytearray | Place] = deque()
         self._segment: Segment | None = None
-        # The slot whose chunk is being read.
+        # The slot whose chunk is being read, and frames that give back those that have been.
         self._lent: int | None = None
+        self._read = b""
         self._queued = 0
         self._paused = False
         self._reader: asyncio.Future[None] | None = None
@@ -148,11 +153,14 @@ class Connection(asyncio.BufferedProtocol):
     async def read(self) -> Any:
         """The next message. Whoever hangs up cancels the stream's task, as in gRPC."""
         if self._lent is not None:
-            self._send(FREED, SLOT.pack(self._lent))
+            self._read += _frame(FREED, SLOT.pack(self._lent))
             self._lent = None
-            while self._full:  # a caller who takes nothing gets no more of these
-                self._writer = self._loop.create_future()
-                await self._writer
+            if len(self._read) >= _GIVEN_BACK_NBYTES:
+                self._transport.write(self._read)
+                self._read = b""
+                while self._full:  # a caller who takes nothing gets no more of these
+                    self._writer = self._loop.create_future()
+                    await self._writer
         while not self._messages:
             self._reader = self._loop.create_future()
             await self._reader
@@ -174,15 +182,22 @@ class Connection(asyncio.BufferedProtocol):
             self._writer = self._loop.create_future()
             await self._writer
 
-    async def write_chunk(self, offset: int, data: memoryview) -> None:
-        """Sends a chunk; through shared memory if the caller has offered some."""
+    async def write_chunk(self, offset: int, data: memoryview, head: bytes) -> None:
+        """Sends a chunk; through shared memory if the caller has offered some. ``head`` is a message to go before, or empty."""
         if self._segment is None:
+            if head:
+                self._send(MESSAGE, head)
             await self.write(b"".join((chunk_header(offset, len(data)), data)))
             return
         while not self._segment.free:
             self._writer = self._loop.create_future()
             await self._writer
-        self._send(SHARED, PLACE.pack(self._segment.put(data), offset, len(data)))
+        place = _frame(SHARED, PLACE.pack(self._segment.put(data), offset, len(data)))
+        self._transport.write(_frame(MESSAGE, head) + place if head else place)
+
+    def read_all(self) -> None:
+        """A call has ended: its slots are free without a word."""
+        self._lent, self._read = None, b""
 
     async def abort(self, code: grpc.StatusCode, text: str, metadata: Any = ()) -> None:
         """Ends the stream with an error."""
@@ -275,6 +290,9 @@ class Connection(asyncio.BufferedProtocol):
         if self.task is None:
             self._greet(kind, bytes(frame))
         elif kind == MESSAGE:
+            if self._segment is not None:
+                # A new call; what answered the last one has been read.
+                self._segment.all_freed()
             self._messages.append(frame)
             self._queued += len(frame) + _MESSAGE_NBYTES
             if self._queued > _QUEUED_NBYTES and not self._paused:
@@ -343,11 +361,10 @@ class Connection(asyncio.BufferedProtocol):
             self._loop.call_later(_GOODBYE_S, self._transport.abort)
 
     def _send(self, kind: int, payload: bytes) -> None:
-        header = HEADER.pack(kind, len(payload))
         if len(payload) <= _SMALL_NBYTES:
-            self._transport.write(header + payload)
+            self._transport.write(_frame(kind, payload))
         else:
-            self._transport.write(header)
+            self._transport.write(HEADER.pack(kind, len(payload)))
             self._transport.write(payload)
 
     def _end(self, status: bytes) -> None:
@@ -357,6 +374,10 @@ class Connection(asyncio.BufferedProtocol):
     def _refuse(self, text: str) -> None:
         self._end(Status(code=grpc.StatusCode.INVALID_ARGUMENT.value[0], message=text).SerializeToString())
         self._hang_up()
+
+
+def _frame(kind: int, payload: bytes) -> bytes:
+    return HEADER.pack(kind, len(payload)) + payload
 
 
 def _wake(waiting: asyncio.Future[None] | None) -> None:

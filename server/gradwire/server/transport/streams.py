@@ -50,6 +50,7 @@ class OpenStream:
         pace: How fast the peer sends and takes the bytes of the call under way.
         place: Whose limits it counts for; empty before it has been let in.
         trace: Of the call under way; None if it is not traced.
+        inline_nbytes: Most data that an answer's first message should have.
     """
 
     def __init__(self, context: Any, identity: Identity, limits: Limits, traffic: Traffic) -> None:
@@ -64,8 +65,10 @@ class OpenStream:
         self.in_call = False
         self.waiting_since_s: float | None = None
         self._context = context
-        # A stream on this host has a shorter way for chunks than messages.
+        # A stream on this host has a shorter way for chunks than messages, and wants to know where calls end.
         self._write_chunk = getattr(context, "write_chunk", None)
+        self._read_all = getattr(context, "read_all", None)
+        self.inline_nbytes: int = getattr(context, "inline_nbytes", CHUNK_NBYTES)
         self._loop = asyncio.get_running_loop()
         self._old_s = _old_s(self._loop.time(), None if self.same_host else limits.max_connection_age_s)
         self._task = asyncio.current_task()
@@ -133,9 +136,11 @@ class OpenStream:
         await self._context.write(message)
         self._wrote(since_s, len(message))
 
-    async def write_data(self, data: memoryview, begin: int = 0) -> None:
-        """Sends data as chunks; it stands at byte ``begin`` of its tensor."""
+    async def write_data(self, data: memoryview, begin: int = 0, head: bytes = b"") -> None:
+        """Sends data as chunks; it stands at byte ``begin`` of its tensor, and ``head`` is the message that goes before."""
         if self._write_chunk is None:
+            if head:
+                await self.write(head)
             for message in chunk_messages(data, begin):
                 await self.write(message)
             return
@@ -143,8 +148,9 @@ class OpenStream:
             self._heed()
             self.waiting_since_s = since_s = self._loop.time()
             self._writing = True
-            await self._write_chunk(begin + at, part := data[at : at + CHUNK_NBYTES])
-            self._wrote(since_s, len(part))
+            await self._write_chunk(begin + at, part := data[at : at + CHUNK_NBYTES], head)
+            self._wrote(since_s, len(part) + len(head))
+            head = b""
 
     def _wrote(self, since_s: float, nbytes: int) -> None:
         self._writing = False
@@ -158,6 +164,8 @@ class OpenStream:
         """The call under way has been answered; that its time was over meanwhile no longer matters."""
         self.in_call = False
         self.trace = None
+        if self._read_all is not None:
+            self._read_all()
         if not self._ended:
             self._reason = None
 
