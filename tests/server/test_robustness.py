@@ -212,6 +212,16 @@ def test_what_other_sizes_cost_is_estimated_and_never_too_low() -> None:
     assert not costs.is_quick(block(OTHER, 17))
 
 
+def test_one_slow_time_does_not_make_a_block_slow_and_two_do() -> None:
+    costs = Costs()
+    for seconds, quick in ((0.004, True), (0.1, True), (0.004, True), (0.1, True), (0.1, False), (0.004, True)):
+        costs.remember([block(OTHER, 3)], seconds)
+        assert costs.is_quick(block(OTHER, 3)) is quick
+    fresh = Costs()
+    fresh.remember([block(OTHER, 3)], 0.1)
+    assert not fresh.is_quick(block(OTHER, 3))
+
+
 def test_a_scheduler_forgets_holds_that_nobody_wants() -> None:
     import asyncio
 

@@ -10,8 +10,8 @@ why the bound is small, and why models that may wait for something else than thi
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from gradwire.server.scheduling.work import Work
@@ -23,11 +23,11 @@ _REMEMBERED = 4096
 
 
 class Costs:
-    """The last times of each kind of computation, of as many rows as there were: one for each power of two."""
+    """The last times of each kind of computation, of as many rows as there were: for each power of two, the less of two."""
 
     def __init__(self) -> None:
-        # By model and kind: by the rows' bit length, how many there were and how long they took.
-        self._last: OrderedDict[Hashable, dict[int, tuple[int, float]]] = OrderedDict()
+        # By model and kind: by the rows' bit length, how many there were, how long they took, and how long the like of them before.
+        self._last: OrderedDict[Hashable, dict[int, _Known]] = OrderedDict()
 
     def is_quick(self, work: Work) -> bool:
         """Whether a block will be quick, as far as its like is known. What is not known is not."""
@@ -44,15 +44,23 @@ class Costs:
             return
         key = (batch[0].ticket.model, like.kind)
         rows = sum(work.size for work in batch)
-        self._last.setdefault(key, {})[rows.bit_length()] = (rows, seconds)
+        known = self._last.setdefault(key, {})
+        before = known.get(rows.bit_length())
+        known[rows.bit_length()] = _Known(rows, seconds, seconds if before is None else before.seconds)
         self._last.move_to_end(key)
         if len(self._last) > _REMEMBERED:
             self._last.popitem(last=False)
 
 
-def _estimate_s(last: dict[int, tuple[int, float]], rows: int) -> float:
-    """Not less than it will take: from fewer rows in proportion, from more rows what those took."""
+class _Known(NamedTuple):
+    rows: int
+    seconds: float
+    seconds_before: float
+
+
+def _estimate_s(last: Mapping[int, _Known], rows: int) -> float:
+    """From fewer rows in proportion, from more rows what those took. One slow time says that somebody else had the processor."""
     length = rows.bit_length()
     fewer = [known for known in last if known <= length]
-    known_rows, seconds = last[max(fewer) if fewer else min(last)]
-    return seconds * max(1.0, rows / known_rows)
+    known = last[max(fewer) if fewer else min(last)]
+    return min(known.seconds, known.seconds_before) * max(1.0, rows / known.rows)
