@@ -27,7 +27,8 @@ def setups(weights: Path) -> list[Setup]:
         "loss": "mxnet.gluon.loss.SoftmaxCrossEntropyLoss",
         **cnn_keys(channels_last=False),
     }
-    return [Setup("mxnet", keys, partial(_plain, weights), conv_layer="conv1", environment=PROGRAMS)]
+    plain = partial(_plain, weights)
+    return [Setup("mxnet", keys, plain, conv_layer="conv1", environment=PROGRAMS, plain_module="mxnet_plain")]
 
 
 @contextmanager

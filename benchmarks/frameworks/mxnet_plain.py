@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import pickle
 import sys
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 # With oneDNN its gradients are wrong outside of training.
@@ -18,8 +20,9 @@ import mxnet as mx
 import numpy as np
 from mxnet.gluon import nn
 
-from benchmarks.contenders.contender import Function, timed
+from benchmarks.contenders.contender import Function, InThisProcess, timed
 from benchmarks.frameworks import weights as numbers
+from benchmarks.frameworks.setup import PLAIN, Setup
 from benchmarks.model import NB_CLASSES, Array, Inputs, inputs
 
 _FEW_ROWS = 2
@@ -107,6 +110,24 @@ def _array(values: Any) -> Array:
     return array
 
 
+def _functions(weights: str) -> dict[str, Function]:
+    plain = _Plain(cnn(weights))
+    return {
+        "predict": plain.predict,
+        "loss": plain.loss,
+        "loss_gradient": plain.loss_gradient,
+        "class_gradient_rows": plain.class_gradient_rows,
+        "class_gradient_all": plain.class_gradient_all,
+        "activations_conv": plain.activations_conv,
+    }
+
+
+def setups(weights: Path) -> list[Setup]:
+    """The CNN as plain code in this process."""
+    plain = InThisProcess(PLAIN, _functions(str(weights)), {})
+    return [Setup("mxnet", {}, lambda: nullcontext(plain))]
+
+
 def main(weights: str) -> None:
     """Does what it is told until stdin ends."""
     # What others print goes to stderr.
@@ -117,15 +138,7 @@ def main(weights: str) -> None:
         pickle.dump(value, answers)
         answers.flush()
 
-    plain = _Plain(cnn(weights))
-    functions: dict[str, Function] = {
-        "predict": plain.predict,
-        "loss": plain.loss,
-        "loss_gradient": plain.loss_gradient,
-        "class_gradient_rows": plain.class_gradient_rows,
-        "class_gradient_all": plain.class_gradient_all,
-        "activations_conv": plain.activations_conv,
-    }
+    functions = _functions(weights)
     cached: dict[int, Inputs] = {}
     answer((list(functions), {"mxnet": mx.__version__}))
     while True:

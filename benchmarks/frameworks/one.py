@@ -25,6 +25,7 @@ from benchmarks.cases import Repeats, cases
 from benchmarks.contenders import gradwire
 from benchmarks.contenders.contender import Contender, InThisProcess
 from benchmarks.frameworks import weights as numbers
+from benchmarks.frameworks.over_socket import over_socket
 from benchmarks.frameworks.setup import OPERATIONS, Setup
 from benchmarks.measure import TOLERANCE, Disagreement, check, measure
 from gradwire.client import connect
@@ -37,12 +38,15 @@ def main(framework: str, weights: Path, quick: bool, only: list[str], say: Calla
     setups: list[Setup] = importlib.import_module(f"benchmarks.frameworks.{framework}").setups(weights)
     for setup in setups:
         say({"model": setup.name, "neural": setup.same_outputs})
-        _measure_model(setup, weights, quick, only, say)
+        _measure_model(framework, setup, weights, quick, only, say)
 
 
-def _measure_model(setup: Setup, weights: Path, quick: bool, only: list[str], say: Callable[[dict[str, Any]], None]) -> None:
+def _measure_model(
+    framework: str, setup: Setup, weights: Path, quick: bool, only: list[str], say: Callable[[dict[str, Any]], None]
+) -> None:
     with ExitStack() as stack:
         plain = stack.enter_context(setup.plain())
+        least = stack.enter_context(over_socket(framework, setup, weights, plain.operations))
         art = [setup.art()] if setup.art else []
         ours = stack.enter_context(_gradwire(setup))
         chosen = [case for case in cases(quick, only) if case.operation in OPERATIONS and case.operation in plain.operations]
@@ -52,9 +56,9 @@ def _measure_model(setup: Setup, weights: Path, quick: bool, only: list[str], sa
         for case in chosen:
             say({"doing": f"{case.title}, {case.rows}"})
             comparable = [] if case.operation in setup.not_arts or (setup.art_alone and case.rows > 1) else art
-            check(case, [plain, ours, *comparable], setup.inputs)
+            check(case, [plain, least, ours, *comparable], setup.inputs)
             gc.collect()
-            in_turns = [plain, ours, *([] if setup.art_alone else art)]
+            in_turns = [plain, least, ours, *([] if setup.art_alone else art)]
             measurements = measure(case, in_turns, lambda: say({"done": 1}), setup.inputs)
             if setup.art_alone:
                 few = dataclasses.replace(case, repeats=_FEW_CALLS)

@@ -35,6 +35,7 @@ class Setup:
         art_alone: ART takes seconds a call: two calls of it are measured, after the others.
         same_outputs: The model is the CNN, whose outputs are known.
         environment: The folder of programs of the Python environment in which the server runs.
+        plain_module: Whose ``setups`` have the plain code in that environment, if not this framework's.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Setup:
     art_alone: bool = False
     same_outputs: bool = True
     environment: Path = Path(sys.executable).parent
+    plain_module: str = ""
 
 
 def factory(path: str, weights: Path) -> dict[str, Any]:
