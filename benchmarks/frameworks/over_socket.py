@@ -23,6 +23,7 @@ from benchmarks.contenders.contender import timed
 from benchmarks.contenders.remote import process
 from benchmarks.frameworks.setup import OPERATIONS, Setup
 from benchmarks.model import Array, Inputs
+from gradwire.server.memory import keep_freed_memory
 
 NAME = "plain over a socket"
 
@@ -81,7 +82,8 @@ def over_socket(framework: str, setup: Setup, weights: Path, operations: Collect
 
 
 def main(framework: str, model: str, weights: str, path: str) -> None:
-    """Answers until the other side ends."""
+    """Answers until the other side ends. Memory is kept as a server keeps it."""
+    keep_freed_memory()
     setups: Callable[[Path], list[Setup]] = importlib.import_module(f"benchmarks.frameworks.{framework}").setups
     (setup,) = (setup for setup in setups(Path(weights)) if setup.name == model)
     with setup.plain() as plain, socket.socket(socket.AF_UNIX) as connection:
