@@ -190,3 +190,18 @@ def test_moments_may_be_said_as_ages(url, store):
     assert "id-1" not in (shown := run("export", "--store", url, "--since", "1h").stdout)
     assert "id-2" in shown
     assert "id-1" in run("export", "--store", url, "--since", "3h ago", "--until", "90m").stdout
+
+
+def test_forget_removes_what_is_too_old_once_it_is_confirmed(filled, store):
+    used, until = store.usage(), (START + timedelta(minutes=9)).isoformat()
+    refused = CliRunner().invoke(build([POINT]), ["ledger", "forget", "--store", filled, "--until", until], input="n\n")
+    assert refused.exit_code == 1
+    assert "Remove 9 calls from before 2026-11-21 12:09:00 UTC for good?" in refused.output
+    assert store.count_calls() == 12
+    ended = run("forget", "--store", filled, "--until", until, "--yes")
+    assert ended.exit_code == 0, ended.output
+    assert "9 calls removed" in ended.output
+    assert [part.request_id for batch in store.calls() for part in batch] == ["id-9", "id-10", "id-11"]
+    assert store.usage() == used
+    assert "0 calls removed" in run("forget", "--store", filled, "--until", until, "--yes").output
+    assert run("forget", "--store", filled, "--yes").exit_code == 2

@@ -162,6 +162,18 @@ def test_what_one_server_has_charged_and_another_has_asked_for_is_not_given_back
     assert store.taken("alice", "digits", None, 0.0).total == Rows(8)
 
 
+def test_old_calls_are_forgotten_a_few_at_a_time_and_usage_is_not(store):
+    write(store, [call(minute) for minute in range(5)])
+    used = store.usage()
+    before = moment(call(3).at_us)
+    assert [store.forget_calls(before, 2) for _ in range(3)] == [2, 1, 0]
+    assert [entry.at_us for entry in all_calls(store)] == [call(3).at_us, call(4).at_us]
+    assert store.usage() == used
+    # What was written once is not written again, forgotten or not.
+    assert not write(store, [call(minute) for minute in range(5)])
+    assert store.count_calls() == 2
+
+
 def test_old_charges_are_forgotten_and_usage_is_not(store):
     charges = [ChargeRecord("alice", "digits", f"id-{age}", b"", 1, 0, microseconds(START) + age) for age in (0, 1)]
     write(store, [call()], *charges)

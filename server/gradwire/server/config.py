@@ -189,6 +189,8 @@ class ServerConfig(BaseModel):
     is relative to the file, and gradwire.db in ``state_dir`` if none is named."""
     lease_rows: int = Field(default=100, ge=1)
     """Rows of a budget that the server takes from the store at a time; 1: every call is charged there by itself."""
+    keep_calls_days: float | None = Field(default=None, gt=0, le=36_500)
+    """How long the ledger keeps a call; None: for ever. Usage and budgets know of it all the same."""
     health_listen: str | None = None
     """A second listener, in the clear, that serves grpc.health.v1 and nothing else."""
     metrics_listen: str | None = None

@@ -38,6 +38,11 @@ _LOOK_S = 0.5
 """How often the store is asked whether another server has changed a grant."""
 _CHARGES_KEPT = timedelta(hours=1)
 """How long a request id that another server has charged is known."""
+_FORGET_S = 900.0
+"""How often it is looked for what is too old to be kept."""
+_BETWEEN_S = 0.05
+_CALLS_AT_ONCE = 1000
+"""That are removed in one transaction, for which whoever wants rows of a budget waits."""
 _CLOSE_S = 10.0
 
 
@@ -83,6 +88,7 @@ class Trust:
         self.desk = Desk(self.store, self._thread, clock, config.lease_rows)
         self.accounts = Accounts(self.desk)
         self.left = BudgetsLeft(self.book, self.accounts, self.store)
+        self._calls_kept = timedelta(days=config.keep_calls_days) if config.keep_calls_days else None
         self._generation = -1
         self._read_grants()
         self._tasks: list[asyncio.Task[None]] = []
@@ -148,9 +154,15 @@ class Trust:
 
     async def _forget(self) -> None:
         while True:
+            now = datetime.now(timezone.utc)
             with suppress(StoreUnavailable):
-                await self.desk.ask(self.store.prune_charges, datetime.now(timezone.utc) - _CHARGES_KEPT)
-            await asyncio.sleep(_CHARGES_KEPT.total_seconds() / 4)
+                await self.desk.ask(self.store.prune_charges, now - _CHARGES_KEPT)
+                while (
+                    self._calls_kept
+                    and await self.desk.ask(self.store.forget_calls, now - self._calls_kept, _CALLS_AT_ONCE) == _CALLS_AT_ONCE
+                ):
+                    await asyncio.sleep(_BETWEEN_S)
+            await asyncio.sleep(_FORGET_S)
 
 
 def _tracing(config: TracingConfig | None, server: str) -> Tracing | None:

@@ -1,4 +1,4 @@
-"""``gradwire ledger``: what was asked of a server, by whom, as a table or a file.
+"""``gradwire ledger``: what was asked of a server, by whom, as a table or a file; and an end to what is too old.
 
 Exit codes: 0, done; 2, what was asked for is wrong; 3, the store does not answer.
 """
@@ -26,7 +26,7 @@ from gradwire.server.store.place import store_of
 from gradwire.server.store.records import CallFilter, CallRecord, moment
 from gradwire.server.store.store import Store
 
-ledger = typer.Typer(no_args_is_help=True, help="Who asked what of a server: its ledger of calls, shown or exported.")
+ledger = typer.Typer(no_args_is_help=True, help="Who asked what of a server: its ledger of calls, shown, exported or shortened.")
 
 StoreUrl: TypeAlias = Annotated[
     str | None,
@@ -98,14 +98,49 @@ def show(
     Console().print(_table(calls[::-1], count))
 
 
+@ledger.command()
+def forget(
+    until: Annotated[str, typer.Option(help="Calls before then: 2026-11-21, 2026-11-21T09:30 (UTC), or 90d ago.")],
+    store: StoreUrl = None,
+    config: Config = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Remove old calls for good, while servers run. What was used and what is left of budgets stays as it is.
+
+    A server does so by itself where keep_calls_days is in its configuration. Export first what is to be kept.
+
+    Example: gradwire ledger forget --config digits.yaml --until 90d
+    """
+    with _told():
+        before = _moment(until, "--until")
+        assert before is not None  # it was said
+        with _opened(store, config) as opened:
+            count = opened.count_calls(CallFilter(until=before))
+            if not yes:
+                typer.confirm(f"Remove {count} calls from before {before:%Y-%m-%d %H:%M:%S} UTC for good?", abort=True, err=True)
+            removed = _forget(opened, before, count)
+    Console().print(f"{removed} calls removed; a SQLite file keeps its size, and uses the room again", highlight=False)
+
+
+def _forget(store: Store, before: datetime, count: int) -> int:
+    console, removed = Console(stderr=True), 0
+    with _bar(console) as bar:
+        task = bar.add_task("calls", total=count)
+        while part := store.forget_calls(before):
+            removed += part
+            bar.advance(task, part)
+    return removed
+
+
+def _bar(console: Console) -> Progress:
+    columns = (TextColumn("calls"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, disable=not console.is_terminal)
+
+
 def _export(store: Store, wanted: CallFilter, output: Path | None, *, parquet: bool) -> None:
     """A file appears under its name when it is whole."""
     console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("calls"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console,
-        disable=not console.is_terminal,
-    )  # fmt: skip
-    with bar:
+    with _bar(console) as bar:
         task = bar.add_task("calls", total=store.count_calls(wanted) if console.is_terminal else None)
         if output is None:
             # A pipe's reader may be slow; a terminal's too.

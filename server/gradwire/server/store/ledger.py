@@ -1,6 +1,7 @@
 """The ledger of calls, what it sums up to, and what was charged under which request id.
 
-A batch is there whole or not at all, and once however often it is tried: usage is always the sum of the ledger. What two servers
+A batch is there whole or not at all, and once however often it is tried: usage is always the sum of the ledger, with the calls that
+have been removed from it since they grew too old. What two servers
 have charged under one request id is charged once when both have written it: the second one's call is written without those rows,
 and they go back to the budget.
 """
@@ -141,6 +142,12 @@ def prune(connection: Connection, before_us: int) -> int:
     """Forgets what was charged before a moment, and writers that have been silent since. Returns how many charges."""
     connection.execute(delete(writers).where(writers.c.at_us < before_us))
     return connection.execute(delete(charges).where(charges.c.at_us < before_us)).rowcount
+
+
+def forget(connection: Connection, before_us: int, most: int) -> int:
+    """Removes the earliest calls that began before a moment. Returns how many; fewer than ``most``: there are no more."""
+    earliest = select(calls.c.id).where(calls.c.at_us < before_us).order_by(calls.c.at_us).limit(most)
+    return connection.execute(delete(calls).where(calls.c.id.in_(earliest))).rowcount
 
 
 def _conditions(wanted: CallFilter) -> list[ColumnElement[bool]]:

@@ -198,7 +198,7 @@ class Store:
         )
 
     def usage(self, principal: str | None = None, model: str | None = None) -> list[UsedRows]:
-        """What was used, by principal and model: always the sum of the ledger."""
+        """What was used, by principal and model: always the sum of the ledger, with what was forgotten of it."""
         with self._database.read() as connection:
             return ledger.used(connection, principal, model)
 
@@ -210,6 +210,16 @@ class Store:
     def prune_charges(self, before: datetime) -> int:
         """Forgets what was charged before a moment; a retry that comes later is charged anew. Returns how many."""
         return self._database.write(lambda connection: ledger.prune(connection, microseconds(before)))
+
+    def forget_calls(self, before: datetime, most: int = 1000) -> int:
+        """Removes calls that began before a moment from the ledger, the earliest first; usage and budgets stay as they are.
+
+        Few at a time, because others wait for a transaction that writes.
+
+        Returns:
+            How many were removed; fewer than ``most``: there are no more.
+        """
+        return self._database.write(lambda connection: ledger.forget(connection, microseconds(before), most))
 
     def calls(self, wanted: CallFilter = CallFilter()) -> Iterator[list[CallRecord]]:  # noqa: B008
         """The calls that a filter leaves, the earliest first, in batches as they are read.
