@@ -1,4 +1,4 @@
-"""Plain code in a process of its own, behind a bare Unix socket: what a service costs at least.
+"""Plain code in a process of its own, behind a bare Unix socket: what a service without shared memory costs at least.
 
 Bytes there, bytes back, into memory that is there already; no messages, no checks, no names, nobody else. The result is a new
 array, as callers want it. Run as ``python -m benchmarks.frameworks.over_socket FRAMEWORK MODEL WEIGHTS PATH``.

@@ -14,7 +14,6 @@ from gradwire.client import connect
 from gradwire.server import ConfigError, serving
 from gradwire.server.store import CallRecord, Store
 from gradwire.server.store.records import microseconds
-from gradwire.server.usage import Rows
 
 MODEL = {"backend": "torch", "factory": torch_owners.linear, "input_shape": [64], "nb_classes": 10}
 

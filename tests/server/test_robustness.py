@@ -212,6 +212,14 @@ def test_what_other_sizes_cost_is_estimated_and_never_too_low() -> None:
     assert not costs.is_quick(block(OTHER, 17))
 
 
+def test_of_two_times_each_counts_for_its_own_rows() -> None:
+    costs = Costs()
+    costs.remember([block(OTHER, 16)], 0.0055)
+    costs.remember([block(OTHER, 31)], 0.0106)
+    assert costs.is_quick(block(OTHER, 16))
+    assert not costs.is_quick(block(OTHER, 31))
+
+
 def test_one_slow_time_does_not_make_a_block_slow_and_two_do() -> None:
     costs = Costs()
     for seconds, quick in ((0.004, True), (0.1, True), (0.004, True), (0.1, True), (0.1, False), (0.004, True)):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +24,7 @@ from gradwire.v1 import estimator_pb2 as pb
 from gradwire.v1 import transport_pb2, transport_pb2_grpc
 from gradwire.v1.transport_pb2 import SameHostHello
 from gradwire.wire import shared
-from gradwire.wire.frames import CHUNK_NBYTES, first_message, open_field
+from gradwire.wire.frames import CHUNK_NBYTES, first_message, in_messages, open_field
 from gradwire.wire.shared import OFFER, PLACE, SLOT, SLOTS, Segment
 from gradwire.wire.sockets import FREED, HEADER, HELLO, MESSAGE, SHARE, SHARED, STATUS, abstract
 
@@ -101,6 +103,74 @@ def test_large_answers_to_small_questions_share_memory_from_the_second_on(addres
             (stream,) = server._idle["Predict", "m"]
             assert isinstance(stream, SocketStream)
             assert isinstance(stream._segment, Segment) is shares
+
+
+def test_a_caller_may_send_chunks_in_messages_where_memory_is_shared(address: str) -> None:
+    """Its answer's slots are not taken back before the call has ended."""
+    n = 64 * (SLOTS + 4)
+    opening = open_field(pb.PredictOpen(call=pb.CallHeader(model="m"), options=pb.RowOptions(batch_size=64)).SerializeToString())
+    x, file = rows(n), shared.create()
+    first, chunked = first_message(opening, [("x", x)])
+    messages = list(in_messages(first, chunked))
+    try:
+        with Caller(address) as caller:
+            caller.send(SHARE, OFFER.pack(file))
+            assert caller.receive() == (SHARE, b"\1")
+            mine, answer = Segment(os.dup(file), writes_second=False), np.empty((n, WIDTH), np.float32)
+            into, filled, read = answer.reshape(-1).view(np.uint8), 0, b""
+            for _ in range(2):
+                sending = threading.Thread(target=lambda: [caller.send(MESSAGE, message) for message in messages])
+                sending.start()
+                # Read as late as can be: whatever is overwritten before shows.
+                sending.join(1.0)
+                assert caller.receive()[0] == MESSAGE
+                answer[:], filled = 0, 0
+                while filled < into.nbytes:
+                    kind, payload = caller.receive()
+                    assert kind == SHARED
+                    slot, offset, nbytes = PLACE.unpack(payload)
+                    into[offset : offset + nbytes] = np.frombuffer(mine.get(slot, nbytes), np.uint8)
+                    filled += nbytes
+                    read += HEADER.pack(FREED, SLOT.size) + SLOT.pack(slot)
+                    if filled < into.nbytes and len(read) == 4 * (HEADER.size + SLOT.size):
+                        caller.socket.sendall(read)
+                        read = b""
+                read = b""
+                sending.join()
+                np.testing.assert_array_equal(answer, -x)
+    finally:
+        os.close(file)
+
+
+@pytest.mark.parametrize("same_host", [True, False], ids=["same host", "gRPC"])
+@pytest.mark.parametrize("batch_size", [0, 1, 100])
+def test_rows_without_elements_are_an_answer(same_host: bool, batch_size: int) -> None:
+    def nothing() -> Callable[[Any], Any]:
+        return lambda x: x[:, :0]
+
+    model = {"backend": "blackbox", "factory": nothing, "input_shape": [WIDTH], "nb_classes": 1, "task": "regression"}
+    with serving({"m": model, "same": MODEL}) as address, connect(address, same_host=same_host, timeout_s=20.0) as server:
+        for n in (2, 300):
+            assert server.estimator("m").predict(rows(n), batch_size=batch_size).shape == (n, 0)
+            np.testing.assert_array_equal(server.estimator("same").predict(rows(n)), -rows(n))
+
+
+def test_a_server_may_have_as_many_files_open_as_the_system_allows() -> None:
+    told = subprocess.run([sys.executable, "-c", _FEW_FILES], capture_output=True, text=True, check=True, timeout=60)
+    few, then, most = told.stdout.split()
+    assert few == "64"
+    assert then == most
+
+
+_FEW_FILES = """
+import resource
+from gradwire.server.memory import allow_many_files
+_, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, most))
+few, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+allow_many_files()
+print(few, *resource.getrlimit(resource.RLIMIT_NOFILE))
+"""
 
 
 def test_calls_use_the_same_slots_again(address: str) -> None:

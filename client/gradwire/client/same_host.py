@@ -301,7 +301,10 @@ class SocketStream:
             self._push()
             kind, answer = self._frame()
             if kind != SHARE:
-                raise _ended(kind, answer)
+                ended = _ended(kind, answer)
+                if isinstance(ended, Unavailable):
+                    ended.unseen = True  # the call has not been sent
+                raise ended
             if bytes(answer) == b"\1":
                 self._segment = segment
         except OSError:

@@ -15,7 +15,7 @@ from typing import Any
 from gradwire.backends.config import ModelConfig
 from gradwire.server.config import ServerConfig, parse_config
 from gradwire.server.engine import loaded
-from gradwire.server.memory import keep_freed_memory, leave_alone_what_is_loaded
+from gradwire.server.memory import allow_many_files, keep_freed_memory, leave_alone_what_is_loaded
 from gradwire.server.service import Service, check_listening
 
 log = logging.getLogger("gradwire.server")
@@ -72,6 +72,7 @@ def serve_until_signal(config: ServerConfig, ready: Callable[[str], None]) -> No
     """
     check_listening(config)
     keep_freed_memory()
+    allow_many_files()
     with loaded(config) as estimators:
         run_until_signal(Service(config, estimators), ready)
 

@@ -226,7 +226,9 @@ class RowServicer:
         finally:
             for future, _, _ in under_way:
                 future.cancel()
-        if plan.reduce is not None:
+        if plan.reduce is None:
+            await writer.end()
+        else:
             await _write(call.stream, plan.reduce(reduced, divisor), plan.result_codec)
 
 
@@ -279,22 +281,28 @@ class ResultWriter:
         self._rows = rows
         self._codec = codec
         self._row_shape: tuple[int, ...] | None = None
+        self._head = b""
         self._sent = 0
 
     async def write(self, block: Array) -> None:
         """Sends one block. Raises ModelFailed if its rows have another shape than those before."""
         value, _, codec, data = await ready(block, self._codec)
-        head = b""
         if self._row_shape is None:
             self._row_shape = block.shape[1:]
             nbytes = len(data) // len(block) * self._rows
-            head = header_message("result", value, (self._rows, *self._row_shape), nbytes, codec)
+            self._head = header_message("result", value, (self._rows, *self._row_shape), nbytes, codec)
         elif block.shape[1:] != self._row_shape:
             raise ModelFailed(
                 f"the model answered row blocks in shapes {self._row_shape} and {block.shape[1:]}; expected one shape"
             )
-        await self._stream.write_data(data, self._sent, head)
-        self._sent += len(data)
+        if data:
+            await self._stream.write_data(data, self._sent, self._head)
+            self._head, self._sent = b"", self._sent + len(data)
+
+    async def end(self) -> None:
+        """Sends the header where it is all of the answer, rows without elements: not before, since it ends the call."""
+        if self._head:
+            await self._stream.write(self._head)
 
 
 async def _write(stream: OpenStream, result: Array, codec: Codec) -> None:

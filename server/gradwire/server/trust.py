@@ -155,13 +155,16 @@ class Trust:
     async def _forget(self) -> None:
         while True:
             now = datetime.now(timezone.utc)
-            with suppress(StoreUnavailable):
+            try:
                 await self.desk.ask(self.store.prune_charges, now - _CHARGES_KEPT)
-                while (
-                    self._calls_kept
-                    and await self.desk.ask(self.store.forget_calls, now - self._calls_kept, _CALLS_AT_ONCE) == _CALLS_AT_ONCE
-                ):
-                    await asyncio.sleep(_BETWEEN_S)
+                if self._calls_kept is not None:
+                    while await self.desk.ask(self.store.forget_calls, now - self._calls_kept, _CALLS_AT_ONCE):
+                        await asyncio.sleep(_BETWEEN_S)
+            except StoreUnavailable as e:
+                log.warning("what is too old could not be removed from the store; it is tried again", extra={"reason": str(e)})
+            except Exception:
+                # Whatever it is, it must not keep the server from giving back what it has taken, at its end.
+                log.exception("what is too old could not be removed from the store; it is tried again")
             await asyncio.sleep(_FORGET_S)
 
 

@@ -22,7 +22,7 @@ from gradwire.server.devices.messages import Addresses, Loaded, Orders, Serving,
 from gradwire.server.devices.placed import placed
 from gradwire.server.engine import load_models
 from gradwire.server.logs import log_to_stderr
-from gradwire.server.memory import keep_freed_memory
+from gradwire.server.memory import allow_many_files, keep_freed_memory
 from gradwire.server.serve import run_until_signal
 from gradwire.server.service import Service, check_listening
 
@@ -51,6 +51,7 @@ def _serve(orders: Orders, supervisor: _Line) -> None:
     try:
         check_listening(config)
         keep_freed_memory()
+        allow_many_files()
         estimators = load_models(config)
     except ConfigError as e:
         raise ConfigError(f"{orders.source}: {e} (in the process of {sibling.device})") from None

@@ -22,12 +22,17 @@ _QUICK_S = 0.010
 _REMEMBERED = 4096
 
 
+class _Time(NamedTuple):
+    rows: int
+    seconds: float
+
+
 class Costs:
     """The last times of each kind of computation, of as many rows as there were: for each power of two, the less of two."""
 
     def __init__(self) -> None:
-        # By model and kind: by the rows' bit length, how many there were, how long they took, and how long the like of them before.
-        self._last: OrderedDict[Hashable, dict[int, _Known]] = OrderedDict()
+        # By model and kind: by the rows' bit length, the last two.
+        self._last: OrderedDict[Hashable, dict[int, tuple[_Time, ...]]] = OrderedDict()
 
     def is_quick(self, work: Work) -> bool:
         """Whether a block will be quick, as far as its like is known. What is not known is not."""
@@ -45,22 +50,14 @@ class Costs:
         key = (batch[0].ticket.model, like.kind)
         rows = sum(work.size for work in batch)
         known = self._last.setdefault(key, {})
-        before = known.get(rows.bit_length())
-        known[rows.bit_length()] = _Known(rows, seconds, seconds if before is None else before.seconds)
+        known[rows.bit_length()] = (*known.get(rows.bit_length(), ())[-1:], _Time(rows, seconds))
         self._last.move_to_end(key)
         if len(self._last) > _REMEMBERED:
             self._last.popitem(last=False)
 
 
-class _Known(NamedTuple):
-    rows: int
-    seconds: float
-    seconds_before: float
-
-
-def _estimate_s(last: Mapping[int, _Known], rows: int) -> float:
+def _estimate_s(last: Mapping[int, Sequence[_Time]], rows: int) -> float:
     """From fewer rows in proportion, from more rows what those took. One slow time says that somebody else had the processor."""
     length = rows.bit_length()
     fewer = [known for known in last if known <= length]
-    known = last[max(fewer) if fewer else min(last)]
-    return min(known.seconds, known.seconds_before) * max(1.0, rows / known.rows)
+    return min(time.seconds * max(1.0, rows / time.rows) for time in last[max(fewer) if fewer else min(last)])

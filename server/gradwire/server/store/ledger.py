@@ -145,8 +145,9 @@ def prune(connection: Connection, before_us: int) -> int:
 
 
 def forget(connection: Connection, before_us: int, most: int) -> int:
-    """Removes the earliest calls that began before a moment. Returns how many; fewer than ``most``: there are no more."""
+    """Removes the earliest calls that began before a moment. Returns how many; none: there are no more, or others remove them."""
     earliest = select(calls.c.id).where(calls.c.at_us < before_us).order_by(calls.c.at_us).limit(most)
+    earliest = earliest.with_for_update(skip_locked=True)  # each of several its own; SQLite lets one write at a time
     return connection.execute(delete(calls).where(calls.c.id.in_(earliest))).rowcount
 
 

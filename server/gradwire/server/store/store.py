@@ -217,7 +217,7 @@ class Store:
         Few at a time, because others wait for a transaction that writes.
 
         Returns:
-            How many were removed; fewer than ``most``: there are no more.
+            How many were removed; none: there are no more, or others are removing them.
         """
         return self._database.write(lambda connection: ledger.forget(connection, microseconds(before), most))
 

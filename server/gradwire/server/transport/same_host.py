@@ -134,6 +134,7 @@ class Connection(asyncio.BufferedProtocol):
         # The slot whose chunk is being read, and frames that give back those that have been.
         self._lent: int | None = None
         self._read = b""
+        self._answered = False
         self._queued = 0
         self._paused = False
         self._reader: asyncio.Future[None] | None = None
@@ -165,6 +166,10 @@ class Connection(asyncio.BufferedProtocol):
             self._reader = self._loop.create_future()
             await self._reader
         message = self._messages.popleft()
+        if self._answered and self._segment is not None:
+            # A new call begins; what answered the last one has been read.
+            self._segment.all_freed()
+        self._answered = False
         if isinstance(message, Place):
             assert self._segment is not None  # what is in the queue came after it, and goes with it
             self._lent = message.slot
@@ -196,8 +201,8 @@ class Connection(asyncio.BufferedProtocol):
         self._transport.write(_frame(MESSAGE, head) + place if head else place)
 
     def read_all(self) -> None:
-        """A call has ended: its slots are free without a word."""
-        self._lent, self._read = None, b""
+        """A call has ended: its slots are free without a word, and those of its answer when the next one begins."""
+        self._lent, self._read, self._answered = None, b"", True
 
     async def abort(self, code: grpc.StatusCode, text: str, metadata: Any = ()) -> None:
         """Ends the stream with an error."""
@@ -290,9 +295,6 @@ class Connection(asyncio.BufferedProtocol):
         if self.task is None:
             self._greet(kind, bytes(frame))
         elif kind == MESSAGE:
-            if self._segment is not None:
-                # A new call; what answered the last one has been read.
-                self._segment.all_freed()
             self._messages.append(frame)
             self._queued += len(frame) + _MESSAGE_NBYTES
             if self._queued > _QUEUED_NBYTES and not self._paused:
