@@ -179,9 +179,10 @@ def test_the_clients_image_asks_the_servers(server: Server, client_image: str) -
 
 
 @pytest.mark.parametrize("target", [target for target in TARGETS if target not in SERVED])
-def test_an_image_has_its_backend(target: str, tmp_path: Path) -> None:
+def test_an_image_has_what_it_is_for(target: str, tmp_path: Path) -> None:
     needs_buildah()
     with container(build(target, tmp_path)) as name:
-        command = command_in(name, ["python", "-c", f"import gradwire.backends.{target}, gradwire.server.cli"])
+        module = "gradwire.server.replicas.ray_engine" if target == "ray" else f"gradwire.backends.{target}"
+        command = command_in(name, ["python", "-c", f"import {module}, gradwire.server.cli"])
         ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
