@@ -1,10 +1,11 @@
-"""Eight threads call models of every framework for more than a minute, and one of them is fitted meanwhile.
+"""Eight threads call models of every framework, and one of them is fitted meanwhile; GRADWIRE_SOAK_S says for how many seconds.
 
 No row may be another row's, nothing may fail, and the server's memory stays what it was when everything was warm.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from processes import server_process
 
 from gradwire.client import RemoteEstimator, connect
 
-SECONDS = 20
+SECONDS = int(os.environ.get("GRADWIRE_SOAK_S", "20"))
 WARM_SECONDS = 35
 THREADS = 8
 POOL = 96
