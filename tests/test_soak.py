@@ -19,7 +19,7 @@ from processes import server_process
 
 from gradwire.client import RemoteEstimator, connect
 
-SECONDS = int(os.environ.get("GRADWIRE_SOAK_S", "20"))
+SECONDS = int(os.environ.get("GRADWIRE_SOAK_S", "15"))
 WARM_SECONDS = 35
 THREADS = 8
 POOL = 96

@@ -25,7 +25,7 @@ from processes import ServerProcess, server_process
 
 from gradwire.client import Retry, connect
 
-SECONDS = 30
+SECONDS = 20
 CLIENTS = 3
 GROWTH_BYTES = 48 << 20
 OPENED_LATER = 4

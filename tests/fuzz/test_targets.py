@@ -16,7 +16,7 @@ import pytest
 from commands import environment
 from fuzz.run import CORPUS, TARGETS
 
-SECONDS = 8
+SECONDS = 6
 GROWTH_MB = 96
 
 pytestmark = [
