@@ -23,7 +23,7 @@ from benchmarks.contenders.contender import timed
 from benchmarks.contenders.remote import process
 from benchmarks.frameworks.setup import OPERATIONS, Setup
 from benchmarks.model import Array, Inputs
-from gradwire.server.memory import keep_freed_memory
+from gradwire.server.system import keep_freed_memory
 
 NAME = "plain over a socket"
 

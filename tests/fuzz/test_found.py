@@ -11,7 +11,7 @@ import grpc
 import pytest
 from fuzz.targets import answers, frames
 
-from gradwire.client.errors import error_of
+from gradwire.client.errors import Unavailable, error_of
 from gradwire.client.same_host import SocketStream
 from gradwire.v1 import estimator_pb2 as pb
 from gradwire.v1.errors_pb2 import ERROR_REASON_BAD_FRAME, ERROR_REASON_TOO_LARGE
@@ -59,6 +59,14 @@ def test_an_answer_that_is_none_is_an_error_of_the_wire(payload: bytes, reason: 
         with pytest.raises(WireError, match=told) as caught:
             stream.result()
         assert caught.value.reason == reason
+
+
+def test_a_stream_that_ends_before_its_call_was_sent_has_been_seen_by_nobody() -> None:
+    with answering(framed(STATUS, b""), "gradwire-found-unseen") as stream:
+        stream._large_answer = True  # so that memory is offered first
+        with pytest.raises(Unavailable) as caught:
+            stream.send_call(b"", [])
+        assert caught.value.unseen
 
 
 @pytest.mark.parametrize(

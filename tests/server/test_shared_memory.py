@@ -164,7 +164,7 @@ def test_a_server_may_have_as_many_files_open_as_the_system_allows() -> None:
 
 _FEW_FILES = """
 import resource
-from gradwire.server.memory import allow_many_files
+from gradwire.server.system import allow_many_files
 _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, most))
 few, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -306,11 +306,21 @@ def short() -> int:
     return file
 
 
+def of_other_rules() -> int:
+    """What those offer who wait for each slot to be given back by itself."""
+    import fcntl
+
+    file = os.memfd_create("gradwire", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(file, 2 * SLOTS * CHUNK_NBYTES)
+    fcntl.fcntl(file, fcntl.F_ADD_SEALS, shared._SEALS)
+    return file
+
+
 def no_memory() -> int:
     return os.open("/dev/null", os.O_RDWR)
 
 
-@pytest.mark.parametrize("make", [unsealed, short, no_memory])
+@pytest.mark.parametrize("make", [unsealed, short, of_other_rules, no_memory])
 def test_memory_that_could_be_cut_off_is_not_taken(address: str, server: Server, make: Callable[[], int]) -> None:
     file = make()
     try:

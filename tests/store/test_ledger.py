@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import tracemalloc
 from datetime import datetime, timedelta, timezone
 
@@ -172,6 +173,24 @@ def test_old_calls_are_forgotten_a_few_at_a_time_and_usage_is_not(store):
     # What was written once is not written again, forgotten or not.
     assert not write(store, [call(minute) for minute in range(5)])
     assert store.count_calls() == 2
+
+
+def test_two_who_forget_at_the_same_time_remove_each_call_once(store):
+    write(store, [call(minute) for minute in range(400)])
+    removed = []
+
+    def forget() -> None:
+        # Whoever gets none may have met the other's; he is not done then.
+        while store.count_calls():
+            removed.append(store.forget_calls(moment(call(400).at_us), 30))
+
+    threads = [threading.Thread(target=forget) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert sum(removed) == 400
+    assert store.count_calls() == 0
 
 
 def test_old_charges_are_forgotten_and_usage_is_not(store):

@@ -24,7 +24,7 @@ from gradwire.client.streams import result_of
 from gradwire.v1 import transport_pb2, transport_pb2_grpc
 from gradwire.v1.transport_pb2 import SameHostHello
 from gradwire.wire.frames import CHUNK_NBYTES, Chunk, chunk_header
-from gradwire.wire.shared import INLINE_NBYTES, OFFER, PLACE, SLOT, SLOTS, Segment, create
+from gradwire.wire.shared import INLINE_NBYTES, OFFER, PLACE, SLOT, Returned, Segment, create
 from gradwire.wire.sockets import FREED, HEADER, HELLO, MESSAGE, SHARE, SHARED, STATUS, abstract, peer_of, supported
 from gradwire.wire.status import DETAILS_KEY
 from gradwire.wire.tensors import Array
@@ -33,8 +33,6 @@ _SCRATCH_NBYTES = 64 << 10
 """Frames within it are read at once with their header."""
 _SMALL_NBYTES = 64 << 10
 """Messages up to here are copied behind their header."""
-_GIVEN_BACK_NBYTES = SLOTS // 2 * (HEADER.size + SLOT.size)
-"""Frames that give back half of the slots."""
 _MAX_FRAME_NBYTES = 4 * CHUNK_NBYTES
 """Far more than a server puts into one, and no more memory than that for what it announces."""
 
@@ -163,9 +161,9 @@ class SocketStream:
         # Memory that both sides share, once a large call has been made; False if the server cannot have it.
         self._segment: Segment | bool | None = None
         self._large_answer = False
-        # The slot whose chunk is being read, and those that have been and were not given back.
+        # The slot whose chunk is being read, and those that have been.
         self._lent: int | None = None
-        self._read = b""
+        self._returned = Returned()
         self.opened_s = time.monotonic()
         self.calls = 0
 
@@ -177,7 +175,8 @@ class SocketStream:
     def send(self, messages: Iterator[bytes | Chunk]) -> None:
         """Sends of a call's messages what the socket takes at once; the others go while the answer is waited for."""
         self.calls += 1
-        self._lent, self._read = None, b""
+        self._lent = None
+        self._returned.clear()
         if isinstance(self._segment, Segment):
             self._segment.all_freed()
         self._unsent = messages
@@ -278,14 +277,12 @@ class SocketStream:
             self._queue(SHARED, PLACE.pack(segment.put(chunk.data), chunk.offset, len(chunk.data)))
 
     def _give_back(self) -> None:
-        """Tells the server that the chunks which were read may be overwritten, once they are half of what it has room for."""
+        """Tells the server that chunks which were read may be overwritten, once there are enough of them."""
         if self._lent is None:
             return
-        self._read += HEADER.pack(FREED, SLOT.size) + SLOT.pack(self._lent)
-        self._lent = None
-        if len(self._read) >= _GIVEN_BACK_NBYTES:
-            self._rest.append(memoryview(self._read))
-            self._read = b""
+        frames, self._lent = self._returned.add(self._lent), None
+        if frames:
+            self._rest.append(memoryview(frames))
             self._push()
 
     def _share(self) -> None:
@@ -299,18 +296,19 @@ class SocketStream:
             segment = Segment(file, writes_second=False)
             self._queue(SHARE, OFFER.pack(file))
             self._push()
+            # The file is open until the server has it.
             kind, answer = self._frame()
-            if kind != SHARE:
-                ended = _ended(kind, answer)
-                if isinstance(ended, Unavailable):
-                    ended.unseen = True  # the call has not been sent
-                raise ended
-            if bytes(answer) == b"\1":
-                self._segment = segment
         except OSError:
             return  # no room to map it
         finally:
             os.close(file)
+        if kind != SHARE:
+            ended = _ended(kind, answer)
+            if isinstance(ended, Unavailable):
+                ended.unseen = True  # the call has not been sent
+            raise ended
+        if bytes(answer) == b"\1":
+            self._segment = segment
 
     def _frame(self) -> tuple[int, bytes | memoryview]:
         while self._end - self._begin < HEADER.size:

@@ -1,8 +1,8 @@
 """Memory that a client and a server on one host share: one file in memory, cut into slots that take a chunk each.
 
 The client makes it and the server maps it. Half of the slots carry chunks to the server, half to the client. Whoever
-writes into a slot says so in a frame; whoever reads copies the chunk out and gives the slot back, one by one while a call goes
-on and all at its end, which needs no word. So no more than the slots is ever under way, the same few pages are used again and
+writes into a slot says so in a frame; whoever reads copies the chunk out and gives the slot back, four at a time while a call
+goes on and all at its end, which needs no word. So no more than the slots is ever under way, the same few pages are used again and
 again, and nothing stays behind when both processes are gone.
 
 The file is sealed: its size cannot change any more, so that nobody is killed by pages that are not there.
@@ -16,6 +16,7 @@ import os
 import struct
 
 from gradwire.wire.frames import CHUNK_NBYTES
+from gradwire.wire.sockets import FREED, HEADER
 
 SLOTS = 8
 """In each direction."""
@@ -31,7 +32,9 @@ SLOT = struct.Struct("<B")
 """Payload of a FREED frame."""
 
 _HALF_NBYTES = SLOTS * CHUNK_NBYTES
-_NBYTES = 2 * _HALF_NBYTES
+_NBYTES = 2 * _HALF_NBYTES + 4096
+"""With a page that nobody writes to. Peers of other rules have files of another size, and refuse this one as we refuse theirs; they
+go on without shared memory. Files of 16 MiB are of those who gave back every slot by a frame of its own, and waited for it."""
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL if hasattr(fcntl, "F_SEAL_SHRINK") else 0
 
 
@@ -74,6 +77,25 @@ class Segment:
         """Takes all slots back: the other side has got to the end of a call."""
         if len(self.free) < SLOTS:
             self.free[:] = range(SLOTS)
+
+
+class Returned:
+    """Slots of the other side that have been read and not given back. Half of them go together: a frame is a system call."""
+
+    def __init__(self) -> None:
+        self._frames = b""
+
+    def add(self, slot: int) -> bytes:
+        """Frames that give slots back, to be sent now; empty: not yet."""
+        self._frames += HEADER.pack(FREED, SLOT.size) + SLOT.pack(slot)
+        if len(self._frames) < SLOTS // 2 * (HEADER.size + SLOT.size):
+            return b""
+        frames, self._frames = self._frames, b""
+        return frames
+
+    def clear(self) -> None:
+        """A call has ended, and all slots are free."""
+        self._frames = b""
 
 
 def create() -> int:

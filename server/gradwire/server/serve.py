@@ -15,8 +15,8 @@ from typing import Any
 from gradwire.backends.config import ModelConfig
 from gradwire.server.config import ServerConfig, parse_config
 from gradwire.server.engine import loaded
-from gradwire.server.memory import allow_many_files, keep_freed_memory, leave_alone_what_is_loaded
 from gradwire.server.service import Service, check_listening
+from gradwire.server.system import allow_many_files, keep_freed_memory, leave_alone_what_is_loaded
 
 log = logging.getLogger("gradwire.server")
 

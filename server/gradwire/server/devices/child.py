@@ -22,9 +22,9 @@ from gradwire.server.devices.messages import Addresses, Loaded, Orders, Serving,
 from gradwire.server.devices.placed import placed
 from gradwire.server.engine import load_models
 from gradwire.server.logs import log_to_stderr
-from gradwire.server.memory import allow_many_files, keep_freed_memory
 from gradwire.server.serve import run_until_signal
 from gradwire.server.service import Service, check_listening
+from gradwire.server.system import allow_many_files, keep_freed_memory
 
 _PR_SET_PDEATHSIG = 1
 _WRONG = 2

@@ -19,9 +19,9 @@ from gradwire.backends.config import ModelConfig
 from gradwire.backends.errors import BackendError
 from gradwire.backends.load import load
 from gradwire.backends.training import FitOptions, FitProgress
-from gradwire.server.memory import keep_freed_memory, leave_alone_what_is_loaded
 from gradwire.server.replicas.facts import Facts
 from gradwire.server.replicas.replica import Failed, NotLoaded, Replica, Weights
+from gradwire.server.system import keep_freed_memory, leave_alone_what_is_loaded
 
 
 class RayReplica:

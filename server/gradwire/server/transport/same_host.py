@@ -26,7 +26,7 @@ from gradwire.server.transport.streams import DRAINING
 from gradwire.v1.transport_pb2 import GetSameHostRequest, GetSameHostResponse, SameHostHello
 from gradwire.v1.transport_pb2_grpc import TransportServiceServicer
 from gradwire.wire.frames import Chunk, chunk_header
-from gradwire.wire.shared import INLINE_NBYTES, OFFER, PLACE, SLOT, SLOTS, Segment, attach
+from gradwire.wire.shared import INLINE_NBYTES, OFFER, PLACE, SLOT, SLOTS, Returned, Segment, attach
 from gradwire.wire.sockets import FREED, HEADER, HELLO, MESSAGE, SHARE, SHARED, STATUS, abstract, peer_of, supported
 from gradwire.wire.status import DETAILS_KEY
 
@@ -40,8 +40,6 @@ _MESSAGE_NBYTES = 64
 """What a message counts for besides its bytes, so that empty ones count too."""
 _SMALL_NBYTES = 64 << 10
 """Messages up to here are copied behind their header rather than sent by a second call."""
-_GIVEN_BACK_NBYTES = SLOTS // 2 * (HEADER.size + SLOT.size)
-"""Frames that give back half of the slots: fewer are not worth a system call of their own."""
 _QUEUED_MESSAGES = 4 * SLOTS
 """Chunks in shared memory that are announced and not read; a caller that keeps to the rules has no more than the slots."""
 _MAX_CLIENT = 64
@@ -131,9 +129,10 @@ class Connection(asyncio.BufferedProtocol):
         self._large_filled = self._large_kind = 0
         self._messages: deque[bytes | bytearray | Place] = deque()
         self._segment: Segment | None = None
-        # The slot whose chunk is being read, and frames that give back those that have been.
+        # The slot whose chunk is being read, and those that have been.
         self._lent: int | None = None
-        self._read = b""
+        self._returned = Returned()
+        # Whether the last call has ended, and the next one not begun.
         self._answered = False
         self._queued = 0
         self._paused = False
@@ -154,11 +153,9 @@ class Connection(asyncio.BufferedProtocol):
     async def read(self) -> Any:
         """The next message. Whoever hangs up cancels the stream's task, as in gRPC."""
         if self._lent is not None:
-            self._read += _frame(FREED, SLOT.pack(self._lent))
-            self._lent = None
-            if len(self._read) >= _GIVEN_BACK_NBYTES:
-                self._transport.write(self._read)
-                self._read = b""
+            frames, self._lent = self._returned.add(self._lent), None
+            if frames:
+                self._transport.write(frames)
                 while self._full:  # a caller who takes nothing gets no more of these
                     self._writer = self._loop.create_future()
                     await self._writer
@@ -202,7 +199,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def read_all(self) -> None:
         """A call has ended: its slots are free without a word, and those of its answer when the next one begins."""
-        self._lent, self._read, self._answered = None, b"", True
+        self._lent, self._answered = None, True
+        self._returned.clear()
 
     async def abort(self, code: grpc.StatusCode, text: str, metadata: Any = ()) -> None:
         """Ends the stream with an error."""
