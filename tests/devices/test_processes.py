@@ -24,11 +24,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from processes import ServerProcess
 
 from gradwire.client.errors import Unsupported
-from gradwire.server.config import ConfigError
 from gradwire.server.devices.process import Source
 from gradwire.server.devices.restarts import Pace
 from gradwire.server.devices.supervisor import GIVEN_UP, Failed, supervise
-from gradwire.server.usage import Rows
+from gradwire.server.errors import ConfigError
+from gradwire.server.values.rows import Rows
 
 from .offspring import children, runs, until
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from gradwire.client import Retry, Server, connect
 from gradwire.server.identity.token_commands import app
 from gradwire.server.store import Store
-from gradwire.server.usage import Rows
+from gradwire.server.values.rows import Rows
 
 ROW = np.ones((1, 6), np.float32)
 OPS = "ops"

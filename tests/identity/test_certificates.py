@@ -29,10 +29,10 @@ from gradwire.client.errors import InvalidCall, Unauthenticated, Unavailable
 from gradwire.client.same_host import SocketStream
 from gradwire.client.settings import Retry
 from gradwire.server.config import IdentityConfig
+from gradwire.server.errors import Unauthenticated as Refused
 from gradwire.server.identity import authority as authorities
 from gradwire.server.identity.authority import Authority
 from gradwire.server.identity.callers import Identity
-from gradwire.server.identity.callers import Unauthenticated as Refused
 from gradwire.server.identity.certificates import certified
 from gradwire.server.identity.tls_commands import app
 from gradwire.v1 import model_pb2, model_pb2_grpc, transport_pb2, transport_pb2_grpc

@@ -14,7 +14,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from typer.testing import CliRunner
 
 from gradwire.client import connect
-from gradwire.server.config import ConfigError, ServerConfig, parse_config
+from gradwire.server.config import ServerConfig, parse_config
+from gradwire.server.errors import ConfigError
 from gradwire.server.identity.exposure import check_exposure
 from gradwire.server.identity.tls_commands import app
 from gradwire.server.service import check_listening

@@ -19,7 +19,7 @@ from gradwire.client import Retry, connect
 from gradwire.client.errors import GradwireError, InvalidCall, Unauthenticated, UnknownModel
 from gradwire.client.estimator import RemoteEstimator
 from gradwire.server import serving
-from gradwire.server.config import ConfigError
+from gradwire.server.errors import ConfigError
 from gradwire.server.grants.grant import Budget, Grant
 from gradwire.server.identity.token_commands import app
 from gradwire.server.observe.collector import METRICS

@@ -13,7 +13,7 @@ from gradwire.backends import torch_devices
 from gradwire.backends.errors import ModelConfigError
 from gradwire.client import connect
 from gradwire.server import serving
-from gradwire.server.config import ConfigError
+from gradwire.server.errors import ConfigError
 from models import cnn
 
 CNN = {"backend": "torch", "factory": cnn, "input_shape": [1, 8, 8], "nb_classes": 5}

@@ -27,7 +27,7 @@ from gradwire.client.errors import UnknownModel
 from gradwire.client.estimator import RemoteEstimator
 from gradwire.client.tracing import traceparent
 from gradwire.server import serving
-from gradwire.server.config import ConfigError
+from gradwire.server.errors import ConfigError
 from gradwire.server.observe.tracing import Tracing
 from gradwire.server.store.records import CallRecord
 from models import mlp

@@ -17,7 +17,7 @@ from processes import ServerProcess, server_process
 from gradwire.client import Retry, Server, connect
 from gradwire.client.errors import CallTimeout, QueueFull, TooLarge, error_of
 from gradwire.server import serving
-from gradwire.server.faults import Stalled
+from gradwire.server.errors import Stalled
 from gradwire.server.transport.pace import Pace
 from gradwire.v1 import estimator_pb2 as pb
 from gradwire.v1.errors_pb2 import ERROR_REASON_STALLED

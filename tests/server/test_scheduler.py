@@ -16,7 +16,8 @@ from runners import run, running
 from gradwire.backends.blackbox import Config
 from gradwire.backends.errors import ModelFailed
 from gradwire.backends.load import load
-from gradwire.server.scheduling.scheduler import QueueFull, Scheduler
+from gradwire.server.errors import QueueFull
+from gradwire.server.scheduling.scheduler import Scheduler
 from gradwire.server.scheduling.work import Likeness
 
 

@@ -7,43 +7,17 @@ from typing import Any
 import numpy as np
 
 from gradwire.backends.backend import Array
-from gradwire.backends.capabilities import Answer, Operation
 from gradwire.backends.config import ModelConfig
-from gradwire.server.access import CONTRACT
 from gradwire.server.config import Limits
 from gradwire.server.grants.granted import Granted
 from gradwire.server.observe.devices import device_uuid
-from gradwire.v1 import estimator_pb2
+from gradwire.server.values.contract import ANSWERS, CONTRACT, OPERATIONS
 from gradwire.v1 import model_pb2 as pb
 from gradwire.v1.tensor_pb2 import Tensor
 from gradwire.wire.codecs import CODINGS
 from gradwire.wire.dtypes import to_contract
 from gradwire.wire.frames import CHUNK_NBYTES
 from gradwire.wire.tensors import elements, raw
-
-OPERATIONS: dict[Operation, pb.Operation] = {
-    Operation.PREDICT: pb.OPERATION_PREDICT,
-    Operation.LOSS: pb.OPERATION_LOSS,
-    Operation.LOSS_GRADIENT: pb.OPERATION_LOSS_GRADIENT,
-    Operation.CLASS_GRADIENT: pb.OPERATION_CLASS_GRADIENT,
-    Operation.GET_ACTIVATIONS: pb.OPERATION_GET_ACTIVATIONS,
-    Operation.VJP: pb.OPERATION_VECTOR_JACOBIAN_PRODUCT,
-    Operation.FIT: pb.OPERATION_FIT,
-    Operation.FIT_BATCHES: pb.OPERATION_FIT_BATCHES,
-    Operation.VERSIONS: pb.OPERATION_VERSIONS,
-    Operation.CLONE: pb.OPERATION_CLONE,
-}
-assert set(OPERATIONS) == set(Operation)
-assert set(OPERATIONS.values()) == set(pb.Operation.values()) - {pb.OPERATION_UNSPECIFIED}
-
-ANSWERS: dict[Answer, estimator_pb2.Answer] = {
-    Answer.OUTPUTS: estimator_pb2.ANSWER_OUTPUTS,
-    Answer.LOGITS: estimator_pb2.ANSWER_LOGITS,
-    Answer.UNCERTAINTY: estimator_pb2.ANSWER_UNCERTAINTY,
-    Answer.MEMBERS: estimator_pb2.ANSWER_MEMBERS,
-}
-assert set(ANSWERS) == set(Answer)
-assert set(ANSWERS.values()) == set(estimator_pb2.Answer.values()) - {estimator_pb2.ANSWER_UNSPECIFIED}
 
 _TASKS: dict[str, pb.Task] = {"classification": pb.TASK_CLASSIFICATION, "regression": pb.TASK_REGRESSION}
 _OUTPUT_KINDS: dict[str, pb.OutputKind] = {

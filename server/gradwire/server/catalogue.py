@@ -9,21 +9,14 @@ from dataclasses import dataclass, replace
 
 from gradwire.backends.capabilities import Operation
 from gradwire.backends.estimator import Estimator
-from gradwire.server.access import AccessLevel
 from gradwire.server.budgets.accounts import Accounts
+from gradwire.server.errors import NotGranted, TooManyClones, UnknownModel
 from gradwire.server.grants.book import GrantBook
-from gradwire.server.grants.granted import Granted, NotGranted
+from gradwire.server.grants.granted import Granted
+from gradwire.server.values.access import AccessLevel
 
 _CHANGING = frozenset({Operation.FIT, Operation.FIT_BATCHES, Operation.VERSIONS, Operation.CLONE})
 """What leaves weights behind that are in this process alone."""
-
-
-class UnknownModel(Exception):
-    """Nothing is served under that name."""
-
-
-class TooManyClones(Exception):
-    """As many clones of the model as the server allows are there already."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,9 +11,10 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from gradwire.server.config import ConfigError, content_of, read_config, read_text
+from gradwire.server.config import content_of, read_config, read_text
 from gradwire.server.devices.process import Source
 from gradwire.server.devices.supervisor import Failed, devices_of, supervise
+from gradwire.server.errors import ConfigError
 from gradwire.server.logs import log_to_stderr
 from gradwire.server.serve import serve_until_signal
 

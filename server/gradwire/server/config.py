@@ -17,18 +17,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from gradwire.backends.config import ModelConfig
 from gradwire.backends.errors import ModelConfigError
 from gradwire.backends.registry import backend
-from gradwire.server.access import AccessLevel
 from gradwire.server.devices.names import Devices
-from gradwire.server.identity.names import check_principal
-from gradwire.server.store.errors import StoreConfigError
+from gradwire.server.errors import ConfigError, StoreConfigError
 from gradwire.server.store.place import store_url
+from gradwire.server.values.access import AccessLevel
+from gradwire.server.values.principals import check_principal
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """Of models and versions."""
-
-
-class ConfigError(Exception):
-    """The configuration is wrong; the text says where and what would be right."""
 
 
 class Limits(BaseModel):

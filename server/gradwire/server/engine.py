@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from gradwire.backends.errors import BackendError
 from gradwire.backends.estimator import Estimator
 from gradwire.backends.load import load
-from gradwire.server.config import ConfigError, ServerConfig, parts
+from gradwire.server.config import ServerConfig, parts
+from gradwire.server.errors import ConfigError
 
 log = logging.getLogger("gradwire.server")
 

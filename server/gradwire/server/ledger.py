@@ -11,14 +11,14 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from gradwire.server.errors import StoreUnavailable
 from gradwire.server.faults import fault
 from gradwire.server.grants.granted import Granted
 from gradwire.server.observe.counts import Counts
 from gradwire.server.observe.scope import CALL
-from gradwire.server.store.errors import StoreUnavailable
 from gradwire.server.store.records import CallRecord, ChargeRecord, Lease
 from gradwire.server.store.writer import LedgerWriter
-from gradwire.server.usage import Rows
+from gradwire.server.values.rows import Rows
 from gradwire.v1.errors_pb2 import ErrorReason
 from gradwire.v1.estimator_pb2 import CallHeader
 from gradwire.wire.tensors import MAX_NAME

@@ -16,10 +16,10 @@ from gradwire.backends.backend import Array
 from gradwire.backends.capabilities import Answer, Operation
 from gradwire.backends.errors import InvalidLabel, InvalidLayer, InvalidShape, InvalidValue
 from gradwire.backends.estimator import Estimator
-from gradwire.server.cards import ANSWERS
 from gradwire.server.grants.blur import blurred
 from gradwire.server.grants.granted import Granted
-from gradwire.server.usage import Rows
+from gradwire.server.values.contract import ANSWERS
+from gradwire.server.values.rows import Rows
 from gradwire.v1 import estimator_pb2 as pb
 from gradwire.v1.errors_pb2 import ERROR_REASON_BAD_FRAME
 from gradwire.v1.tensor_pb2 import CODEC_UNSPECIFIED, Codec

@@ -15,9 +15,8 @@ from grpc_reflection.v1alpha import reflection
 
 from gradwire.backends.estimator import Estimator
 from gradwire.server.catalogue import Catalogue, Served
-from gradwire.server.config import ConfigError, Limits, ServerConfig, Tls, parts
-from gradwire.server.devices.sibling import Sibling
-from gradwire.server.faults import Hung
+from gradwire.server.config import Limits, ServerConfig, Tls, parts
+from gradwire.server.errors import ConfigError, Hung
 from gradwire.server.fit import FitServicer
 from gradwire.server.grants.service import GrantServicer
 from gradwire.server.identity.callers import Identity
@@ -39,6 +38,7 @@ from gradwire.server.transport.same_host import SameHost
 from gradwire.server.transport.streams import OpenStreams
 from gradwire.server.trust import Trust
 from gradwire.server.usage_service import UsageServicer
+from gradwire.server.values.sibling import Sibling
 from gradwire.server.versions import VersionStore
 from gradwire.v1 import (
     grants_pb2,

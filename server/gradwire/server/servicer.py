@@ -21,7 +21,7 @@ from gradwire.server.budgets.charges import Charge
 from gradwire.server.budgets.fingerprint import fingerprint
 from gradwire.server.catalogue import Catalogue
 from gradwire.server.config import Limits
-from gradwire.server.faults import Hung
+from gradwire.server.errors import Hung
 from gradwire.server.grants.granted import Granted
 from gradwire.server.ledger import Entry, Ledger
 from gradwire.server.operations import OPERATIONS, Plan, RowOperation, loss_of_predictions
@@ -32,7 +32,7 @@ from gradwire.server.scheduling.work import Likeness
 from gradwire.server.transport.calls import IncomingTensors, check_call_rows, check_request_id, parse
 from gradwire.server.transport.codecs import check_result_codec, ready
 from gradwire.server.transport.streams import OpenStream, OpenStreams
-from gradwire.server.usage import Rows
+from gradwire.server.values.rows import Rows
 from gradwire.v1.errors_pb2 import ERROR_REASON_BAD_FRAME, ERROR_REASON_TOO_LARGE
 from gradwire.v1.tensor_pb2 import Codec
 from gradwire.wire.errors import WireError

@@ -13,21 +13,20 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradwire.server.access import AccessLevel
 from gradwire.server.budgets.account import Desk
 from gradwire.server.budgets.accounts import Accounts
-from gradwire.server.budgets.clock import SteadyClock
-from gradwire.server.config import ConfigError, ServerConfig, TracingConfig
+from gradwire.server.config import ServerConfig, TracingConfig
+from gradwire.server.errors import ConfigError, NotGranted, StoreConfigError, StoreUnavailable
 from gradwire.server.grants.book import GrantBook, read_grants
-from gradwire.server.grants.granted import NotGranted
 from gradwire.server.identity.files import Watched
 from gradwire.server.ledger import Ledger
 from gradwire.server.observe.counts import Counts
 from gradwire.server.observe.left import BudgetsLeft
-from gradwire.server.store.errors import StoreConfigError, StoreUnavailable
 from gradwire.server.store.place import store_url
 from gradwire.server.store.store import Store
 from gradwire.server.store.writer import LedgerWriter
+from gradwire.server.values.access import AccessLevel
+from gradwire.server.values.clock import SteadyClock
 
 if TYPE_CHECKING:
     from gradwire.server.observe.tracing import Tracing

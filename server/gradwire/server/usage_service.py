@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from gradwire.server.access import CONTRACT
 from gradwire.server.cards import operations
 from gradwire.server.catalogue import Catalogue
 from gradwire.server.grants.contract import timestamp
@@ -12,7 +11,8 @@ from gradwire.server.grants.granted import Granted
 from gradwire.server.transport.streams import OpenStreams
 from gradwire.server.transport.unary import answered
 from gradwire.server.trust import Trust
-from gradwire.server.usage import Rows
+from gradwire.server.values.contract import CONTRACT
+from gradwire.server.values.rows import Rows
 from gradwire.v1 import usage_pb2 as pb
 from gradwire.v1 import usage_pb2_grpc
 

@@ -13,24 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gradwire.server.config import NAME
+from gradwire.server.errors import BadName, UnknownVersion, VersionExists
 
 _MODEL = NAME[:-1] + r"(~\d{1,9})?$"
 """Of a served model, or of a clone."""
 
 _ABANDONED_S = 24 * 3600.0
 """An unfinished version that nothing was written to for so long is nobody's any more."""
-
-
-class BadName(Exception):
-    """Not a name; paths never are."""
-
-
-class UnknownVersion(Exception):
-    """There is no version of that name."""
-
-
-class VersionExists(Exception):
-    """There is a version of that name already."""
 
 
 @dataclass(frozen=True)

@@ -17,29 +17,18 @@ from datetime import datetime, timezone
 from functools import partial
 from typing import Any, TypeVar
 
-from gradwire.server.budgets.clock import SteadyClock
 from gradwire.server.budgets.rate import RowRate
+from gradwire.server.errors import BudgetSpent, StoreUnavailable
 from gradwire.server.grants.grant import Budget
-from gradwire.server.store.errors import BudgetShort, StoreUnavailable
+from gradwire.server.store.errors import BudgetShort
 from gradwire.server.store.records import BudgetLimits, ChargeRecord, Lease
 from gradwire.server.store.store import Store
-from gradwire.server.usage import Rows
+from gradwire.server.values.clock import SteadyClock
+from gradwire.server.values.rows import Rows
 
 log = logging.getLogger("gradwire.server")
 
 T = TypeVar("T")
-
-
-class BudgetSpent(Exception):
-    """The rows that a call needs are not left.
-
-    Attributes:
-        quota: What is used up.
-    """
-
-    def __init__(self, problem: str, quota: str) -> None:
-        super().__init__(problem)
-        self.quota = quota
 
 
 class Desk:

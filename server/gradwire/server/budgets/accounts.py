@@ -9,7 +9,7 @@ from typing import Any
 
 from gradwire.server.budgets.account import Account, Desk
 from gradwire.server.budgets.charges import Charges
-from gradwire.server.store.errors import StoreUnavailable
+from gradwire.server.errors import StoreUnavailable
 
 log = logging.getLogger("gradwire.server")
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from gradwire.server.budgets.account import Account, counted
 from gradwire.server.grants.grant import Budget
 from gradwire.server.store.records import ChargeRecord, Lease
-from gradwire.server.usage import Rows
+from gradwire.server.values.rows import Rows
 
 _GIVING_WAY_S = 0.005
 """How long an attempt takes to end, about."""

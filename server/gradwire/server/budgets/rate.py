@@ -4,17 +4,7 @@ from __future__ import annotations
 
 import time
 
-
-class RateLimited(Exception):
-    """Too many rows in too short a time.
-
-    Attributes:
-        retry_after_s: When the call would be let in.
-    """
-
-    def __init__(self, problem: str, retry_after_s: float) -> None:
-        super().__init__(problem)
-        self.retry_after_s = retry_after_s
+from gradwire.server.errors import RateLimited
 
 
 class RowRate:

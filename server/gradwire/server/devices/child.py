@@ -16,11 +16,12 @@ from typing import NoReturn
 
 from pydantic import BaseModel
 
-from gradwire.server.config import ConfigError, ServerConfig, content_of, parse_config
+from gradwire.server.config import ServerConfig, content_of, parse_config
 from gradwire.server.devices.answers import answers_of
 from gradwire.server.devices.messages import Addresses, Loaded, Orders, Serving, Wrong
 from gradwire.server.devices.placed import placed
 from gradwire.server.engine import load_models
+from gradwire.server.errors import ConfigError
 from gradwire.server.logs import log_to_stderr
 from gradwire.server.serve import run_until_signal
 from gradwire.server.service import Service, check_listening

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from gradwire.server.devices.sibling import Sibling
+from gradwire.server.values.sibling import Sibling
 
 LONGEST_NBYTES = 64 << 20
 """A line: a configuration, and what models answered."""

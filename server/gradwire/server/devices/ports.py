@@ -10,7 +10,7 @@ import errno
 import socket
 from collections.abc import Sequence
 
-from gradwire.server.config import ConfigError
+from gradwire.server.errors import ConfigError
 
 _TRIES = 16
 """A free port of a host's first address may be taken at its second."""

@@ -15,10 +15,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from gradwire.server.config import ConfigError
 from gradwire.server.devices.found import VISIBLE
 from gradwire.server.devices.messages import LONGEST_NBYTES, TOLD, Addresses, Loaded, Orders, Serving, Told, Wrong
-from gradwire.server.devices.sibling import Sibling
+from gradwire.server.errors import ConfigError
+from gradwire.server.values.sibling import Sibling
 
 
 class Died(Exception):

@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from gradwire.server.config import ConfigError
 from gradwire.server.devices.answers import differing
 from gradwire.server.devices.found import NoDevice, found
 from gradwire.server.devices.messages import Addresses, Loaded
@@ -22,7 +21,8 @@ from gradwire.server.devices.names import device_names
 from gradwire.server.devices.ports import Reserved, metrics_address
 from gradwire.server.devices.process import DeviceProcess, Died, Source
 from gradwire.server.devices.restarts import Deaths, Pace
-from gradwire.server.devices.sibling import Sibling
+from gradwire.server.errors import ConfigError
+from gradwire.server.values.sibling import Sibling
 
 T = TypeVar("T")
 

@@ -13,10 +13,10 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from gradwire.server.access import GRANTED, AccessLevel
-from gradwire.server.budgets.clock import SteadyClock
 from gradwire.server.grants.grant import Budget, Grant
 from gradwire.server.store.records import StoredGrant
+from gradwire.server.values.access import GRANTED, AccessLevel
+from gradwire.server.values.clock import SteadyClock
 
 log = logging.getLogger("gradwire.server")
 

@@ -8,9 +8,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from pydantic import ValidationError
 
 from gradwire.backends.errors import InvalidValue
-from gradwire.server.access import CONTRACT
-from gradwire.server.cards import OPERATIONS
 from gradwire.server.grants.grant import Budget, Grant
+from gradwire.server.values.contract import CONTRACT, OPERATIONS
 from gradwire.v1 import grants_pb2 as pb
 
 _LEVELS = {number: level for level, number in CONTRACT.items()}

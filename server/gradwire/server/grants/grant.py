@@ -8,9 +8,9 @@ from typing import Annotated
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 from gradwire.backends.capabilities import Operation
-from gradwire.server.access import GRANTED, AccessLevel, least_access
-from gradwire.server.identity.names import ANONYMOUS, PRINCIPAL
 from gradwire.server.store.records import BudgetLimits
+from gradwire.server.values.access import GRANTED, AccessLevel, least_access
+from gradwire.server.values.principals import ANONYMOUS, PRINCIPAL
 
 _Rows = Annotated[int, Field(ge=0, lt=1 << 62)]
 

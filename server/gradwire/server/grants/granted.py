@@ -8,16 +8,13 @@ from typing import TYPE_CHECKING
 from gradwire.backends.capabilities import Answer, Operation
 from gradwire.backends.errors import Unsupported
 from gradwire.backends.estimator import Estimator
-from gradwire.server.access import GRANTED, AccessLevel, least_access
+from gradwire.server.errors import NotGranted
 from gradwire.server.grants.grant import Grant
+from gradwire.server.values.access import GRANTED, AccessLevel, least_access
 
 if TYPE_CHECKING:
     from gradwire.server.budgets.charges import Charges
     from gradwire.server.catalogue import Served
-
-
-class NotGranted(Exception):
-    """The caller has not been granted that."""
 
 
 @dataclass(frozen=True, eq=False)

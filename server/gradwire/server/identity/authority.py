@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from gradwire.server.identity.names import check_principal
 from gradwire.server.identity.tokens import write_privately
+from gradwire.server.values.principals import check_principal
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
 """What every server's certificate is good for."""

@@ -15,11 +15,12 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
-from gradwire.server.config import ConfigError, IdentityConfig
+from gradwire.server.config import IdentityConfig
+from gradwire.server.errors import ConfigError, Unauthenticated
 from gradwire.server.identity.certificates import Certified, certified
 from gradwire.server.identity.files import Polled, Watched
-from gradwire.server.identity.names import ANONYMOUS
 from gradwire.server.identity.tokens import Token, by_digest, digest
+from gradwire.server.values.principals import ANONYMOUS
 
 log = logging.getLogger("gradwire.server")
 
@@ -36,10 +37,6 @@ _NO_TOKEN = (
 )
 _BAD_TOKEN = "the token is not valid, or not any more; the server's operator makes a new one with `gradwire token new NAME`"
 _BAD_CERTIFICATE = "the client's certificate names nobody that can be served, or its time is over; use another one"
-
-
-class Unauthenticated(Exception):
-    """The server does not know who calls."""
 
 
 class Identity:

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from cryptography.x509.oid import NameOID
 
 from gradwire.server.identity.files import Watched
-from gradwire.server.identity.names import check_principal
+from gradwire.server.values.principals import check_principal
 
 
 class Certified(NamedTuple):

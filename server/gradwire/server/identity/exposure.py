@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 
-from gradwire.server.config import ConfigError, ServerConfig
+from gradwire.server.config import ServerConfig
+from gradwire.server.errors import ConfigError
 
 
 def check_exposure(config: ServerConfig) -> None:

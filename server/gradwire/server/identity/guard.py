@@ -12,8 +12,9 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2
 
+from gradwire.server.errors import Unauthenticated
 from gradwire.server.faults import fault
-from gradwire.server.identity.callers import Identity, Unauthenticated
+from gradwire.server.identity.callers import Identity
 
 _OPEN = f"/{health_pb2.DESCRIPTOR.services_by_name['Health'].full_name}/"
 

@@ -9,8 +9,8 @@ import typer
 import yaml
 
 from gradwire.server.identity.authority import Authority
-from gradwire.server.identity.names import check_principal
 from gradwire.server.identity.terminal import told
+from gradwire.server.values.principals import check_principal
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from gradwire.server.identity.names import check_principal
+from gradwire.server.values.principals import check_principal
 
 PREFIX = "gradwire_"
 """Begins every token, so that scanners for lost secrets can tell one."""

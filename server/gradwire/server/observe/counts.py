@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from gradwire.server.usage import Rows
+from gradwire.server.values.rows import Rows
 
 UNKNOWN = "(unknown)"
 """In place of names that are not served; no model can have it."""

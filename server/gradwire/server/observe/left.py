@@ -7,12 +7,12 @@ import time
 from typing import Literal, NamedTuple
 
 from gradwire.server.budgets.accounts import Accounts
+from gradwire.server.errors import StoreUnavailable
 from gradwire.server.grants.book import GrantBook
 from gradwire.server.grants.grant import Budget
-from gradwire.server.store.errors import StoreUnavailable
 from gradwire.server.store.records import Taken
 from gradwire.server.store.store import Store
-from gradwire.server.usage import Rows
+from gradwire.server.values.rows import Rows
 
 _KNOWN_S = 5.0
 """How long an answer of the store is good for."""

@@ -9,7 +9,7 @@ from typing import Any
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from gradwire.server.catalogue import Served
-from gradwire.server.grants.granted import NotGranted
+from gradwire.server.errors import NotGranted
 from gradwire.server.observe import counts
 from gradwire.server.observe.devices import Device, device_uuid
 from gradwire.server.observe.view import View

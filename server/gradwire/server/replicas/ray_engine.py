@@ -17,8 +17,8 @@ import ray
 from ray import serve
 
 from gradwire.backends.errors import BackendError
-from gradwire.server.config import ConfigError, ReplicaOptions, ServedModel, ServerConfig
-from gradwire.server.replicas.errors import ReplicaLost
+from gradwire.server.config import ReplicaOptions, ServedModel, ServerConfig
+from gradwire.server.errors import ConfigError, ReplicaLost
 from gradwire.server.replicas.estimator import ReplicatedEstimator
 from gradwire.server.replicas.ray_handles import RayHandles
 from gradwire.server.replicas.ray_replica import RayReplica

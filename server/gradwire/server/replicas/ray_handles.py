@@ -19,7 +19,7 @@ from ray.util.queue import Queue
 
 from gradwire.backends.backend import Array
 from gradwire.backends.training import FitOptions, FitProgress
-from gradwire.server.replicas.errors import ReplicaLost
+from gradwire.server.errors import ReplicaLost
 from gradwire.server.replicas.replica import Failed, NotLoaded, Weights
 
 log = logging.getLogger("gradwire.server")

@@ -21,7 +21,7 @@ from gradwire.backends.backend import Array
 from gradwire.backends.errors import ModelFailed, OutOfMemory
 from gradwire.backends.estimator import Estimator
 from gradwire.backends.preprocessing import Standardisation
-from gradwire.server.replicas.errors import ReplicaLost
+from gradwire.server.errors import ReplicaLost
 from gradwire.server.scheduling.work import Likeness, Work, call
 
 log = logging.getLogger("gradwire.server")

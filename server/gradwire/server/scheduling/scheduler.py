@@ -22,6 +22,7 @@ from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
+from gradwire.server.errors import QueueFull
 from gradwire.server.observe.counts import family
 from gradwire.server.scheduling.batches import Tally
 from gradwire.server.scheduling.costs import Costs
@@ -32,18 +33,6 @@ from gradwire.server.scheduling.work import Work
 
 _LONG_AGO_S = 0.02
 """Since another caller's last call, after which a call is alone."""
-
-
-class QueueFull(Exception):
-    """As many calls as the server takes are waiting already.
-
-    Attributes:
-        retry_after_s: How long to stay away.
-    """
-
-    def __init__(self, text: str, retry_after_s: float = 0.05) -> None:
-        super().__init__(text)
-        self.retry_after_s = retry_after_s
 
 
 @dataclass(frozen=True, eq=False)

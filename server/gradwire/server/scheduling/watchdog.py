@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from gradwire.server.faults import Hung
+from gradwire.server.errors import Hung
 from gradwire.server.scheduling.scheduler import Scheduler
 
 log = logging.getLogger("gradwire.server")

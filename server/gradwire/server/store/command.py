@@ -20,7 +20,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from gradwire.server.store.errors import StoreConfigError, StoreUnavailable
+from gradwire.server.errors import StoreConfigError, StoreUnavailable
 from gradwire.server.store.export import write_csv, write_parquet
 from gradwire.server.store.place import store_of
 from gradwire.server.store.records import CallFilter, CallRecord, moment

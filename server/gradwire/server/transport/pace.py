@@ -6,7 +6,7 @@ counts is bytes in the time for which the peer is waited for; the time in which 
 
 from __future__ import annotations
 
-from gradwire.server.faults import Stalled
+from gradwire.server.errors import Stalled
 
 
 class Pace:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from gradwire.server.scheduling.scheduler import QueueFull
+from gradwire.server.errors import QueueFull
 
 
 class Places:

@@ -20,7 +20,8 @@ import grpc
 from google.protobuf.message import DecodeError
 from google.rpc.status_pb2 import Status
 
-from gradwire.server.faults import Draining, fault
+from gradwire.server.errors import Draining
+from gradwire.server.faults import fault
 from gradwire.server.identity.callers import Identity
 from gradwire.server.transport.streams import DRAINING
 from gradwire.v1.transport_pb2 import GetSameHostRequest, GetSameHostResponse, SameHostHello

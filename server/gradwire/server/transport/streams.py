@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from gradwire.server.config import Limits
-from gradwire.server.faults import Draining, Stalled, TimedOut, fault
+from gradwire.server.errors import Draining, Stalled, TimedOut
+from gradwire.server.faults import fault
 from gradwire.server.identity.callers import Identity
-from gradwire.server.identity.names import ANONYMOUS
 from gradwire.server.observe.counts import Traffic
 from gradwire.server.observe.refusals import REFUSALS
 from gradwire.server.transport.pace import Pace
 from gradwire.server.transport.places import Places
+from gradwire.server.values.principals import ANONYMOUS
 from gradwire.wire.frames import CHUNK_NBYTES, Chunk, chunk_messages
 
 if TYPE_CHECKING:

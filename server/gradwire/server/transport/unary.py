@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 import grpc
 
-from gradwire.server.faults import Draining, fault
+from gradwire.server.errors import Draining
+from gradwire.server.faults import fault
 from gradwire.server.observe.refusals import REFUSALS
 from gradwire.server.transport.streams import DRAINING, OpenStreams
 

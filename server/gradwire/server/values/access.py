@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Literal, TypeAlias
 
 from gradwire.backends.capabilities import Operation
-from gradwire.v1.model_pb2 import ACCESS_GRADIENTS, ACCESS_LABELS, ACCESS_SCORES, ACCESS_TRAINER, Access
 
 AccessLevel: TypeAlias = Literal["labels", "scores", "gradients", "trainer"]
 
@@ -24,13 +23,6 @@ GRANTED: dict[AccessLevel, frozenset[Operation]] = {
     "trainer": frozenset(Operation),
 }
 """Operations by level. ``labels`` and ``scores`` differ in what predict answers."""
-
-CONTRACT: dict[AccessLevel, Access] = {
-    "labels": ACCESS_LABELS,
-    "scores": ACCESS_SCORES,
-    "gradients": ACCESS_GRADIENTS,
-    "trainer": ACCESS_TRAINER,
-}
 
 
 def least_access(operation: Operation) -> AccessLevel:
