@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gradwire.backends.mxnet_config import Config as MXNetConfig
+from gradwire.backends.mxnet.config import Config as MXNetConfig
 from gradwire.backends.registry import backend, backend_names
 from gradwire.server import serving
 from gradwire.server.config import IdentityConfig, Limits, ServedModel, ServerConfig
