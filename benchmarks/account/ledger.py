@@ -167,8 +167,9 @@ def _call(pipe: Connection, operation: str, rows: int, calls: int, way: str) -> 
 def _serve(pipe: Connection, operation: str) -> None:
     from gradwire.backends.estimator import Estimator
     from gradwire.backends.torch import TorchModel
-    from gradwire.server import servicer, serving
+    from gradwire.server import serving
     from gradwire.server.scheduling import scheduler
+    from gradwire.server.services import estimator as servicer
     from gradwire.server.transport import same_host, streams
 
     method = next((name for name in ("class_gradient", "activations") if operation.startswith(name)), operation)

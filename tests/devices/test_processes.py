@@ -24,10 +24,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from processes import ServerProcess
 
 from gradwire.client.errors import Unsupported
-from gradwire.server.devices.process import Source
-from gradwire.server.devices.restarts import Pace
-from gradwire.server.devices.supervisor import GIVEN_UP, Failed, supervise
 from gradwire.server.errors import ConfigError
+from gradwire.server.process.devices.process import Source
+from gradwire.server.process.devices.restarts import Pace
+from gradwire.server.process.devices.supervisor import GIVEN_UP, Failed, supervise
 from gradwire.server.values.rows import Rows
 
 from .offspring import children, runs, until
@@ -349,4 +349,6 @@ def failing(tmp_path: Path, model: dict[str, Any], change: Any, text: str) -> li
 
 def siblings() -> list[int]:
     """The pids of those that this process supervises itself."""
-    return [pid for pid in children(os.getpid()) if "gradwire.server.devices.child" in Path(f"/proc/{pid}/cmdline").read_text()]
+    return [
+        pid for pid in children(os.getpid()) if "gradwire.server.process.devices.child" in Path(f"/proc/{pid}/cmdline").read_text()
+    ]

@@ -28,13 +28,13 @@ from gradwire.client.connection import Server
 from gradwire.client.errors import InvalidCall, Unauthenticated, Unavailable
 from gradwire.client.same_host import SocketStream
 from gradwire.client.settings import Retry
-from gradwire.server.config import IdentityConfig
+from gradwire.server.commands.tls import app
+from gradwire.server.config.identity import IdentityConfig
 from gradwire.server.errors import Unauthenticated as Refused
-from gradwire.server.identity import authority as authorities
-from gradwire.server.identity.authority import Authority
-from gradwire.server.identity.callers import Identity
-from gradwire.server.identity.certificates import certified
-from gradwire.server.identity.tls_commands import app
+from gradwire.server.trust.identity import authority as authorities
+from gradwire.server.trust.identity.authority import Authority
+from gradwire.server.trust.identity.callers import Identity
+from gradwire.server.trust.identity.certificates import certified
 from gradwire.v1 import model_pb2, model_pb2_grpc, transport_pb2, transport_pb2_grpc
 
 X = np.ones((2, 6), dtype=np.float32)
@@ -152,7 +152,7 @@ def test_a_certificate_whose_time_ends_while_a_stream_is_open_ends_it(tmp_path: 
     callers = [over_grpc, identity.caller(on_this_host)]
     assert [caller.principal() for caller in callers] == ["alice", "alice"]
     later_s = certified(pem).until_s + 1
-    monkeypatch.setattr("gradwire.server.identity.callers.time.time", lambda: later_s)
+    monkeypatch.setattr("gradwire.server.trust.identity.callers.time.time", lambda: later_s)
     for caller in callers:
         with pytest.raises(Refused, match="time is over"):
             caller.principal()

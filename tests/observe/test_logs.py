@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from gradwire.client import Retry, connect
 from gradwire.client.errors import GradwireError
-from gradwire.server.identity.token_commands import app
-from gradwire.server.logs import TextFormatter
+from gradwire.server.commands.token import app
+from gradwire.server.process.logs import TextFormatter
 from gradwire.v1.estimator_pb2 import CallHeader, PredictOpen
 from gradwire.wire.frames import open_field
 

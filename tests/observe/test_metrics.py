@@ -19,12 +19,12 @@ from gradwire.client import Retry, connect
 from gradwire.client.errors import GradwireError, InvalidCall, Unauthenticated, UnknownModel
 from gradwire.client.estimator import RemoteEstimator
 from gradwire.server import serving
+from gradwire.server.commands.token import app
 from gradwire.server.errors import ConfigError
-from gradwire.server.grants.grant import Budget, Grant
-from gradwire.server.identity.token_commands import app
 from gradwire.server.observe.collector import METRICS
-from gradwire.server.observe.counts import REFUSED, SECONDS_BOUNDS, UNKNOWN
 from gradwire.server.observe.devices import read_devices
+from gradwire.server.telemetry.counts import REFUSED, SECONDS_BOUNDS, UNKNOWN
+from gradwire.server.trust.grants.grant import Budget, Grant
 from gradwire.v1.estimator_pb2 import CallHeader, PredictOpen
 from gradwire.wire.frames import open_field
 from models import mlp

@@ -28,8 +28,8 @@ from gradwire.client.estimator import RemoteEstimator
 from gradwire.client.tracing import traceparent
 from gradwire.server import serving
 from gradwire.server.errors import ConfigError
-from gradwire.server.observe.tracing import Tracing
 from gradwire.server.store.records import CallRecord
+from gradwire.server.telemetry.tracing import Tracing
 from models import mlp
 
 DIGITS: dict[str, Any] = {

@@ -22,7 +22,7 @@ from typing import IO, Any
 import psutil
 from commands import TESTS, environment
 
-from gradwire.server.replicas.ray_app import FRONT
+from gradwire.server.process.ray_app import FRONT
 
 CPUS = 2
 STORE_NBYTES = 200 << 20

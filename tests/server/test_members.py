@@ -20,8 +20,9 @@ import models
 from gradwire.client import Progress, RemoteEstimator, connect
 from gradwire.client.errors import NotGranted, Unsupported
 from gradwire.server import serving
-from gradwire.server.config import ServerConfig, parse_config, parts
-from gradwire.server.engine import load_models
+from gradwire.server.config.reading import parse_config, parts
+from gradwire.server.config.server import ServerConfig
+from gradwire.server.engines.engine import load_models
 from gradwire.server.errors import ConfigError
 from gradwire.server.scheduling.runner import Runner
 from gradwire.server.scheduling.scheduler import Scheduler

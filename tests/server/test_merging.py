@@ -26,11 +26,12 @@ from gradwire.backends.load import load
 from gradwire.backends.torch import Config
 from gradwire.client import RemoteEstimator, connect
 from gradwire.client.errors import ModelFailed, OutOfMemory
-from gradwire.server import service, serving
-from gradwire.server.scheduling.batches import Batches
+from gradwire.server import serving
+from gradwire.server.process import service
 from gradwire.server.scheduling.merging import compute, likeness
 from gradwire.server.scheduling.scheduler import Scheduler
 from gradwire.server.scheduling.work import Work
+from gradwire.server.telemetry.batches import Batches
 
 WEIGHTED = {"path": "torch.nn.CrossEntropyLoss", "args": {"weight": [1.0, 2.0, 3.0, 0.5]}}
 MLP: dict[str, Any] = {"backend": "torch", "factory": "models:mlp", "loss": WEIGHTED, "input_shape": [6], "nb_classes": 4}

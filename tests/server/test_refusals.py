@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from gradwire.server.scheduling.refusals import Refusals
+from gradwire.server.scheduling.retry_hints import Refusals
 
 
 def refused_a_second(callers: int, seconds: float = 120.0) -> float:

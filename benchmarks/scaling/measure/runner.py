@@ -15,8 +15,8 @@ import numpy as np
 
 from benchmarks.scaling.measure.models import entry
 from gradwire.backends.estimator import Estimator
-from gradwire.server.config import parse_config
-from gradwire.server.engine import load_models
+from gradwire.server.config.reading import parse_config
+from gradwire.server.engines.engine import load_models
 from gradwire.server.scheduling.merging import compute, likeness
 from gradwire.server.scheduling.scheduler import Scheduler
 

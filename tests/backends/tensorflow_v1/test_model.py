@@ -23,7 +23,7 @@ from gradwire.backends.capabilities import Operation, capabilities
 from gradwire.backends.load import load as load_estimator
 from gradwire.backends.tensorflow_v1 import Config, Graph, TensorFlowV1Model, load
 from gradwire.backends.training import FitOptions
-from gradwire.server.config import parse_config
+from gradwire.server.config.reading import parse_config
 
 v1 = tf.compat.v1
 

@@ -23,13 +23,13 @@ from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
 from gradwire.server.errors import QueueFull
-from gradwire.server.observe.counts import family
-from gradwire.server.scheduling.batches import Tally
 from gradwire.server.scheduling.costs import Costs
 from gradwire.server.scheduling.merging import Computed
-from gradwire.server.scheduling.refusals import Refusals
+from gradwire.server.scheduling.retry_hints import Refusals
 from gradwire.server.scheduling.tickets import Hold, Ticket
 from gradwire.server.scheduling.work import Work
+from gradwire.server.telemetry.batches import Tally
+from gradwire.server.telemetry.counts import family
 
 _LONG_AGO_S = 0.02
 """Since another caller's last call, after which a call is alone."""

@@ -13,8 +13,8 @@ from gradwire.server.scheduling.merging import compute
 from gradwire.server.scheduling.work import Likeness, Work
 
 if TYPE_CHECKING:
-    from gradwire.server.observe.tracing import CallTrace
     from gradwire.server.scheduling.scheduler import Scheduler
+    from gradwire.server.telemetry.tracing import CallTrace
 
 
 class Hold(asyncio.Lock):

@@ -22,8 +22,8 @@ from google.rpc.status_pb2 import Status
 
 from gradwire.server.errors import Draining
 from gradwire.server.faults import fault
-from gradwire.server.identity.callers import Identity
 from gradwire.server.transport.streams import DRAINING
+from gradwire.server.trust.identity.callers import Identity
 from gradwire.v1.transport_pb2 import GetSameHostRequest, GetSameHostResponse, SameHostHello
 from gradwire.v1.transport_pb2_grpc import TransportServiceServicer
 from gradwire.wire.frames import Chunk, chunk_header

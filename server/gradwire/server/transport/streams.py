@@ -17,19 +17,19 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from gradwire.server.config import Limits
+from gradwire.server.config.limits import Limits
 from gradwire.server.errors import Draining, Stalled, TimedOut
 from gradwire.server.faults import fault
-from gradwire.server.identity.callers import Identity
-from gradwire.server.observe.counts import Traffic
-from gradwire.server.observe.refusals import REFUSALS
+from gradwire.server.telemetry.counts import Traffic
+from gradwire.server.telemetry.refused import REFUSALS
 from gradwire.server.transport.pace import Pace
 from gradwire.server.transport.places import Places
+from gradwire.server.trust.identity.callers import Identity
 from gradwire.server.values.principals import ANONYMOUS
 from gradwire.wire.frames import CHUNK_NBYTES, Chunk, chunk_messages
 
 if TYPE_CHECKING:
-    from gradwire.server.observe.tracing import CallTrace
+    from gradwire.server.telemetry.tracing import CallTrace
 
 log = logging.getLogger("gradwire.server")
 

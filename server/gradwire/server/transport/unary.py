@@ -10,7 +10,7 @@ import grpc
 
 from gradwire.server.errors import Draining
 from gradwire.server.faults import fault
-from gradwire.server.observe.refusals import REFUSALS
+from gradwire.server.telemetry.refused import REFUSALS
 from gradwire.server.transport.streams import DRAINING, OpenStreams
 
 log = logging.getLogger("gradwire.server")
