@@ -18,8 +18,8 @@ from typing import Any, NoReturn
 import numpy as np
 
 from gradwire.client import arguments
+from gradwire.client.attributes import ModelAttributes
 from gradwire.client.card import ModelCard
-from gradwire.client.described import Described
 from gradwire.client.ensemble_card import card_of_ensemble
 from gradwire.client.errors import GradwireError, InvalidCall, ServerError, Unsupported
 from gradwire.client.estimator import RemoteEstimator
@@ -29,7 +29,7 @@ _THREADS_A_MEMBER = 8
 """Calls to one member that are under way at the same time, of callers that share an ensemble; each caller's own comes on top."""
 
 
-class RemoteEnsemble(Described):
+class RemoteEnsemble(ModelAttributes):
     """A weighted sum of remote models. Threads may share it, and it can be pickled and copied.
 
     Each member preprocesses for itself, and gets rows in its own precision. Its loss is the weighted sum of its members' own

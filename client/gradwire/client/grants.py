@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 from gradwire.client.card import OPERATION_NAMES
 from gradwire.client.errors import InvalidCall
+from gradwire.client.transport.connection import Connection
 from gradwire.v1 import grants_pb2 as pb
 from gradwire.v1 import grants_pb2_grpc, model_pb2
-
-if TYPE_CHECKING:
-    from gradwire.client.connection import Server
 
 Access: TypeAlias = Literal["labels", "scores", "gradients", "trainer"]
 
@@ -82,8 +80,8 @@ class Grants:
     Every method raises NotGranted for others.
     """
 
-    def __init__(self, server: Server) -> None:
-        self._server = server
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
 
     def put(self, grant: Grant) -> Grant:
         """Gives access, in place of what the principal had of the model before; what is used stays used.
@@ -92,20 +90,20 @@ class Grants:
             InvalidCall: It cannot be given: the model is not served, say, or not with so much access.
         """
         request = pb.PutGrantRequest(grant=message_of(grant))
-        return grant_of(self._server.ask(lambda call: self._stub().PutGrant(request, **call), model=grant.model).grant)
+        return grant_of(self._connection.ask(lambda call: self._stub().PutGrant(request, **call), model=grant.model).grant)
 
     def revoke(self, principal: str, model: str) -> None:
         """Ends access, wherever it was given. Raises InvalidCall if there is none."""
         request = pb.RevokeGrantRequest(principal=principal, model=model)
-        self._server.ask(lambda call: self._stub().RevokeGrant(request, **call), again=False, model=model)
+        self._connection.ask(lambda call: self._stub().RevokeGrant(request, **call), again=False, model=model)
 
     def list(self, principal: str = "") -> list[Grant]:
         """The grants in force, of one principal or of all."""
         request = pb.ListGrantsRequest(principal=principal)
-        return [grant_of(message) for message in self._server.ask(lambda call: self._stub().ListGrants(request, **call)).grants]
+        return [grant_of(message) for message in self._connection.ask(lambda call: self._stub().ListGrants(request, **call)).grants]
 
     def _stub(self) -> grants_pb2_grpc.GrantServiceStub:
-        return grants_pb2_grpc.GrantServiceStub(self._server.channel())
+        return grants_pb2_grpc.GrantServiceStub(self._connection.channel())
 
 
 def message_of(grant: Grant) -> pb.Grant:

@@ -20,7 +20,7 @@ from google.protobuf.message import DecodeError
 from google.rpc.status_pb2 import Status
 
 from gradwire.client.errors import Unavailable
-from gradwire.client.streams import result_of
+from gradwire.client.transport.streams import result_of
 from gradwire.v1 import transport_pb2, transport_pb2_grpc
 from gradwire.v1.transport_pb2 import SameHostHello
 from gradwire.wire.frames import CHUNK_NBYTES, Chunk, chunk_header

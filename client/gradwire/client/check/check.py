@@ -13,10 +13,19 @@ import numpy as np
 
 from gradwire.client import arguments
 from gradwire.client.card import OPERATION_NAMES, ModelCard
-from gradwire.client.differences import COARSE, PRECISIONS, Agreement, Differences, Precision, agreement, differences, directions
+from gradwire.client.check.differences import (
+    COARSE,
+    PRECISIONS,
+    Agreement,
+    Differences,
+    Precision,
+    agreement,
+    differences,
+    directions,
+)
+from gradwire.client.check.random_rows import random_rows
 from gradwire.client.errors import AccessError, InvalidCall, LayerError, ModelFailed, ServerError, Unsupported
 from gradwire.client.estimator import RemoteEstimator
-from gradwire.client.random_rows import random_rows
 from gradwire.wire.tensors import Array
 
 ROWS = 4
