@@ -59,7 +59,7 @@ def connection_to(
     target(address)
     if token is not None and not tls and not local(address):
         raise InvalidCall(
-            f"a token needs TLS, or it would travel to {address} in the clear; pass tls=, a file with certificates to trust, or True"
+            f"a token needs TLS: it would travel to {address} in the clear; pass tls=, a file with certificates to trust, or True"
         )
     check_token(token)
     channel_credentials(tls, certificate)
