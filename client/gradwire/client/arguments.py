@@ -54,6 +54,12 @@ def rows(x: Any, card: ModelCard) -> Array:
 _SENT = frozenset(map(np.dtype, ("bool", "i1", "i2", "i4", "i8", "u1", "f2", "f4", "f8")))
 
 
+def labelled_rows(x: Any, y: Any, card: ModelCard) -> tuple[Array, Array]:
+    """Rows and their labels: see `rows` and `labels`, whose errors it raises."""
+    array = rows(x, card)
+    return array, labels(y, len(array), card)
+
+
 def labels(y: Any, n: int, card: ModelCard) -> Array:
     """Labels ``(n,)`` or ``(n, 1)`` indices or ``(n, C)`` rows; of regressions, targets.
 

@@ -110,7 +110,8 @@ class RemoteEnsemble(ModelAttributes):
     ) -> Array:
         """The weighted sum of the members' losses. Arguments and result as for `RemoteEstimator.compute_loss`."""
         self._require("loss")
-        x, y, mode = *self._labelled(x, y), self._mode(training_mode)
+        x, y = arguments.labelled_rows(x, y, self.card)
+        mode = self._mode(training_mode)
         arguments.reduction(reduction)
 
         def loss(member: RemoteEstimator) -> Array:
@@ -135,7 +136,8 @@ class RemoteEnsemble(ModelAttributes):
             ``(n, *input_shape)``; if raw ``(k, n, *input_shape)``: what is added up.
         """
         self._require("loss_gradient")
-        x, y, mode = *self._labelled(x, y), self._mode(training_mode)
+        x, y = arguments.labelled_rows(x, y, self.card)
+        mode = self._mode(training_mode)
 
         def gradient(member: RemoteEstimator) -> Array:
             result = member.loss_gradient(x, y, batch_size, mode)
@@ -197,10 +199,6 @@ class RemoteEnsemble(ModelAttributes):
 
     def _mode(self, training_mode: bool | None) -> bool | None:
         return self._learning_phase if training_mode is None else training_mode
-
-    def _labelled(self, x: Any, y: Any) -> tuple[Array, Array]:
-        x = arguments.rows(x, self.card)
-        return x, arguments.labels(y, len(x), self.card)
 
     def _require(self, operation: str) -> None:
         if operation not in self.card.operations:

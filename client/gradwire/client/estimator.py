@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,7 +21,6 @@ from gradwire.client.errors import InvalidCall, Unsupported
 from gradwire.client.fit import Progress, batches_of, fit_batches, fit_rows
 from gradwire.client.queries import card_named, usage_rows
 from gradwire.client.transport.connection import Connection
-from gradwire.client.transport.tracing import traceparent
 from gradwire.client.usage import Usage
 from gradwire.client.versions import Version, Versions
 from gradwire.v1 import estimator_pb2 as pb
@@ -141,11 +141,11 @@ class RemoteEstimator(ModelAttributes):
         Returns:
             ``(n,)``, or ``()`` if reduced, in the dtype of the model's loss.
         """
-        x = arguments.rows(x, self.card)
+        x, y = arguments.labelled_rows(x, y, self.card)
         opened = pb.LossOpen(
             call=self._header(), options=self._options(batch_size, training_mode), reduction=arguments.reduction(reduction)
         )
-        return self._call("Loss", opened, ("y", arguments.labels(y, len(x), self.card)), ("x", x))
+        return self._call("Loss", opened, ("y", y), ("x", x))
 
     loss = compute_loss
 
@@ -165,9 +165,9 @@ class RemoteEstimator(ModelAttributes):
         Returns:
             ``(n, *input_shape)``, in the model's floating dtype.
         """
-        x = arguments.rows(x, self.card)
+        x, y = arguments.labelled_rows(x, y, self.card)
         opened = pb.LossGradientOpen(call=self._header(self.codecs.gradients), options=self._options(batch_size, training_mode))
-        return self._call("LossGradient", opened, ("y", arguments.labels(y, len(x), self.card)), ("x", x))
+        return self._call("LossGradient", opened, ("y", y), ("x", x))
 
     def class_gradient(self, x: Any, label: Any = None, batch_size: int = 0, training_mode: bool | None = None) -> Array:
         """Gradients of the class outputs with respect to the inputs.
@@ -299,8 +299,7 @@ class RemoteEstimator(ModelAttributes):
             **unknown: Refused by name: what else a framework's fit takes stays with the server.
         """
         arguments.refuse(unknown, "fit")
-        x = arguments.rows(x, self.card)
-        y = arguments.labels(y, len(x), self.card)
+        x, y = arguments.labelled_rows(x, y, self.card)
         opened = pb.FitOpen(
             call=self._header(),
             batch_size=arguments.count("batch_size", batch_size, 1),
@@ -310,8 +309,7 @@ class RemoteEstimator(ModelAttributes):
         )
         if seed is not None:
             opened.seed = arguments.count("seed", seed, 0, (1 << 64) - 1)
-        fit_rows(self._connection, opened, x, y, on_progress, verbose)
-        self.refresh()
+        self._now(fit_rows(self._connection, opened, x, y, on_progress, verbose))
 
     def fit_generator(
         self,
@@ -338,11 +336,9 @@ class RemoteEstimator(ModelAttributes):
 
         def checked() -> Iterable[tuple[Array, Array]]:
             for x, y in batches_of(generator, nb_epochs):
-                rows = arguments.rows(x, self.card)
-                yield rows, arguments.labels(y, len(rows), self.card)
+                yield arguments.labelled_rows(x, y, self.card)
 
-        fit_batches(self._connection, opened, checked(), on_progress, verbose)
-        self.refresh()
+        self._now(fit_batches(self._connection, opened, checked(), on_progress, verbose))
 
     def clone_for_refitting(self) -> RemoteEstimator:
         """A clone on the same server: the same architecture, not fitted; `delete` ends it. Raises TooManyClones."""
@@ -411,14 +407,15 @@ class RemoteEstimator(ModelAttributes):
             sent = [(name, outgoing(array, codec) if name == "x" else array) for name, array in arrays]
         return self._connection.call(method, open_field(opened.SerializeToString()), sent, self.card.name)
 
+    def _now(self, version: str) -> None:
+        """Keeps the version that a fit has made."""
+        self.card = replace(self.card, version=version)
+
     def _header(self, result_codec: str | None = None) -> pb.CallHeader:
-        return pb.CallHeader(
-            model=self.card.name,
-            request_id=self._connection.new_request_id(),
-            timeout_s=self._connection.timeout_s or 0.0,
-            traceparent=traceparent(),
-            result_codec=number_of(result_codec),
-        )
+        header = self._connection.header(self.card.name)
+        if result_codec is not None:
+            header.result_codec = number_of(result_codec)
+        return header
 
     def _options(self, batch_size: int, training_mode: bool | None) -> pb.RowOptions:
         mode = self._learning_phase if training_mode is None else training_mode

@@ -39,19 +39,19 @@ _PRINTED_EVERY_S = 1.0
 OnProgress: TypeAlias = "Callable[[Progress], None] | None"
 
 
-def fit_rows(connection: Connection, opened: pb.FitOpen, x: Array, y: Array, on_progress: OnProgress, verbose: bool) -> None:
-    """Fits on rows that are all here."""
+def fit_rows(connection: Connection, opened: pb.FitOpen, x: Array, y: Array, on_progress: OnProgress, verbose: bool) -> str:
+    """Fits on arrays of rows and labels, and returns the model's new version."""
     try:
         outgoing = messages(open_field(opened.SerializeToString()), (("y", y), ("x", x)))
     except WireError as e:
         raise error_of_wire(e) from None
-    _fit(connection, opened.call.model, _Outgoing(outgoing), on_progress, verbose)
+    return _fit(connection, opened.call.model, _Outgoing(outgoing), on_progress, verbose)
 
 
 def fit_batches(
     connection: Connection, opened: pb.FitOpen, batches: Iterable[tuple[Array, Array]], on_progress: OnProgress, verbose: bool
-) -> None:
-    """Fits on batches as they are made."""
+) -> str:
+    """Fits on batches as they are made, and returns the model's new version."""
 
     def outgoing() -> Iterator[bytes]:
         opening = open_field(opened.SerializeToString())
@@ -60,7 +60,7 @@ def fit_batches(
             opening = b""
         yield opening + pb.FitRequest(end=True).SerializeToString()
 
-    _fit(connection, opened.call.model, _Outgoing(outgoing()), on_progress, verbose)
+    return _fit(connection, opened.call.model, _Outgoing(outgoing()), on_progress, verbose)
 
 
 def batches_of(generator: Any, nb_epochs: int) -> Iterator[tuple[Any, Any]]:
@@ -95,7 +95,7 @@ class _Outgoing(Iterator[bytes]):
             raise StopIteration from None
 
 
-def _fit(connection: Connection, model: str, outgoing: _Outgoing, on_progress: OnProgress, verbose: bool) -> None:
+def _fit(connection: Connection, model: str, outgoing: _Outgoing, on_progress: OnProgress, verbose: bool) -> str:
     stream = outgoing.stream = connection.open_grpc_stream("Fit", model)
     connection.watch(stream)
     report = _Report(on_progress, verbose)
@@ -119,6 +119,7 @@ def _fit(connection: Connection, model: str, outgoing: _Outgoing, on_progress: O
         raise
     else:
         stream.close()
+        return str(answer.version)
     finally:
         connection.unwatch(stream)
 

@@ -27,10 +27,11 @@ from gradwire.client.transport.credentials import ClientCertificate, channel_cre
 from gradwire.client.transport.routing import Metadata, naming
 from gradwire.client.transport.same_host import SameHost, SocketStream
 from gradwire.client.transport.streams import Deadlines, Stream
+from gradwire.client.transport.tracing import traceparent
 from gradwire.v1 import estimator_pb2
 from gradwire.wire.errors import WireError
 from gradwire.wire.frames import first_message, open_field
-from gradwire.wire.tensors import Array, Outgoing, outgoing
+from gradwire.wire.tensors import Array, Outgoing, all_outgoing
 
 T = TypeVar("T")
 AnyStream: TypeAlias = Stream | SocketStream
@@ -131,6 +132,12 @@ class Connection:
         """An id that no other call of any client has."""
         return f"{self._id}-{next(self._numbers)}"
 
+    def header(self, model: str) -> estimator_pb2.CallHeader:
+        """The header of a new call: its model, an id, the time limit and the trace."""
+        return estimator_pb2.CallHeader(
+            model=model, request_id=self.new_request_id(), timeout_s=self.timeout_s or 0.0, traceparent=traceparent()
+        )
+
     def call(self, method: str, opening: bytes, arrays: Sequence[tuple[str, Array | Outgoing]], model: str = "") -> Array:
         """One call on rows, made again where that is safe and may help.
 
@@ -143,7 +150,7 @@ class Connection:
         due_s = self._due_s()
 
         try:
-            ready = [(name, array if isinstance(array, Outgoing) else outgoing(array)) for name, array in arrays]
+            ready = all_outgoing(arrays)
         except WireError as e:
             raise error_of_wire(e) from None
 

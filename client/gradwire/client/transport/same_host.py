@@ -176,9 +176,9 @@ class SocketStream:
         """Sends of a call's messages what the socket takes at once; the others go while the answer is waited for."""
         self.calls += 1
         self._lent = None
-        self._returned.clear()
         if isinstance(self._segment, Segment):
             self._segment.all_freed()
+            self._returned.clear()
         self._unsent = messages
         self._push()
 
