@@ -12,10 +12,10 @@ from conformance.cases import CASES, Case
 
 from gradwire.client import RemoteEstimator, Server
 from gradwire.client.art import art_estimator
-from gradwire.client.card import ANSWER_NAMES
 from gradwire.client.errors import InvalidCall, NotGranted, Unsupported
 from gradwire.v1 import estimator_pb2 as pb
 from gradwire.wire.frames import open_field
+from gradwire.wire.names import ANSWER_NAMES
 
 N = 7
 

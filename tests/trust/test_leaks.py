@@ -16,7 +16,7 @@ import pytest
 from trust.sites import ADMIN, MLP, Site, site
 
 from gradwire.client import RemoteEstimator, Server
-from gradwire.client.card import ANSWER_NAMES, OPERATION_NAMES, ModelCard
+from gradwire.client.card import ModelCard
 from gradwire.client.errors import GradwireError, InvalidCall, ModelFailed, NotGranted, UnknownModel
 from gradwire.v1 import estimator_pb2 as pb
 from gradwire.v1 import (
@@ -31,6 +31,7 @@ from gradwire.v1 import (
 )
 from gradwire.v1.tensor_pb2 import Codec
 from gradwire.wire.frames import open_field
+from gradwire.wire.names import ANSWER_NAMES, OPERATION_NAMES
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(40, 6)).astype(np.float32)

@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gradwire.client.card import OPERATION_NAMES, ModelCard
+from gradwire.client.card import ModelCard
 from gradwire.client.commands.options import Address, Certificate, Key, Timeout, Tls, Token, TokenFile, connected
+from gradwire.wire.names import OPERATIONS
 
 
 def models(
@@ -37,7 +38,7 @@ def models(
 
 
 def cells(card: ModelCard) -> tuple[str, ...]:
-    operations = [name for name in OPERATION_NAMES.values() if name in card.operations]
+    operations = [name for name in OPERATIONS if name in card.operations]
     shape = "x".join("any" if size == -1 else str(size) for size in card.input_shape)
     row = f"{shape} {card.input_dtype}"
     return (card.name, card.backend, row, str(card.nb_classes), card.access, ", ".join(operations), card.version, card.device)
