@@ -211,7 +211,7 @@ def test_the_card_says_what_members_have_in_common(both: RemoteEnsemble, servers
     assert (card.channels_first, art_estimator(both).channels_first) == (None, True)
     black = RemoteEnsemble([servers[0].estimator("net"), servers[1].estimator("slow")], output="values")
     assert (black.card.operations, black.card.output_kind) == ({"predict"}, "values")
-    with pytest.raises(Unsupported, match=f"lacks loss_gradient: every member needs it, and these lack it: member 'slow' at {servers[1].address}"):
+    with pytest.raises(Unsupported, match=f"lacks loss_gradient: .* these lack it: member 'slow' at {servers[1].address}"):
         black.loss_gradient(X, Y)
 
 

@@ -103,7 +103,7 @@ class EstimatorServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetActivations(self, request_iterator, context):
-        """What a layer puts out. Tensors: x. Result: (n, ...).
+        """Outputs of a layer. Tensors: x. Result: (n, ...).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -117,7 +117,8 @@ class EstimatorServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Fit(self, request_iterator, context):
-        """Trains. Tensors: y, x; or, with `batches`, any number of messages with tensors y, x each. One call a stream; never retried.
+        """Trains the model. Tensors: y, x; or, with `batches`, any number of messages with tensors y, x. One call per stream; never
+        retried.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
