@@ -211,7 +211,7 @@ class Assembler:
         into: Memory for the whole tensor, writable and in C order, with ``block_rows`` None; taken if not given.
 
     Raises:
-        ValueError: ``block_rows`` or ``into`` is not as said.
+        ValueError: ``block_rows`` or ``into`` violates these rules.
     """
 
     def __init__(self, spec: TensorSpec, block_rows: int | None = None, into: Array | None = None) -> None:
