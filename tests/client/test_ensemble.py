@@ -1,4 +1,4 @@
-"""Remote models of several servers as one: the sums of a served ensemble, computed at the same time, for attacks too."""
+"""Ensembles of remote models on several servers: the sums of a served ensemble, computed in parallel."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def servers() -> Iterator[tuple[Server, Server]]:
 
 @pytest.fixture
 def members(servers: tuple[Server, Server]) -> list[RemoteEstimator]:
-    """Of two servers, under the same name; the loss of one is a mean, of the other a sum."""
+    """Two models of one name on two servers; the loss of one is a mean, of the other a sum."""
     return [server.estimator("net") for server in servers]
 
 

@@ -1,4 +1,4 @@
-"""What is passed wrongly is refused with an error of gradwire that says what was given and what is right."""
+"""Wrong arguments raise gradwire's errors, with the given value and the expected one."""
 
 from __future__ import annotations
 

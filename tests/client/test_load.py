@@ -41,7 +41,7 @@ BLACK_BOX = {"backend": "blackbox", "input_shape": [4], "nb_classes": 2}
 
 
 def failing(when: Callable[[int], bool]) -> Callable[[], Callable[[Any], Any]]:
-    """A factory of models that fail in the calls whose numbers ``when`` says, but not while they are loaded and tried."""
+    """Makes a factory of models that fail in the calls that ``when`` selects, but not during loading."""
     calls = iter(range(1 << 30))
 
     def predict(x: Any) -> Any:
@@ -117,7 +117,7 @@ def run(address: str, model: str = "sums", *operations: str, **settings: Any) ->
 
 
 def check(of: Figures) -> None:
-    """What holds for any figures."""
+    """Checks properties of any figures."""
     assert of.failed == sum(failure.calls for failure in of.errors.values())
     assert of.calls_per_s * of.seconds == pytest.approx(of.calls)
     assert of.rows_per_s == pytest.approx(of.calls_per_s * of.rows)

@@ -146,7 +146,7 @@ def chunk_of(message: bytes | memoryview | Chunk) -> Chunk | None:
 
 
 def _varint_at(message: bytes | memoryview, at: int) -> tuple[int, int]:
-    """Reads a varint and the index behind it; (-1, at) if there is none, or one of more than 64 bits."""
+    """Reads a varint and the index behind it; (-1, at) without one, or beyond 64 bits."""
     value = shift = 0
     for index in range(at, min(at + 10, len(message))):
         byte = message[index]

@@ -1,4 +1,4 @@
-"""Shared memory of a client and a server on one host: a file in memory, divided into slots of one chunk each.
+"""Shared memory of a client and a server on one host: a file divided into slots of one chunk each.
 
 The client creates it and the server maps it. Half of the slots carry chunks to the server, half to the client. The writer of a
 slot announces it in a frame; the reader copies the chunk and returns the slot, four at a time during a call and all at its end
@@ -80,7 +80,10 @@ class Segment:
 
 
 class Returned:
-    """Slots of the other side that were read but not returned. Half are returned together: a frame is a system call."""
+    """Slots of the other side that were read but not returned.
+
+    Half of all slots are returned together, because a frame is a system call.
+    """
 
     def __init__(self) -> None:
         self._frames = b""

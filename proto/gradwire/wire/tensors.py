@@ -202,13 +202,13 @@ def inline(data: bytes, spec: TensorSpec) -> Array:
 class Assembler:
     """Assembles the chunks of one tensor, block by block of its rows.
 
-    Memory is taken for one block at a time, when its first byte comes. What comes in a codec is decoded a few rows at a
-    time, so that beside the block there are never more encoded bytes than those of a row, or 256 KiB.
+    Memory is allocated for one block at a time, when its first byte arrives. Encoded bytes are decoded a few rows at a time,
+    so that at most a row or 256 KiB of them is in memory beside the block.
 
     Args:
         spec: The checked header.
         block_rows: Rows in a block, at least 1; None: one block with all of them.
-        into: Memory for the whole tensor, writable and in C order, with ``block_rows`` None; taken if not given.
+        into: Memory for the whole tensor, writable and in C order, with ``block_rows`` None; allocated if not given.
 
     Raises:
         ValueError: ``block_rows`` or ``into`` violates these rules.
@@ -226,7 +226,7 @@ class Assembler:
         self._into = into
         self._received = 0
         self._block: Array | None = None
-        # Where the next bytes go: the block's own memory, or, of what comes in a codec, that of its next few rows.
+        # Destination of the next bytes: the block's own memory, or encoded bytes of its next few rows.
         self._bytes: memoryview = memoryview(b"")
         self._filled = 0
         self._rows_done = 0
@@ -241,8 +241,8 @@ class Assembler:
         """Adds one chunk and yields the blocks that it completes.
 
         Raises:
-            WireError: The chunk is empty, does not begin where the last one ended, or runs over the tensor's end. It is
-                checked before a byte of it is taken.
+            WireError: The chunk is empty, does not begin at the end of the last one, or exceeds the tensor. It is
+                checked before any byte is copied.
         """
         size = len(data)
         if offset != self._received:

@@ -1,6 +1,6 @@
-"""Connection to a server: streams, retries, deadlines; it opens at its first use, and again after a fork or a lost network.
+"""Connection to a server: streams, retries and deadlines.
 
-Streams stay open between calls, and each serves one caller at a time, so that any number of threads can share a connection
+It opens at its first use, and again after a fork or a lost network. Streams stay open between calls, and each serves one caller at a time, so that any number of threads can share a connection
 without waiting for each other.
 """
 
