@@ -163,7 +163,7 @@ def frame(kind: int, payload: bytes) -> bytes:
         (frame(HELLO, HELLO_PREDICT) + frame(STATUS, b""), "a frame of kind 3"),
         (frame(HELLO, HELLO_PREDICT) + frame(200, b"x"), "a frame of kind 200"),
         (frame(HELLO, HELLO_PREDICT) + frame(MESSAGE, b"\xff\xff"), "are not a PredictRequest"),
-        (frame(HELLO, HELLO_PREDICT) + frame(MESSAGE, b""), "begins with a message that holds open"),
+        (frame(HELLO, HELLO_PREDICT) + frame(MESSAGE, b""), "the first message of a call is a PredictRequest with open"),
         (frame(HELLO, HELLO_PREDICT) + struct.pack("<BI", MESSAGE, (5 << 20) + 1), "max_message_bytes"),
     ],
 )

@@ -51,8 +51,8 @@ _LAST_WORDS_S = 0.5
 """For answers to leave the process at its end."""
 
 
-class Place(NamedTuple):
-    """Where a chunk lies in the shared memory."""
+class SharedChunk(NamedTuple):
+    """Place of a chunk in shared memory."""
 
     slot: int
     offset: int
@@ -128,7 +128,7 @@ class Connection(asyncio.BufferedProtocol):
         # A frame too large for the scratch memory, while it comes.
         self._large = bytearray()
         self._large_filled = self._large_kind = 0
-        self._messages: deque[bytes | bytearray | Place] = deque()
+        self._messages: deque[bytes | bytearray | SharedChunk] = deque()
         self._segment: Segment | None = None
         # The slot whose chunk is being read, and those that have been.
         self._lent: int | None = None
@@ -168,7 +168,7 @@ class Connection(asyncio.BufferedProtocol):
             # A new call begins; what answered the last one has been read.
             self._segment.all_freed()
         self._answered = False
-        if isinstance(message, Place):
+        if isinstance(message, SharedChunk):
             assert self._segment is not None  # what is in the queue came after it, and goes with it
             self._lent = message.slot
             return Chunk(message.offset, self._segment.get(message.slot, message.nbytes))
@@ -198,10 +198,14 @@ class Connection(asyncio.BufferedProtocol):
         place = _frame(SHARED, PLACE.pack(self._segment.put(data), offset, len(data)))
         self._transport.write(_frame(MESSAGE, head) + place if head else place)
 
-    def read_all(self) -> None:
-        """A call has ended: its slots are free without a word, and those of its answer when the next one begins."""
+    async def next_call(self) -> Any:
+        """Reads the first message of the next call.
+
+        The slots of the call before are free without a message, and those of its answer once the next call begins.
+        """
         self._lent, self._answered = None, True
         self._returned.clear()
+        return await self.read()
 
     async def abort(self, code: grpc.StatusCode, text: str, metadata: Any = ()) -> None:
         """Ends the stream with an error."""
@@ -321,7 +325,7 @@ class Connection(asyncio.BufferedProtocol):
                 segment.freed(*SLOT.unpack(frame))
                 _wake(self._writer)
                 return
-            place = Place(*PLACE.unpack(frame))
+            place = SharedChunk(*PLACE.unpack(frame))
             segment.get(place.slot, place.nbytes)
             if len(self._messages) > _QUEUED_MESSAGES:
                 raise ValueError(f"more than {_QUEUED_MESSAGES} chunks at once")
