@@ -318,7 +318,7 @@ class Scheduler:
         return any(model in (call.model, *self._parts.get(call.model, ())) for call in calls)
 
     def _merged(self, queue: deque[Work]) -> list[Work]:
-        """First work of a queue, and blocks with the same batch key from all queues, round robin, up to the row limit.
+        """First work of a queue, with blocks of the same batch key from all queues, round robin.
 
         Further blocks of its own call are left out: whether they are there depends on when bytes arrive, and a repeated call
         would not get the same answer twice.

@@ -67,7 +67,7 @@ class EstimatorServicer:
         self._limits = limits
 
     def handlers(self) -> dict[str, grpc.RpcMethodHandler]:
-        """gRPC handlers by method. Messages pass as bytes: chunks are framed by hand."""
+        """Handlers of gRPC, by method. Messages pass as bytes: chunks are framed by hand."""
         return {operation.method: grpc.stream_stream_rpc_method_handler(self._stream(operation)) for operation in OPERATIONS}
 
     def _stream(self, operation: RowOperation) -> Any:

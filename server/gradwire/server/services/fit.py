@@ -62,7 +62,7 @@ class FitServicer:
         self._spool_dir = spool_dir
 
     def handlers(self) -> dict[str, grpc.RpcMethodHandler]:
-        """gRPC handlers by method; messages pass as bytes."""
+        """Handlers of gRPC, by method; messages pass as bytes."""
         return {"Fit": grpc.stream_stream_rpc_method_handler(self._stream)}
 
     async def _stream(self, _: Any, context: Any) -> None:

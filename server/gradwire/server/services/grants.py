@@ -28,6 +28,8 @@ class GrantServicer(grants_pb2_grpc.GrantServiceServicer):
         self._trust = trust
 
     async def PutGrant(self, request: pb.PutGrantRequest, context: Any) -> pb.PutGrantResponse:  # noqa: N802
+        """Gives a grant, in place of any earlier one for the same principal and model."""
+
         async def answer() -> pb.PutGrantResponse:
             admin = self._admin()
             grant = grant_of_message(request.grant)
@@ -43,6 +45,8 @@ class GrantServicer(grants_pb2_grpc.GrantServiceServicer):
         return await answered(context, self._streams, answer())
 
     async def RevokeGrant(self, request: pb.RevokeGrantRequest, context: Any) -> pb.RevokeGrantResponse:  # noqa: N802
+        """Revokes a grant."""
+
         async def answer() -> pb.RevokeGrantResponse:
             admin = self._admin()
             if self._trust.book.of(request.principal, request.model) is None:
@@ -55,6 +59,8 @@ class GrantServicer(grants_pb2_grpc.GrantServiceServicer):
         return await answered(context, self._streams, answer())
 
     async def ListGrants(self, request: pb.ListGrantsRequest, context: Any) -> pb.ListGrantsResponse:  # noqa: N802
+        """Answers the grants in force, of one principal or of all."""
+
         async def answer() -> pb.ListGrantsResponse:
             self._admin()
             grants = [g for g in self._trust.book.all() if request.principal in ("", g.principal)]

@@ -60,6 +60,8 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         self._on_change = on_change
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:  # noqa: N802
+        """Answers the cards of all models that the caller may use."""
+
         async def answer() -> pb.ListModelsResponse:
             found = self._catalogue.of(caller())
             return pb.ListModelsResponse(models=[card(admitted, self._limits) for admitted in found])
@@ -67,6 +69,8 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         return await answered(context, self._streams, answer())
 
     async def GetModel(self, request: pb.GetModelRequest, context: Any) -> pb.GetModelResponse:  # noqa: N802
+        """Answers the card of one model."""
+
         async def answer() -> pb.GetModelResponse:
             admitted = self._catalogue.admit(request.model, caller())
             return pb.GetModelResponse(model=card(admitted, self._limits))
@@ -74,6 +78,8 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         return await answered(context, self._streams, answer())
 
     async def SaveVersion(self, request: pb.SaveVersionRequest, context: Any) -> pb.SaveVersionResponse:  # noqa: N802
+        """Saves the weights as a version."""
+
         async def answer() -> pb.SaveVersionResponse:
             with self._call(request.model, Operation.VERSIONS, "save") as admitted:
                 write = partial(self._versions.write, admitted.model, request.version, admitted.estimator.save, request.overwrite)
@@ -82,6 +88,8 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         return await answered(context, self._streams, answer())
 
     async def ListVersions(self, request: pb.ListVersionsRequest, context: Any) -> pb.ListVersionsResponse:  # noqa: N802
+        """Answers the versions of a model."""
+
         async def answer() -> pb.ListVersionsResponse:
             with self._call(request.model, Operation.VERSIONS, "versions") as admitted:
                 return pb.ListVersionsResponse(versions=[_version(version) for version in self._versions.list(admitted.model)])
@@ -89,6 +97,8 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         return await answered(context, self._streams, answer())
 
     async def RestoreVersion(self, request: pb.RestoreVersionRequest, context: Any) -> pb.RestoreVersionResponse:  # noqa: N802
+        """Restores the weights of a version."""
+
         async def answer() -> pb.RestoreVersionResponse:
             with self._call(request.model, Operation.VERSIONS, "restore") as admitted:
                 path = self._versions.path(admitted.model, request.version)
@@ -98,6 +108,8 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         return await answered(context, self._streams, answer())
 
     async def ResetModel(self, request: pb.ResetModelRequest, context: Any) -> pb.ResetModelResponse:  # noqa: N802
+        """Restores the weights that the model was loaded with."""
+
         async def answer() -> pb.ResetModelResponse:
             with self._call(request.model, Operation.VERSIONS, "reset") as admitted:
                 await self._alone(admitted, context, admitted.estimator.reset)
@@ -106,6 +118,8 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         return await answered(context, self._streams, answer())
 
     async def CloneModel(self, request: pb.CloneModelRequest, context: Any) -> pb.CloneModelResponse:  # noqa: N802
+        """Makes an untrained clone of a model, for the caller alone."""
+
         async def answer() -> pb.CloneModelResponse:
             with (
                 self._call(request.model, Operation.CLONE, "clone") as origin,
@@ -121,6 +135,8 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         return await answered(context, self._streams, answer())
 
     async def DeleteClone(self, request: pb.DeleteCloneRequest, context: Any) -> pb.DeleteCloneResponse:  # noqa: N802
+        """Deletes one of the caller's clones."""
+
         async def answer() -> pb.DeleteCloneResponse:
             with self._call(request.model, Operation.CLONE, "delete_clone") as clone:
                 self._catalogue.remove_clone(clone)

@@ -65,9 +65,11 @@ class Plan:
 
 
 class Prepare(Protocol):
-    """Makes a plan from the served name, the request's ``open``, the number of rows, and the tensors read whole, by name."""
+    """Makes the plan of a call from the served name, the field ``open``, the number of rows and the held tensors."""
 
-    def __call__(self, admitted: Admitted, opened: Any, rows: int, held: Mapping[str, Array]) -> Plan: ...
+    def __call__(self, admitted: Admitted, opened: Any, rows: int, held: Mapping[str, Array]) -> Plan:
+        """Makes the plan of a call. Raises an error of the backend or the wire for bad arguments."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,8 @@ class StatusServicer(status_pb2_grpc.StatusServiceServicer):
         self._open_to_all = open_to_all
 
     async def GetStatus(self, request: pb.GetStatusRequest, context: Any) -> pb.GetStatusResponse:  # noqa: N802
+        """Answers the status of the server, its devices and its models."""
+
         async def answer() -> pb.GetStatusResponse:
             streams = self._view.streams
             principal = caller()

@@ -33,6 +33,8 @@ class UsageServicer(usage_pb2_grpc.UsageServiceServicer):
         self._trust = trust
 
     async def GetUsage(self, request: pb.GetUsageRequest, context: Any) -> pb.GetUsageResponse:  # noqa: N802
+        """Answers rows used and rows left, for one model or all."""
+
         async def answer() -> pb.GetUsageResponse:
             principal = caller()
             if request.everybody or request.principal not in ("", principal):

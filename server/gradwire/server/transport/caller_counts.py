@@ -1,4 +1,4 @@
-"""Limits on streams and calls of one caller, so that one caller with many clients does not shut out the others."""
+"""Limits on streams and calls of each caller, so that none shuts out the others."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ class OpenStream:
 
     @property
     def reason(self) -> Exception | None:
-        """Why the server ended the stream, or is about to; None if it does not."""
+        """Reason for which the server ended the stream or is about to; None if it does not."""
         return self._reason
 
     @property
