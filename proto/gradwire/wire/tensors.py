@@ -17,7 +17,7 @@ from gradwire.v1.errors_pb2 import (
     ERROR_REASON_BAD_TENSOR,
     ERROR_REASON_TOO_LARGE,
 )
-from gradwire.v1.tensor_pb2 import CODEC_UNSPECIFIED, Codec, Dtype, Tensor
+from gradwire.v1.tensor_pb2 import CODEC_UNSPECIFIED, DTYPE_BFLOAT16, Codec, Dtype, Tensor
 from gradwire.wire.codecs import CODINGS, decode, encode, name_of, rows_and_elements
 from gradwire.wire.dtypes import to_numpy, travelling, widened
 from gradwire.wire.errors import WireError
@@ -196,7 +196,7 @@ def inline(data: bytes, spec: TensorSpec) -> Array:
         decode(np.frombuffer(data, np.uint8), spec.codec, decoded)
         return decoded
     array = np.frombuffer(bytearray(data), spec.dtype).reshape(spec.shape)
-    return widened(array, spec.value)
+    return widened(array, spec.value) if spec.value == DTYPE_BFLOAT16 else array
 
 
 class Assembler:
