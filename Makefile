@@ -1,4 +1,4 @@
-# What a developer types. `make` alone lists it. Every target but `help` and `clean` makes .venv first, once.
+# What a developer types. `make` alone lists it. Every target but `help`, `findings` and `clean` makes .venv first, once.
 
 PYTHON ?= python3
 ENV := .venv
@@ -16,7 +16,7 @@ export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint format types proto readme proto-check containers bench clean
+.PHONY: help env demo test lint format types proto readme proto-check containers bench findings clean
 
 help: ## list the targets
 	@echo "gradwire: make TARGET"
@@ -88,6 +88,9 @@ containers: $(STAMP) ## build images with buildah, attack what runs in them (as 
 bench: $(STAMP) ## gradwire beside plain frameworks and local ART
 	$(BIN)/python -m benchmarks.run
 	$(BIN)/python -m benchmarks.frameworks.run
+
+findings: ## run the scripts of surprises about other libraries (as many environments; half an hour)
+	@PYTHON=$(PYTHON) findings/run.sh
 
 clean: ## remove what was made, but for the environment
 	rm -rf gradwire-demo dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .gradwire
