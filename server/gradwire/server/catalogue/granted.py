@@ -68,7 +68,7 @@ class Granted:
     def answers(self) -> frozenset[Answer]:
         """What the principal may ask predict for, and the model can tell.
 
-        Blurring and postprocessing are of outputs alone: where there is some, to ask for more is for those who see behind
+        Rounding and postprocessing are of outputs alone: where there is some, to ask for more is for those who see behind
         it anyway.
         """
         return self.estimator.answers & self._granted_answers
@@ -101,7 +101,7 @@ class Granted:
     def allow_answer(self, answer: Answer) -> None:
         """Raises NotGranted if the answer is not granted, Unsupported if the model does not have it."""
         if answer not in self._granted_answers:
-            least, why = ("scores", "") if self.labels_only else ("gradients", ", because outputs are blurred or postprocessed")
+            least, why = ("scores", "") if self.labels_only else ("gradients", ", because outputs are rounded or postprocessed")
             raise NotGranted(f"{self._has}; {answer.value} needs {least!r}{why}")
         if answer not in self.estimator.answers:
             can = ", ".join(sorted(a.value for a in self.answers))
@@ -125,7 +125,7 @@ class Granted:
 
     @property
     def _granted_answers(self) -> frozenset[Answer]:
-        hidden = self.grant.blurs or bool(self.estimator.postprocessing)
+        hidden = self.grant.rounded or bool(self.estimator.postprocessing)
         if self.labels_only or (self.access == "scores" and hidden):
             return frozenset({Answer.OUTPUTS})
         return frozenset(Answer)

@@ -32,7 +32,7 @@ from gradwire.server.transport.codecs import check_result_codec
 from gradwire.server.transport.streams import OpenStream, OpenStreams
 from gradwire.server.trust.budgets.charges import Charge
 from gradwire.server.trust.budgets.fingerprint import fingerprint
-from gradwire.server.trust.ledger import Entry, Ledger
+from gradwire.server.trust.recorder import CallRecorder, Entry
 from gradwire.server.values.rows import Rows
 from gradwire.v1.errors_pb2 import ERROR_REASON_BAD_FRAME, ERROR_REASON_TOO_LARGE
 from gradwire.wire.errors import WireError
@@ -64,7 +64,9 @@ class RowServicer:
         ledger: Where calls are written down.
     """
 
-    def __init__(self, catalogue: Catalogue, scheduler: Scheduler, streams: OpenStreams, limits: Limits, ledger: Ledger) -> None:
+    def __init__(
+        self, catalogue: Catalogue, scheduler: Scheduler, streams: OpenStreams, limits: Limits, ledger: CallRecorder
+    ) -> None:
         self._catalogue = catalogue
         self._scheduler = scheduler
         self._streams = streams

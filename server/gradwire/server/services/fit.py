@@ -29,7 +29,7 @@ from gradwire.server.transport.calls import IncomingTensors, check_call_rows, ch
 from gradwire.server.transport.codecs import check_result_codec
 from gradwire.server.transport.spool import spooled
 from gradwire.server.transport.streams import OpenStream, OpenStreams
-from gradwire.server.trust.ledger import Entry, Ledger
+from gradwire.server.trust.recorder import CallRecorder, Entry
 from gradwire.v1 import estimator_pb2 as pb
 from gradwire.v1.errors_pb2 import ERROR_REASON_BAD_FRAME
 from gradwire.wire.errors import WireError
@@ -59,7 +59,7 @@ class FitServicer:
         streams: OpenStreams,
         limits: Limits,
         spool_dir: Path | None,
-        ledger: Ledger,
+        ledger: CallRecorder,
     ) -> None:
         self._catalogue = catalogue
         self._scheduler = scheduler

@@ -17,7 +17,7 @@ from gradwire.backends.capabilities import Answer, Operation
 from gradwire.backends.errors import InvalidLabel, InvalidLayer, InvalidShape, InvalidValue
 from gradwire.backends.estimator import Estimator
 from gradwire.server.catalogue.granted import Granted
-from gradwire.server.trust.grants.blur import blurred
+from gradwire.server.trust.grants.rounding import rounded
 from gradwire.server.values.contract import ANSWERS
 from gradwire.server.values.rows import Rows
 from gradwire.v1 import estimator_pb2 as pb
@@ -140,15 +140,15 @@ def _predict(granted: Granted, opened: Any, rows: int, held: Mapping[str, Array]
     if opened.answer not in _OUTPUTS:
         kind = _answer(granted, opened.answer)
         return Plan(granted.estimator.answer, options={"kind": kind, **options})
-    if granted.labels_only or grant.blurs:
+    if granted.labels_only or grant.rounded:
         # Training mode would let a caller see through dropout's noise what is hidden.
         options.pop("training_mode", None)
     if granted.labels_only:
         options["labels_only"] = True
     plan = Plan(granted.estimator.predict, options=options)
-    if grant.blurs:
+    if grant.rounded:
         outputs_are = granted.estimator.model.output_kind
-        plan.finish = partial(blurred, kind=outputs_are, decimals=grant.decimals, top_k=grant.top_k)
+        plan.finish = partial(rounded, kind=outputs_are, decimals=grant.decimals, top_k=grant.top_k)
     return plan
 
 
