@@ -72,7 +72,7 @@ _USAGE = usage_pb2.DESCRIPTOR.services_by_name["UsageService"].full_name
 
 
 class Service:
-    """A server of one configuration. Made, started and ended on one event loop.
+    """A server of one configuration, which `check_listening` has passed. Created, started and ended on one event loop.
 
     Args:
         config: What to serve and how.
@@ -111,7 +111,6 @@ class Service:
 
     async def start(self) -> str:
         """Listens, and returns the address to connect to. Raises ConfigError if it cannot."""
-        check_listener(self._config)
         self._trust = await asyncio.to_thread(Trust, self._config)
         try:
             return await self._start()
