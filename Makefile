@@ -73,7 +73,7 @@ proto: $(STAMP) ## regenerate the Python code of the contract
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=proto --pyi_out=proto --grpc_python_out=proto $(PROTOS)
 
 readme: $(STAMP) $(MXNET_STAMP) ## write the tables in README.md and docs/security.md from servers' answers
-	GRADWIRE_WRITE_README=1 $(BIN)/python -m pytest -q tests/conformance/test_readme.py tests/trust/test_matrix.py
+	GRADWIRE_WRITE_README=1 $(BIN)/python -m pytest -q tests/conformance/test_readme.py tests/server/trust/test_matrix.py
 
 proto-check: $(STAMP) ## compare the generated code with the contract
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \

@@ -28,13 +28,13 @@ from gradwire.server.catalogue.served import Served
 from gradwire.server.config.reading import parse_config
 from gradwire.server.engines.engine import load_models
 from gradwire.server.store.store import Store
-from gradwire.server.store.writer import LedgerWriter
+from gradwire.server.store.writer import CallWriter
 from gradwire.server.trust.budgets.account import Desk
 from gradwire.server.trust.budgets.accounts import Accounts
 from gradwire.server.trust.budgets.charges import Charge
 from gradwire.server.trust.grants.book import GrantBook
 from gradwire.server.trust.grants.grant import Budget, Grant
-from gradwire.server.trust.ledger import Ledger
+from gradwire.server.trust.recorder import CallRecorder
 from gradwire.server.values.clock import SteadyClock
 from gradwire.server.values.rows import Rows
 
@@ -60,8 +60,8 @@ class Books:
         book.take_filed([Grant(principal="alice", model="m", access="gradients", budget=budget)], "benchmark")
         accounts = Accounts(Desk(self._store, self._thread, clock, 100_000))
         self._catalogue = Catalogue([Served("m", load_models(config)["m"], "m", "gradients")], 0, book, accounts)
-        self._writer = LedgerWriter(self._store, period_s=600.0, batch_calls=1_000_000)
-        self._ledger = Ledger(self._writer, "benchmark")
+        self._writer = CallWriter(self._store, period_s=600.0, batch_calls=1_000_000)
+        self._ledger = CallRecorder(self._writer, "benchmark")
         self._numbers = iter(range(1 << 60))
 
     async def _one(self) -> None:

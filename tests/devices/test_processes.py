@@ -53,7 +53,7 @@ def ports(count: int) -> int:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
-    folder = tmp_path_factory.mktemp("siblings")
+    folder = tmp_path_factory.mktemp("devices")
     budgets = {(name, "net"): {"forward": 1000, "backward": 1000} for name in ("alice", "bob", "carol")}
     port = ports(3)
     settings = {
@@ -313,7 +313,7 @@ def test_processes_whose_factory_draws_other_weights_in_each_do_not_serve(tmp_pa
     config = wrong(tmp_path, models=[linear("drawn")])
     with pytest.raises(ConfigError, match="linear: the processes of cpu and cpu have different weights"):
         supervise(Source(config, config.read_text(), {}), ("cpu", "cpu"), pytest.fail)
-    assert not siblings()
+    assert not processes_started()
 
 
 def test_a_process_that_dies_at_each_start_is_given_up(tmp_path: Path) -> None:
@@ -336,7 +336,7 @@ def failing(tmp_path: Path, model: dict[str, Any], change: Any, text: str) -> li
     pids: list[int] = []
 
     def ready(address: str) -> None:
-        pids.extend(siblings())
+        pids.extend(processes_started())
         change()
         os.kill(pids[0], signal.SIGKILL)
 
@@ -347,7 +347,7 @@ def failing(tmp_path: Path, model: dict[str, Any], change: Any, text: str) -> li
     return pids
 
 
-def siblings() -> list[int]:
+def processes_started() -> list[int]:
     """The pids of those that this process supervises itself."""
     return [
         pid for pid in children(os.getpid()) if "gradwire.server.process.devices.child" in Path(f"/proc/{pid}/cmdline").read_text()

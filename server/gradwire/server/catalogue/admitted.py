@@ -58,7 +58,7 @@ class Admitted:
         estimator, access = served.estimator, grant.access
         white_box = access in ("gradients", "trainer")
         # Rounding and postprocessing change outputs alone: where there is either, other answers would show what is hidden.
-        hidden = grant.blurs or bool(estimator.postprocessing)
+        hidden = grant.rounded or bool(estimator.postprocessing)
         outputs_only = access == "labels" or (access == "scores" and hidden)
         granted_answers = frozenset({Answer.OUTPUTS}) if outputs_only else frozenset(Answer)
         return cls(

@@ -18,7 +18,7 @@ from gradwire.backends.registry import backend
 from gradwire.server.config.models import ServedModel
 from gradwire.server.config.server import ServerConfig
 from gradwire.server.errors import ConfigError, StoreConfigError
-from gradwire.server.store.place import store_url
+from gradwire.server.store.url import store_url
 
 
 def read_config(path: Path, **changes: Any) -> ServerConfig:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from gradwire.server.config.devices import Devices
+from gradwire.server.config.device_names import Devices
 from gradwire.server.config.identity import IdentityConfig, Tls
 from gradwire.server.config.limits import Limits
 from gradwire.server.config.models import RayConfig, ServedModel

@@ -44,6 +44,7 @@ def serving(models: Mapping[str, Mapping[str, Any] | ModelConfig], **settings: A
     with tempfile.TemporaryDirectory(prefix="gradwire-") as folder:
         content = {"listen": "127.0.0.1:0", **settings, "models": entries}
         config = parse_config(content, Path(folder), "serving")
+        check_listening(config)
         with loaded(config) as estimators:
             service = Service(config, estimators)
             loop = asyncio.new_event_loop()

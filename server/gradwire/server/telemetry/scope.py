@@ -11,15 +11,15 @@ from contextvars import ContextVar
 from typing import Protocol
 
 
-class Told(Protocol):
+class LoggedCall(Protocol):
     """A call that can say what it is."""
 
-    def told(self) -> dict[str, str]:
+    def log_fields(self) -> dict[str, str]:
         """Who calls, and what: principal, model, operation, request_id."""
         ...
 
 
-CALL: ContextVar[Told | None] = ContextVar("gradwire_call", default=None)
+CALL: ContextVar[LoggedCall | None] = ContextVar("gradwire_call", default=None)
 
 
 class CallFields(logging.Filter):
@@ -28,7 +28,7 @@ class CallFields(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         call = CALL.get()
         if call is not None:
-            for key, value in call.told().items():
+            for key, value in call.log_fields().items():
                 if value and key not in record.__dict__:
                     record.__dict__[key] = value
         return True

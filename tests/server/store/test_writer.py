@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from commands import environment
 
-from gradwire.server.store import CallRecord, ChargeRecord, LedgerWriter, Store, StoreUnavailable
+from gradwire.server.store import CallRecord, CallWriter, ChargeRecord, Store, StoreUnavailable
 from gradwire.server.values.rows import Rows
 
 
@@ -33,7 +33,7 @@ def wait(true: Callable[[], bool], timeout_s: float = 20) -> None:
 
 
 def test_calls_are_written_when_the_period_is_over(store):
-    with LedgerWriter(store, period_s=0.05) as writer:
+    with CallWriter(store, period_s=0.05) as writer:
         writer.append(call(1), [ChargeRecord("alice", "digits", "1", b"", 2, 1, 1)])
         wait(lambda: writer.flushed == 1)
         assert written(store) == [1]
@@ -42,14 +42,14 @@ def test_calls_are_written_when_the_period_is_over(store):
 
 
 def test_many_calls_are_written_before_the_period_is_over(store):
-    with LedgerWriter(store, period_s=600, batch_calls=100) as writer:
+    with CallWriter(store, period_s=600, batch_calls=100) as writer:
         for number in range(250):
             writer.append(call(number))
         wait(lambda: writer.flushed >= 200)
 
 
 def test_flush_waits_for_what_was_appended(store):
-    with LedgerWriter(store, period_s=600) as writer:
+    with CallWriter(store, period_s=600) as writer:
         for number in range(10):
             writer.append(call(number))
         assert writer.flush(20)
@@ -58,7 +58,7 @@ def test_flush_waits_for_what_was_appended(store):
 
 
 def test_closing_writes_what_is_pending(store):
-    writer = LedgerWriter(store, period_s=600)
+    writer = CallWriter(store, period_s=600)
     for number in range(2500):
         writer.append(call(number))
     assert writer.close(30) == 0
@@ -71,7 +71,7 @@ def test_closing_writes_what_is_pending(store):
 
 
 def test_threads_append_at_the_same_time_and_nothing_is_lost(store):
-    with LedgerWriter(store, period_s=0.01, batch_calls=50) as writer:
+    with CallWriter(store, period_s=0.01, batch_calls=50) as writer:
         threads = [
             threading.Thread(target=lambda part=part: [writer.append(call(part * 1000 + number)) for number in range(1000)])
             for part in range(4)
@@ -104,7 +104,7 @@ class Broken:
 
 def test_what_may_have_been_written_is_not_written_again(store):
     broken = Broken(store)
-    with LedgerWriter(broken, period_s=0.01, batch_calls=10, retry_s=0.01) as writer:  # type: ignore[arg-type]
+    with CallWriter(broken, period_s=0.01, batch_calls=10, retry_s=0.01) as writer:  # type: ignore[arg-type]
         for number in range(100):
             writer.append(call(number))
         assert writer.flush(30)
@@ -116,7 +116,7 @@ def test_what_may_have_been_written_is_not_written_again(store):
 def test_while_the_store_is_gone_calls_are_kept_until_there_is_no_room(store):
     broken = Broken(store)
     broken.down = True
-    writer = LedgerWriter(broken, period_s=0.01, batch_calls=10, capacity_calls=100, retry_s=0.05)  # type: ignore[arg-type]
+    writer = CallWriter(broken, period_s=0.01, batch_calls=10, capacity_calls=100, retry_s=0.05)  # type: ignore[arg-type]
     for number in range(50):
         writer.append(call(number))
     wait(lambda: writer.problem == "before")
@@ -140,7 +140,7 @@ def test_while_the_store_is_gone_calls_are_kept_until_there_is_no_room(store):
 def test_a_store_that_stays_away_does_not_hold_the_end_up(store):
     broken = Broken(store)
     broken.down = True
-    writer = LedgerWriter(broken, period_s=0.01, retry_s=60)  # type: ignore[arg-type]
+    writer = CallWriter(broken, period_s=0.01, retry_s=60)  # type: ignore[arg-type]
     for number in range(5):
         writer.append(call(number))
     wait(lambda: writer.problem is not None)
@@ -151,7 +151,7 @@ def test_a_store_that_stays_away_does_not_hold_the_end_up(store):
 
 
 def test_a_call_that_cannot_be_written_takes_no_other_with_it(store, caplog):
-    with LedgerWriter(store, period_s=600) as writer:
+    with CallWriter(store, period_s=600) as writer:
         for number in range(5):
             writer.append(call(number))
         writer.append(call(5)._replace(rows=2**70))
@@ -163,7 +163,7 @@ def test_a_call_that_cannot_be_written_takes_no_other_with_it(store, caplog):
 
 
 def test_a_postgresql_that_stops_in_between_gets_everything_once(postgres):
-    with Store.open(postgres.new()) as store, LedgerWriter(store, period_s=0.01, batch_calls=20, retry_s=0.1) as writer:
+    with Store.open(postgres.new()) as store, CallWriter(store, period_s=0.01, batch_calls=20, retry_s=0.1) as writer:
         stopped = threading.Event()
         number = 0
 

@@ -1,4 +1,4 @@
-"""What a caller of labels, or of blurred scores, gets by everything that can be tried: labels, or blurred scores."""
+"""What a caller of labels, or of rounded scores, gets by everything that can be tried: labels, or rounded scores."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from trust.sites import ADMIN, MLP, Site, site
+from server.trust.sites import ADMIN, MLP, Site, site
 
 from gradwire.client import RemoteEstimator, Server
 from gradwire.client.card import ModelCard
@@ -44,12 +44,12 @@ MODELS = [
      "input_shape": [6], "nb_classes": 4, "access": "trainer"},
     {"name": "secret", "same_as": "mlp", "access": "trainer"},
 ]  # fmt: skip
-BLURS: dict[str, dict[str, Any]] = {
+ROUNDED: dict[str, dict[str, Any]] = {
     "labels": {"access": "labels"},
-    "blurred": {"access": "scores", "decimals": 2, "top_k": 1},
+    "rounded": {"access": "scores", "decimals": 2, "top_k": 1},
 }
 GRANTS = [
-    *({"principal": who, "model": model, **grant} for who, grant in BLURS.items() for model in ("mlp", "any-size", "dropout")),
+    *({"principal": who, "model": model, **grant} for who, grant in ROUNDED.items() for model in ("mlp", "any-size", "dropout")),
     {"principal": "counted", "model": "mlp", "access": "labels", "budget": {"forward": 100}},
     *({"principal": "owner", "model": model, "access": "trainer", "activations": True} for model in ("mlp", "any-size", "secret")),
 ]
@@ -68,7 +68,7 @@ def truth(served: Site) -> Callable[[np.ndarray], np.ndarray]:
         yield server.estimator("mlp").predict
 
 
-@pytest.fixture(params=BLURS)
+@pytest.fixture(params=ROUNDED)
 def who(request: Any) -> str:
     return str(request.param)
 
@@ -156,10 +156,10 @@ def test_a_standardisation_of_the_callers_own_tells_no_more(
         # The server's own would have made (x - 0.25) / 2 of it.
         expected = truth((X / np.float32(scale)) * 2 + 0.25)
         np.testing.assert_allclose(answered, told(expected, who), atol=0.02)
-    assert set(np.unique(answered)) <= {0.0, 1.0} if who == "labels" else is_blurred(answered)
+    assert set(np.unique(answered)) <= {0.0, 1.0} if who == "labels" else is_rounded(answered)
 
 
-def is_blurred(answered: np.ndarray) -> bool:
+def is_rounded(answered: np.ndarray) -> bool:
     """Two decimals of one score, and of the others nothing."""
     top = answered.max(1, keepdims=True)
     others = np.where(answered == top, top - 1, answered)
@@ -234,7 +234,7 @@ def test_a_card_tells_nothing_of_the_inside(server: Server, who: str) -> None:
 
 def test_usage_tells_of_the_caller_alone(server: Server, who: str) -> None:
     predict(server, X[:3])
-    assert {(one.principal, one.access) for one in server.usage()} == {(who, BLURS[who]["access"])}
+    assert {(one.principal, one.access) for one in server.usage()} == {(who, ROUNDED[who]["access"])}
     for others in ({"principal": "owner"}, {"principal": "nobody"}, {"everybody": True}, {"name": "secret", "principal": "owner"}):
         with pytest.raises(NotGranted, match="admins"):
             server.usage(**others)

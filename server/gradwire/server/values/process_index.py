@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 
-class Sibling(BaseModel):
+class ProcessIndex(BaseModel):
     """Which of the processes this is.
 
     Attributes:

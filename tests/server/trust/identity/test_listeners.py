@@ -19,7 +19,7 @@ from gradwire.server.config.reading import parse_config
 from gradwire.server.config.server import ServerConfig
 from gradwire.server.errors import ConfigError
 from gradwire.server.process.service import check_listening
-from gradwire.server.trust.identity.exposure import check_exposure
+from gradwire.server.trust.identity.listener import check_listener
 from gradwire.v1 import model_pb2, model_pb2_grpc
 
 TLS = {"certificate": "certs/server.pem", "key": "certs/server-key.pem"}
@@ -47,10 +47,10 @@ MODELS = [{"name": "m", "same_as": "m"}]
 def test_beyond_loopback_both_are_needed_and_the_text_says_what_is_missing(settings: dict[str, Any], missing: list[str]) -> None:
     config = ServerConfig.model_validate({**settings, "models": MODELS})
     if not missing:
-        check_exposure(config)
+        check_listener(config)
         return
     with pytest.raises(ConfigError, match="insecure: true") as caught:
-        check_exposure(config)
+        check_listener(config)
     for key in ("tls", "identity"):
         assert (f"no {key}: " in str(caught.value)) == (key in missing)
 

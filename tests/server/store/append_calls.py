@@ -6,11 +6,11 @@ import os
 import sys
 import time
 
-from gradwire.server.store import CallRecord, LedgerWriter, Store
+from gradwire.server.store import CallRecord, CallWriter, Store
 
 if __name__ == "__main__":
     store = Store.open(sys.argv[1])
-    writer = LedgerWriter(store, period_s=0.02)
+    writer = CallWriter(store, period_s=0.02)
     for number in range(10**9):
         principal = f"p{number % 5}"
         writer.append(CallRecord(number, "s", principal, "digits", "v1", "predict", 1, 1, number % 3, "OK", 1, str(number)))

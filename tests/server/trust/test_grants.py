@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from trust.sites import ADMIN, LONG_AGO, MLP, SUMS, Site, in_a_day, site, write_grants
+from server.trust.sites import ADMIN, LONG_AGO, MLP, SUMS, Site, in_a_day, site, write_grants
 
 from gradwire.client import Server
 from gradwire.client.errors import GradwireError, InvalidCall, NotGranted, UnknownModel

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from trust.sites import ADMIN, MLP, SUMS, Site, in_a_day, site
+from server.trust.sites import ADMIN, MLP, SUMS, Site, in_a_day, site
 
 from gradwire.client import RemoteEstimator, Server, Usage
 from gradwire.client.errors import BudgetSpent, CallTimeout, GradwireError, ModelFailed, NotGranted, RateLimited, ShapeError

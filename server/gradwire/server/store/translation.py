@@ -11,32 +11,6 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from gradwire.server.errors import StoreUnavailable
 
-
-class BudgetShort(Exception):
-    """A budget has not what a call needs at least, and nothing was taken.
-
-    Attributes:
-        window_s: Which limit is short: None for the total, else that of a window of so many seconds.
-        direction: ``forward`` or ``backward``.
-        limit: Rows that the limit allows, in all or in a window.
-        left: Rows that nobody has taken; servers may hold more, unused, in leases.
-        needed: Rows that the call needs at least.
-        refills_at: Seconds since the epoch when the window ends; None where waiting does not help.
-    """
-
-    def __init__(
-        self, *, window_s: int | None, direction: str, limit: int, left: int, needed: int, refills_at: float | None
-    ) -> None:
-        per = "" if window_s is None else f" in each {window_s} s"
-        super().__init__(f"{left} {direction} rows are left of {limit}{per}; the call needs {needed}")
-        self.window_s = window_s
-        self.direction = direction
-        self.limit = limit
-        self.left = left
-        self.needed = needed
-        self.refills_at = refills_at
-
-
 _SQLITE = {
     # what SQLite says: what it means, what to do
     "locked": ("another process has held its lock for too long", "end what holds it, a backup or an open sqlite3 shell"),

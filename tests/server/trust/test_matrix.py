@@ -14,14 +14,14 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
-from trust.sites import ADMIN, LONG_AGO, MLP, Site, site
+from server.trust.sites import ADMIN, LONG_AGO, MLP, Site, site
 
 from gradwire.client import RemoteEstimator, Server
 from gradwire.client.errors import AccessError, NotGranted, Unauthenticated, UnknownModel
 from gradwire.client.server import connect
 from gradwire.wire.names import ANSWER_NAMES, OPERATION_NAMES
 
-SECURITY = Path(__file__).parents[2] / "docs" / "security.md"
+SECURITY = Path(__file__).parents[3] / "docs" / "security.md"
 BEGIN, END = "<!-- who may do what: written by `make readme` -->", "<!-- end of the tables -->"
 
 PAIR: dict[str, Any] = {"name": "pair", "backend": "ensemble", "members": ["mlp", "other"], "access": "gradients"}
@@ -29,7 +29,7 @@ MODELS = [MLP, {**MLP, "name": "other"}, PAIR, {"name": "theirs", "same_as": "ot
 
 PRESETS: dict[str, dict[str, Any]] = {
     "labels": {"access": "labels"},
-    "scores, blurred": {"access": "scores", "decimals": 2, "top_k": 1},
+    "scores, rounded": {"access": "scores", "decimals": 2, "top_k": 1},
     "scores": {"access": "scores"},
     "gradients": {"access": "gradients"},
     "gradients, activations": {"access": "gradients", "activations": True},
@@ -72,7 +72,7 @@ GRADIENTS = {
 INSIDE = {"`vjp` of a layer", "`get_activations`"}
 EXPECTED = {
     "labels": LABELS,
-    "scores, blurred": LABELS,
+    "scores, rounded": LABELS,
     "scores": LABELS | {"`predict(raw=True)`"},
     "gradients": GRADIENTS,
     "gradients, activations": GRADIENTS | INSIDE,

@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 
 from gradwire.client.cli import GROUP, build
 from gradwire.server.store import CallRecord, Store, StoreConfigError
-from gradwire.server.store.place import store_of, store_url
 from gradwire.server.store.records import microseconds
+from gradwire.server.store.url import store_of, store_url
 
 START = datetime(2026, 11, 21, 12, 0, 0, 123456, tzinfo=timezone.utc)
 POINT = EntryPoint("ledger", "gradwire.server.commands.ledger:ledger [server]", GROUP)

@@ -16,9 +16,9 @@ from art.attacks.evasion import (
     ProjectedGradientDescent,
     SquareAttack,
 )
+from server.trust.sites import ADMIN, Site, site
 from sklearn.datasets import load_digits
 from torch import nn
-from trust.sites import ADMIN, Site, site
 
 from gradwire.client.art import art_estimator
 from gradwire.client.attack import run_attack

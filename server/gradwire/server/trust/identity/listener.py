@@ -8,9 +8,9 @@ from gradwire.server.config.server import ServerConfig
 from gradwire.server.errors import ConfigError
 
 
-def check_exposure(config: ServerConfig) -> None:
+def check_listener(config: ServerConfig) -> None:
     """Raises ConfigError for a listener that strangers can reach, and that does not ask who they are in secret."""
-    if config.insecure or not exposed(config.listen):
+    if config.insecure or not beyond_loopback(config.listen):
         return
     missing = [
         text
@@ -28,7 +28,7 @@ def check_exposure(config: ServerConfig) -> None:
         )
 
 
-def exposed(listen: str) -> bool:
+def beyond_loopback(listen: str) -> bool:
     """Whether other hosts can reach an address."""
     if listen.startswith("unix:"):
         return False

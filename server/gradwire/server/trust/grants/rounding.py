@@ -7,7 +7,7 @@ import numpy as np
 from gradwire.backends.backend import Array, OutputKind
 
 
-def blurred(outputs: Array, kind: OutputKind, decimals: int | None, top_k: int | None) -> Array:
+def rounded(outputs: Array, kind: OutputKind, decimals: int | None, top_k: int | None) -> Array:
     """Rounds outputs, and hides all but the largest of each row.
 
     Args:

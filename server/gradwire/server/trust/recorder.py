@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from gradwire.server.errors import StoreUnavailable
 from gradwire.server.faults import fault
 from gradwire.server.store.records import CallRecord, ChargeRecord, Lease
-from gradwire.server.store.writer import LedgerWriter
+from gradwire.server.store.writer import CallWriter
 from gradwire.server.telemetry.counts import Counts
 from gradwire.server.telemetry.scope import CALL
 from gradwire.server.values.rows import Rows
@@ -63,7 +63,7 @@ class Charged(Protocol):
     def estimator(self) -> Versioned: ...
 
 
-class Ledger:
+class CallRecorder:
     """Where calls are written down.
 
     Args:
@@ -73,7 +73,7 @@ class Ledger:
         tracing: Makes their traces; None: nobody does.
     """
 
-    def __init__(self, writer: LedgerWriter, server: str, counts: Counts | None = None, tracing: Tracing | None = None) -> None:
+    def __init__(self, writer: CallWriter, server: str, counts: Counts | None = None, tracing: Tracing | None = None) -> None:
         self._writer = writer
         self._server = server
         self._counts = counts or Counts()
@@ -105,7 +105,7 @@ class Entry:
 
     def __init__(
         self,
-        writer: LedgerWriter,
+        writer: CallWriter,
         counts: Counts,
         tracing: Tracing | None,
         server: str,
@@ -171,7 +171,7 @@ class Entry:
             if self._stream is not None:
                 self._stream.trace = self.trace
 
-    def told(self) -> dict[str, str]:
+    def log_fields(self) -> dict[str, str]:
         """What the log says of it."""
         about = {"principal": self._principal, "model": self.model, "operation": self._operation}
         return {**about, "request_id": self.request_id}
