@@ -191,7 +191,7 @@ class Scheduler:
             stream: Open stream of the call, on which its client makes one call after the other.
         """
         size = len(next(iter(rows.values())))
-        work = Work(function, rows, options, asyncio.get_running_loop().create_future(), call, key, size=size)
+        work = Work(function, rows, options, asyncio.get_running_loop().create_future(), call, size, key)
         batch = self._take_alone(work, stream)
         if batch is None:
             self.put(work)
