@@ -1,4 +1,4 @@
-"""What was found of all frameworks, as a table on the screen, as JSON and as markdown."""
+"""Reports of all frameworks: a table on the screen, JSON and markdown."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from benchmarks.frameworks.setup import PLAIN
 from benchmarks.report import WIDTH, Result, times
 
 SLOWER_AT_MOST = 1.15
-"""Than plain code, at more than one row."""
+"""Goal: time as a multiple of plain code's, at more than one row."""
 ROWS_AT_MOST = 1.3
-"""Class gradients, one class a row, as a multiple of one loss gradient of a neural network."""
+"""Goal: class gradients with one class a row, as a multiple of one loss gradient of a neural network."""
 THAN_ART_AT_LEAST = 20
-"""Times as fast as ART, in gradients of scikit-learn's models."""
+"""Goal: times as fast as ART, in gradients of scikit-learn's models."""
 
 _HEAD = ["model", "operation", "rows", "plain", "over a socket", "/ plain", "gradwire", "/ plain", "ART", "ART / gradwire"]
 
 
 @dataclass
 class Model:
-    """What was found of one model.
+    """All results of one model.
 
     Attributes:
-        name: As in reports.
-        neural: Whether it is the CNN.
-        versions: By contender.
-        results: Case by case.
+        name: Its name in reports.
+        neural: True if it is the CNN.
+        versions: Versions of packages, by contender.
+        results: Results, case by case.
     """
 
     name: str
@@ -44,17 +44,15 @@ class Model:
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that a run found.
+    """All results of a run.
 
     Attributes:
-        name: Of its files.
-        machine: Where and when.
-        quick: Whether it made too few calls to be quoted.
-        models: Those that were measured.
-        failures: What went wrong with others, by framework.
+        machine: Facts about the machine, the date and the code.
+        quick: True if it made too few calls to be quoted.
+        models: The models that were measured.
+        failures: Errors of the others, by framework.
     """
 
-    name: str
     machine: Mapping[str, str | int]
     quick: bool
     models: Sequence[Model]
@@ -70,7 +68,7 @@ class Run:
         )
 
     def findings(self) -> list[str]:
-        """What the run says about what is aimed at."""
+        """Compares the results with the goals, in sentences."""
         lines = list(_of_plain(self.models))
         for model in self.models:
             ratios = dict(_class_gradients_of_loss_gradients(model))
@@ -164,7 +162,7 @@ def _rows(model: Model, spread: bool = True) -> Iterator[list[str]]:
 
 
 def _of_plain(models: Sequence[Model]) -> Iterator[str]:
-    """What the calls of several rows take beside plain code: ours, and the same code behind a bare socket."""
+    """Compares calls of several rows with plain code: gradwire, and the same code behind a bare socket."""
     cases = [
         (f"{model.name}, {result.case.title} of {result.case.rows} rows", mine, least, plain)
         for model in models
@@ -200,7 +198,7 @@ def _of(result: Result, name: str) -> str:
 
 
 def _class_gradients_of_loss_gradients(model: Model) -> Iterator[tuple[int, float]]:
-    """By rows."""
+    """Yields rows, and class gradients as a multiple of a loss gradient."""
     found = {(result.case.operation, result.case.rows): result.of(gradwire.NAME) for result in model.results}
     for (operation, rows), mine in found.items():
         loss_gradient = found.get(("loss_gradient", rows))

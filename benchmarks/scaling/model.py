@@ -21,7 +21,7 @@ from benchmarks.scaling.station import Station, Steps
 from benchmarks.scaling.workload import Kind
 
 _MOST_EVENTS = 2_900_000
-"""Of SimPy. Only sites with a full ledger reach it: many of their calls are refused and come back."""
+"""Limit of SimPy's events; only sites with a full ledger reach it, because many calls are refused and come back."""
 
 
 class Simulation:

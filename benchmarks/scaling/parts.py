@@ -1,4 +1,4 @@
-"""The parts of a site while it is simulated: nodes, devices, front ends, and the calls and row blocks that pass through them."""
+"""Parts of a simulated site: nodes, devices and front ends, and the calls and row blocks that pass through them."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Call:
 
 @dataclass(eq=False)
 class Block:
-    """Rows of a call in the queue for a device. A block of no rows is other work that must pass the queue.
+    """Rows of a call in the queue for a device; without rows, other work that must pass the queue.
 
     Attributes:
         call: The call that it belongs to.

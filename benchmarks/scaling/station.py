@@ -67,7 +67,7 @@ class Station(simpy.Resource):
 
 
 class Wire:
-    """One direction of a network: what is sent first arrives first.
+    """One direction of a network: bytes arrive in the order in which they are sent.
 
     The end of each transfer is known when it is sent, so it takes one event in place of the three of a `Station`, and the study
     a fifth less time.

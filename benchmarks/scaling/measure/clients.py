@@ -1,4 +1,4 @@
-"""Clients in processes of their own, each thread with a connection and one call at a time, as long as they are told to."""
+"""Clients in processes of their own; each thread has a connection and one call at a time."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _MOST_PROCESSES = 16
 
 @dataclass(frozen=True)
 class Ask:
-    """What a client does.
+    """The call that a client makes.
 
     Attributes:
-        model: Its name.
+        model: Name of the model.
         operation: ``predict`` or ``loss_gradient``.
-        rows: Of a call.
+        rows: Rows of a call.
         way: One of `workload.WAYS`.
-        refused: Whether calls may be refused; they count all the same.
+        refused: True if calls may be refused; they count too.
     """
 
     model: str
@@ -37,7 +37,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Called:
-    """What the clients did together: calls, their processor time, and the median of their latencies."""
+    """Calls of all clients together, their processor time, and the median of their latencies."""
 
     calls: int
     cpu_s: float
@@ -45,18 +45,18 @@ class Called:
 
 
 class Crew:
-    """Clients that are connected and wait for the word. Made by `crew`."""
+    """Clients that are connected and wait for `begin`. Made by `crew`."""
 
     def __init__(self, pipes: list[Connection[Any, Any]]) -> None:
         self._pipes = pipes
 
     def begin(self) -> None:
-        """Lets them call, as fast as they are answered."""
+        """Starts calls, as fast as they are answered."""
         for pipe in self._pipes:
             pipe.send("begin")
 
     def end(self) -> Called:
-        """Lets them finish the calls that are under way."""
+        """Ends the calls after those under way; returns the totals."""
         for pipe in self._pipes:
             pipe.send("end")
         found = [pipe.recv() for pipe in self._pipes]
@@ -66,7 +66,7 @@ class Crew:
 
 @contextmanager
 def crew(address: str, ask: Ask, clients: int) -> Iterator[Crew]:
-    """Clients of a server, as long as the context lasts."""
+    """Runs clients of a server during the context."""
     context = multiprocessing.get_context("spawn")
     processes = min(clients, _MOST_PROCESSES)
     with ExitStack() as stack:
