@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -64,13 +64,7 @@ class Run:
 
     def conditions(self) -> str:
         """The machine and the versions in one sentence."""
-        versions = {name: number for those in self.versions.values() for name, number in those.items()}
-        software = ", ".join(f"{name} {number}" for name, number in {"Python": self.machine["python"], **versions}.items())
-        return (
-            # The date is text.
-            f"{self.machine['cpu']}, {self.machine['cores']} cores, one compute thread each, {self.machine['date'][:10]}, "  # type: ignore[index]
-            f"commit {self.machine['commit']}; {software}"
-        )
+        return conditions(self.machine, self.versions.values())
 
     def findings(self) -> list[str]:
         """Compares the results with the two goals, in sentences."""
@@ -89,15 +83,30 @@ class Run:
         return lines
 
 
+def conditions(machine: Mapping[str, str | int], versions: Iterable[Mapping[str, str]]) -> str:
+    """Describes a machine and the versions of all contenders in one sentence."""
+    found = {name: number for those in versions for name, number in those.items()}
+    software = ", ".join(f"{name} {number}" for name, number in {"Python": machine["python"], **found}.items())
+    return (
+        f"{machine['cpu']}, {machine['cores']} cores, one compute thread each, {str(machine['date'])[:10]}, "
+        f"commit {machine['commit']}; {software}"
+    )
+
+
+def new_table(caption: str, spread: bool) -> Table:
+    """Makes an empty table of medians; ``spread`` is true if cells have percentiles too."""
+    return Table(
+        title="median ms (10th to 90th percentile)" if spread else "median ms",
+        title_justify="left",
+        caption=caption,
+        caption_justify="left",
+    )
+
+
 def show(run: Run, console: Console) -> None:
     """Prints the table and the findings."""
     spread = console.width >= WIDTH
-    table = Table(
-        title="median ms (10th to 90th percentile)" if spread else "median ms",
-        title_justify="left",
-        caption=run.conditions(),
-        caption_justify="left",
-    )
+    table = new_table(run.conditions(), spread)
     table.add_column("operation", no_wrap=True)
     table.add_column("rows", justify="right", no_wrap=True)
     for column in (*run.contenders, "over plain, ms", "of ART's time"):

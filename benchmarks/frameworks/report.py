@@ -8,12 +8,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.contenders import art, gradwire
 from benchmarks.frameworks.over_socket import NAME as OVER_SOCKET
 from benchmarks.frameworks.setup import PLAIN
-from benchmarks.report import WIDTH, Result, times
+from benchmarks.report import WIDTH, Result, conditions, new_table, times
 
 SLOWER_AT_MOST = 1.15
 """Goal: time as a multiple of plain code's, at more than one row."""
@@ -60,12 +59,7 @@ class Run:
 
     def conditions(self) -> str:
         """The machine and the versions in one sentence."""
-        found = {name: number for model in self.models for those in model.versions.values() for name, number in those.items()}
-        software = ", ".join(f"{name} {number}" for name, number in {"Python": self.machine["python"], **found}.items())
-        return (
-            f"{self.machine['cpu']}, {self.machine['cores']} cores, one compute thread each, {str(self.machine['date'])[:10]}, "
-            f"commit {self.machine['commit']}; {software}"
-        )
+        return conditions(self.machine, (versions for model in self.models for versions in model.versions.values()))
 
     def findings(self) -> list[str]:
         """Compares the results with the goals, in sentences."""
@@ -95,12 +89,7 @@ class Run:
 def show(run: Run, console: Console) -> None:
     """Prints the table and the findings."""
     spread = console.width >= WIDTH
-    table = Table(
-        title="median ms (10th to 90th percentile)" if spread else "median ms",
-        title_justify="left",
-        caption=run.conditions(),
-        caption_justify="left",
-    )
+    table = new_table(run.conditions(), spread)
     for i, column in enumerate(_HEAD):
         table.add_column(column, justify="left" if i < 2 else "right", no_wrap=spread)
     for model in run.models:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
+
+from benchmarks.scaling.measure.processes import piped
 
 _MOST_PROCESSES = 16
 
@@ -67,20 +68,9 @@ class Crew:
 @contextmanager
 def crew(address: str, ask: Ask, clients: int) -> Iterator[Crew]:
     """Runs clients of a server during the context."""
-    context = multiprocessing.get_context("spawn")
     processes = min(clients, _MOST_PROCESSES)
-    with ExitStack() as stack:
-        pipes = []
-        for number in range(processes):
-            ours, theirs = context.Pipe()
-            threads = clients * (number + 1) // processes - clients * number // processes
-            process = context.Process(target=_work, args=(theirs, address, ask, threads), daemon=True)
-            process.start()
-            theirs.close()
-            stack.callback(process.kill)
-            pipes.append(ours)
-        for pipe in pipes:
-            pipe.recv()
+    threads = [clients * (number + 1) // processes - clients * number // processes for number in range(processes)]
+    with piped(_work, [(address, ask, count) for count in threads]) as pipes:
         yield Crew(pipes)
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from statistics import mean
 from typing import Any
 
 import numpy as np
 
+from benchmarks.scaling.measure.processes import piped
 from gradwire.server.store import BudgetLimits, CallRecord, ChargeRecord, Store
 from gradwire.server.usage import Rows
 
@@ -92,18 +91,7 @@ class _Leases:
 
 def _rate(url: str, what: str, servers: int, one_principal: bool, seconds: float) -> float:
     """Measures leases or calls a second of several processes together."""
-    context = multiprocessing.get_context("spawn")
-    with ExitStack() as stack:
-        pipes = []
-        for number in range(servers):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_write, args=(theirs, url, what, number, one_principal), daemon=True)
-            process.start()
-            theirs.close()
-            stack.callback(process.kill)
-            pipes.append(ours)
-        for pipe in pipes:
-            pipe.recv()
+    with piped(_write, [(url, what, number, one_principal) for number in range(servers)]) as pipes:
         for pipe in pipes:
             pipe.send(seconds)
         return servers * mean([float(pipe.recv()) for pipe in pipes])
