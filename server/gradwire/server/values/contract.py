@@ -37,4 +37,4 @@ CONTRACT: dict[AccessLevel, pb.Access] = {
     "gradients": pb.ACCESS_GRADIENTS,
     "trainer": pb.ACCESS_TRAINER,
 }
-"""The contract's value of each access level."""
+"""Values of the access levels in the contract."""
