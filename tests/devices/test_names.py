@@ -175,5 +175,5 @@ def test_only_the_command_starts_processes() -> None:
     with pytest.raises(ConfigError, match="devices and engine 'ray' are both set"):
         with serving({"m": model}, devices="cpu", engine="ray"):
             pass
-    with pytest.raises(ConfigError, match="devices: .*gpu7.* is no device"), serving({"m": model}, devices=["gpu7"]):
+    with pytest.raises(ConfigError, match="devices: .*gpu7.* is not a device"), serving({"m": model}, devices=["gpu7"]):
         pass

@@ -35,7 +35,7 @@ from .offspring import children, runs, until
 STEPS = 6
 X = np.random.default_rng(0).uniform(-1, 1, (5, 6)).astype(np.float32)
 Y = np.arange(5) % 3
-FIXED = "2 processes answer at this address, and a fit, a version or a clone would be in one of them alone"
+FIXED = "2 processes answer at this address, and a fit, version or clone would exist in one of them only"
 
 
 def ports(count: int) -> int:
@@ -279,7 +279,7 @@ def wrong(tmp_path: Path, **keys: Any) -> Path:
 @pytest.mark.parametrize(
     ("model", "keys", "text"),
     [
-        (black_box("sums", "sums"), {"lisen": "127.0.0.1:0"}, "lisen: there is no such key"),
+        (black_box("sums", "sums"), {"lisen": "127.0.0.1:0"}, "lisen: unknown key"),
         (black_box("sums", "no_such_factory"), {}, "no_such_factory.*in the process of cpu"),
         (black_box("sums", "sums"), {"listen": "unix:/tmp/gradwire.sock"}, "a Unix socket is one process's"),
     ],
@@ -296,7 +296,9 @@ def test_a_wrong_configuration_is_told_once_with_exit_code_2(
     assert "serving on" not in ended.stdout
 
 
-@pytest.mark.parametrize(("devices", "text"), [("all", "there is no GPU"), ("gpu1", "'gpu1' is no device"), ("cuda:0", "not here")])
+@pytest.mark.parametrize(
+    ("devices", "text"), [("all", "there is no GPU"), ("gpu1", "'gpu1' is not a device"), ("cuda:0", "not here")]
+)
 def test_devices_that_are_not_there_are_told_with_exit_code_2(devices: str, text: str, tmp_path: Path) -> None:
     config = wrong(tmp_path, models=[black_box("sums", "sums")])
     ended = gradwire("serve", str(config), "--devices", devices, CUDA_VISIBLE_DEVICES="")

@@ -1,6 +1,6 @@
-"""Errors of the server, on its ground floor; `faults` maps each to a gRPC status.
+"""Errors of the server, on its ground floor; `faults` maps each that a call can end with to a gRPC status.
 
-Every other room may raise them, and none has to import the room that does.
+Any room may raise or catch them without importing another room.
 """
 
 from __future__ import annotations

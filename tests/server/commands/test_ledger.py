@@ -127,7 +127,7 @@ def test_a_configuration_that_says_nothing_sensible_is_refused(tmp_path):
     (tmp_path / "c.yaml").write_text("store: 5")
     with pytest.raises(StoreConfigError, match="store and state_dir: expected text; given: 5"):
         store_of(tmp_path / "c.yaml")
-    with pytest.raises(StoreConfigError, match="there is no such file"):
+    with pytest.raises(StoreConfigError, match="the file does not exist"):
         store_of(tmp_path / "nowhere.yaml")
     assert store_url(None, tmp_path, Path("s")) == f"sqlite:///{tmp_path}/s/gradwire.db"
 

@@ -1,4 +1,4 @@
-"""Devices as a person names them: ``all``, or a list of places, UUIDs and ``cpu``; one process for each name."""
+"""Names of devices in the configuration: ``all``, or a list of ``cuda:N``, UUIDs and ``cpu``; one process each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ALL = "all"
 CPU = "cpu"
 
 UUID = ("GPU-", "MIG-")
-"""How those of GPUs, and of slices of GPUs, begin."""
+"""Prefixes of the UUIDs of GPUs and of slices of GPUs."""
 
 _NAME = re.compile(r"cpu|cuda(:\d{1,4})?|(GPU|MIG)-[0-9A-Za-z/-]{4,96}")
 
@@ -26,22 +26,22 @@ def _names(value: Any) -> tuple[str, ...]:
     for name in names:
         if not _NAME.fullmatch(name):
             raise ValueError(
-                f"{name!r} is no device; expected all, or a list of cuda:N, UUIDs as `nvidia-smi -L` prints them, and cpu, "
+                f"{name!r} is not a device; expected all, or a list of cuda:N, UUIDs as `nvidia-smi -L` prints them, and cpu, "
                 "for example cuda:0,cuda:1"
             )
     if not names:
-        raise ValueError("no device is named; expected all, or a list such as cuda:0,cuda:1")
+        raise ValueError("the list of devices is empty; expected all, or a list such as cuda:0,cuda:1")
     return names
 
 
 Devices = Annotated[tuple[str, ...], BeforeValidator(_names)]
-"""Names of devices, one a process, or `ALL` alone. A name may come twice: two processes share the device then."""
+"""Names of devices, one per process, or `ALL` alone. A name may appear twice: two processes share the device then."""
 
 _DEVICES: TypeAdapter[tuple[str, ...]] = TypeAdapter(Devices)
 
 
 def device_names(value: Any) -> tuple[str, ...]:
-    """The names that a person gave, checked. Raises ValueError."""
+    """Returns the checked names of devices in the configuration. Raises ValueError."""
     try:
         return _DEVICES.validate_python(value)
     except ValidationError as e:

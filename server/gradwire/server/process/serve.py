@@ -17,7 +17,7 @@ from gradwire.server.config.reading import parse_config
 from gradwire.server.config.server import ServerConfig
 from gradwire.server.engines.engine import loaded
 from gradwire.server.process.service import Service, check_listening
-from gradwire.server.system import allow_many_files, keep_freed_memory, leave_alone_what_is_loaded
+from gradwire.server.system import allow_many_files, freeze_loaded_objects, keep_freed_memory
 
 log = logging.getLogger("gradwire.server")
 
@@ -81,7 +81,7 @@ def serve_until_signal(config: ServerConfig, ready: Callable[[str], None]) -> No
 
 def run_until_signal(service: Service, ready: Callable[[str], None]) -> None:
     """As `serve_until_signal`, of a service whose models are there."""
-    leave_alone_what_is_loaded()
+    freeze_loaded_objects()
 
     async def run() -> None:
         end = asyncio.Event()

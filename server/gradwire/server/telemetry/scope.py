@@ -1,7 +1,7 @@
-"""Which call is under way, for the log: everything that is logged on the call's own task says which call it belongs to.
+"""The current call of a task, which every log line of that task names.
 
-A call that went well leaves nothing behind. One that failed stays named until the next call of its task begins, because
-its error is logged after it has ended.
+A successful call leaves nothing behind. A failed call stays current until the next call of its task begins, because
+its error is logged after its end.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Protocol
 
 
 class LoggedCall(Protocol):
-    """A call that can say what it is."""
+    """A call that describes itself for the log."""
 
     def log_fields(self) -> dict[str, str]:
-        """Who calls, and what: principal, model, operation, request_id."""
+        """Returns the principal, model, operation and request_id of the call."""
         ...
 
 
@@ -23,9 +23,10 @@ CALL: ContextVar[LoggedCall | None] = ContextVar("gradwire_call", default=None)
 
 
 class CallFields(logging.Filter):
-    """Adds what the call under way is to log records, and lets all of them pass."""
+    """Filter that adds the fields of the current call to log records, and passes all records."""
 
     def filter(self, record: logging.LogRecord) -> bool:
+        """Adds the fields that the record lacks; see `logging.Filter`."""
         call = CALL.get()
         if call is not None:
             for key, value in call.log_fields().items():

@@ -1,4 +1,4 @@
-"""One of several processes that serve the same at one address, as it knows itself."""
+"""Index of a process among several that serve the same models at one address."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from pydantic import BaseModel, ConfigDict
 
 
 class ProcessIndex(BaseModel):
-    """Which of the processes this is.
+    """Place of a process among the processes at its address.
 
     Attributes:
-        number: From 0 on.
-        count: How many there are.
-        device: What its device was named.
+        number: Index of the process, from 0.
+        count: Number of processes.
+        device: Name of its device, as configured.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -22,13 +22,13 @@ class ProcessIndex(BaseModel):
 
     @property
     def fixed(self) -> str:
-        """Why the weights of models stay as they were loaded; empty if it is alone, and they may change.
+        """Reason that weights cannot be changed; empty for a single process, where they can.
 
-        The kernel leads connections to any of the processes: after a fit in one of them the answer would depend on which.
+        The kernel connects a client to any of the processes: after a fit in one of them, answers would depend on which.
         """
         if self.count == 1:
             return ""
         return (
-            f"{self.count} processes answer at this address, and a fit, a version or a clone would be in one of them alone; "
+            f"{self.count} processes answer at this address, and a fit, version or clone would exist in one of them only; "
             "to change weights, serve with a single device, or with `--engine ray`"
         )

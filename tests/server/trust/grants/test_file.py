@@ -26,13 +26,13 @@ WRONG: dict[str, tuple[Any, str]] = {
     "an entry": (["alice"], r"grants\[0\]: .*dictionary.*given: 'alice'"),
     "a key": (
         [{**ALICE, "acess": "x"}],
-        r"grants\[0\]: acess: there is no such key; given: 'x'; expected one of: principal, model",
+        r"grants\[0\]: acess: unknown key; given: 'x'; expected one of: principal, model",
     ),
     "a key of a budget": (
         [{**ALICE, "budget": {"forwards": 1}}],
-        r"grants\[0\]: budget\.forwards: there is no such key; given: 1; expected one of: forward, backward, window_s",
+        r"grants\[0\]: budget\.forwards: unknown key; given: 1; expected one of: forward, backward, window_s",
     ),
-    "no access": ([{"principal": "alice", "model": "sums"}], r"grants\[0\]: access: missing; it has no default"),
+    "no access": ([{"principal": "alice", "model": "sums"}], r"grants\[0\]: access: required, without a default; set it"),
     "an access": (
         [ALICE, {**ALICE, "access": "all"}],
         r"grants\[1\]: access: .*'labels', 'scores', 'gradients' or 'trainer'; given: 'all'",
@@ -41,7 +41,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "a budget": ([{**ALICE, "budget": {"forward": -1}}], r"grants\[0\]: budget\.forward: .*greater than or equal to 0; given: -1"),
     "half a window": ([{**ALICE, "budget": {"window_s": 60}}], r"grants\[0\]: budget: window_s goes with window_forward"),
     "a pace": ([{**ALICE, "budget": {"rows_per_s": float("inf")}}], r"grants\[0\]: budget\.rows_per_s: .*finite.*given: inf"),
-    "decimals of labels": ([{**ALICE, "decimals": 2}], r"grants\[0\]: decimals and top_k need access 'scores' answers"),
+    "decimals of labels": ([{**ALICE, "decimals": 2}], r"grants\[0\]: decimals and top_k need access 'scores'; access 'labels' shows no scores"),
     "decimals": ([{**ALICE, "access": "scores", "decimals": 16}], r"grants\[0\]: decimals: .*less than or equal to 15; given: 16"),
     "top_k": ([{**ALICE, "access": "scores", "top_k": 0}], r"grants\[0\]: top_k: .*greater than or equal to 1; given: 0"),
     "activations of scores": (

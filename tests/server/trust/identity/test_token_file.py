@@ -144,7 +144,7 @@ def test_a_file_that_is_broken_or_gone_changes_nothing_until_it_makes_sense(
     file.write_text(whole[:30])
     assert not watched.poll()
     assert not watched.poll()
-    assert caplog.text.count("is not taken") == 1
+    assert caplog.text.count("last valid content stays in force") == 1
     file.unlink()
     assert not watched.poll()
     assert len(watched.value) == 1

@@ -1,4 +1,4 @@
-"""Which listeners may be opened: beyond loopback only callers who are known are served, and only over TLS."""
+"""Check of the listener: beyond loopback, a server requires TLS and identity."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gradwire.server.errors import ConfigError
 
 
 def check_listener(config: ServerConfig) -> None:
-    """Raises ConfigError for a listener that strangers can reach, and that does not ask who they are in secret."""
+    """Raises ConfigError for a listener beyond loopback without TLS or identity, unless ``insecure`` is set."""
     if config.insecure or not beyond_loopback(config.listen):
         return
     missing = [
@@ -22,14 +22,14 @@ def check_listener(config: ServerConfig) -> None:
     ]
     if missing:
         raise ConfigError(
-            f"listen: {config.listen!r} is not loopback, and there is no {' and no '.join(missing)}; every caller who reaches it "
-            "would be served, or overheard. Add what is missing (`gradwire tls init` and `gradwire token new` make the files), "
-            "listen on 127.0.0.1, or write insecure: true if the network may be trusted"
+            f"listen: {config.listen!r} is not loopback and needs {' and '.join(missing)}; without, anybody could call, or read "
+            "the calls of others. Add it (`gradwire tls init` and `gradwire token new` make the files), "
+            "listen on 127.0.0.1, or set insecure: true if the network can be trusted"
         )
 
 
 def beyond_loopback(listen: str) -> bool:
-    """Whether other hosts can reach an address."""
+    """True if other hosts can reach the address."""
     if listen.startswith("unix:"):
         return False
     host = listen.rpartition(":")[0].strip("[]")
