@@ -396,7 +396,7 @@ def test_a_keras_file_is_a_model(tmp_path: Path) -> None:
     m = model(None, weights=tmp_path / "m.keras", optimizer=ADAM)
     assert capabilities(m) == set(Operation)
     np.testing.assert_allclose(predict(m, X), theirs(X), **EXACT)
-    other = m.fresh()
+    other = m.untrained_clone()
     assert not np.array_equal(predict(other, X), predict(m, X))
     assert other.layer_names == m.layer_names
 
@@ -543,13 +543,13 @@ def test_one_snapshot_brings_back_weights_optimizer_and_seeds() -> None:
 
 def test_fresh_model_is_independent_and_has_the_same_operations() -> None:
     m = model(branches, optimizer=ADAM, output_layer=1, other_inputs={"context": 1.0})
-    other, before = m.fresh(), predict(m, X)
+    other, before = m.untrained_clone(), predict(m, X)
     other.train_step(X, Y, training_mode=True)
     assert not np.array_equal(predict(other, X), before)
     np.testing.assert_array_equal(predict(m, X), before)
     always = mlp()
     with pytest.raises(errors.Unsupported, match="same model"):
-        model(lambda: always).fresh()
+        model(lambda: always).untrained_clone()
 
 
 # Configuration.

@@ -732,7 +732,7 @@ def test_a_fit_that_fails_leaves_the_weights() -> None:
 
 def test_fresh_model_is_independent() -> None:
     m = model(optimizer=ADAM)
-    other = m.fresh()
+    other = m.untrained_clone()
     before = predict(m, X)
     other.train_step(X, Y, training_mode=True)
     assert not np.array_equal(predict(other, X), before)
@@ -741,7 +741,7 @@ def test_fresh_model_is_independent() -> None:
 
 def test_fresh_refuses_a_factory_that_returns_the_served_model() -> None:
     with pytest.raises(errors.Unsupported, match="same model"):
-        model(owners.always_the_same).fresh()
+        model(owners.always_the_same).untrained_clone()
 
 
 # Configuration.

@@ -775,7 +775,7 @@ def test_all_variables_survive_save_and_restore(tmp_path: Path, use_resource: bo
     outputs, before = predict(m, X), m.snapshot()
     assert {"hidden/kernel", "beta1_power", "hidden/kernel/Adam_1"} <= before.keys()
     m.save(tmp_path / "w.safetensors")
-    other = m.fresh()
+    other = m.untrained_clone()
     assert not np.allclose(predict(other, X), outputs)
     other.restore(tmp_path / "w.safetensors")
     np.testing.assert_array_equal(predict(other, X), outputs)
@@ -887,7 +887,7 @@ def test_fresh_model_is_independent_and_untrained() -> None:
     before = predict(m, X)
     m.train_step(X, Y, training_mode=True)
     trained = predict(m, X)
-    other = m.fresh()
+    other = m.untrained_clone()
     np.testing.assert_array_equal(predict(other, X), before)
     other.train_step(X[::-1], Y, training_mode=True)
     np.testing.assert_array_equal(predict(m, X), trained)
@@ -896,7 +896,7 @@ def test_fresh_model_is_independent_and_untrained() -> None:
 def test_fresh_refuses_a_factory_that_returns_the_served_graph() -> None:
     one = mlp()()
     with pytest.raises(errors.Unsupported, match="same session or graph"):
-        model(lambda: one).fresh()
+        model(lambda: one).untrained_clone()
 
 
 # Files.
@@ -938,7 +938,7 @@ def test_saved_model_is_served_with_all_operations(saved: tuple[Path, Graph, np.
     assert not np.allclose(predict(m, X), outputs)
     m.restore(tmp_path / "w")
     np.testing.assert_array_equal(predict(m, X), outputs)
-    other = m.fresh()
+    other = m.untrained_clone()
     np.testing.assert_allclose(predict(other, X), predict(model(with_batch_norm()), X), rtol=1e-12)
     assert other.train_step(X, Y, training_mode=True) is not None
     np.testing.assert_array_equal(predict(m, X), outputs)
@@ -973,7 +973,7 @@ def test_meta_graph_and_checkpoint_are_served_with_all_operations(tmp_path: Path
         m = model(meta_graph=Path(f"{prefix}.meta"), checkpoint=checkpoint, tensors=names_of(graph))
         np.testing.assert_array_equal(predict(m, X), outputs)
     assert capabilities(m) == set(Operation)
-    np.testing.assert_allclose(predict(m.fresh(), X), predict(model(optimizer_mlp()), X), rtol=1e-12)
+    np.testing.assert_allclose(predict(m.untrained_clone(), X), predict(model(optimizer_mlp()), X), rtol=1e-12)
     m.train_step(X, Y, training_mode=True)
     fed = {graph.input: X, graph.labels: np.eye(4)[Y]}
     graph.session.run(graph.train, fed)

@@ -128,7 +128,7 @@ def test_many_models_of_one_process_are_all_compiled(plain: TorchModel) -> None:
 
 
 def test_a_clone_is_compiled_too(compiled: TorchModel, plain: TorchModel) -> None:
-    clone = compiled.fresh()
+    clone = compiled.untrained_clone()
     agree(clone, plain, 5)
 
 

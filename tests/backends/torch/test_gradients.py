@@ -94,7 +94,7 @@ def test_the_faster_way_is_taken_and_a_clone_takes_the_same(took_s: dict[str, fl
     m = model(optimizer="torch.optim.Adam")
     assert m._ways.measured == ((1, "batch"), (3, "batch"), (8, "batch"), (32, "batch"))
     took_s["batch"] = 1.0
-    assert m.fresh()._ways is m._ways
+    assert m.untrained_clone()._ways is m._ways
 
 
 def test_a_way_that_gains_little_is_not_taken(took_s: dict[str, float]) -> None:

@@ -146,7 +146,7 @@ def test_the_faster_layout_is_taken_and_a_clone_has_the_same(took_s: dict[torch.
     fast = model()
     assert any("channels last" in note for note in fast.notes)
     took_s[torch.contiguous_format] = 0.1
-    assert any("channels last" in note for note in fast.fresh().notes)
+    assert any("channels last" in note for note in fast.untrained_clone().notes)
     assert not any("channels last" in note for note in model().notes)
 
 

@@ -151,9 +151,9 @@ class NnxNetwork:
 
     def _filled(self, state: Any, arrays: Any) -> Any:
         # A copy of the structure: the state's own variables are the owner's.
-        fresh = jax.tree.map(lambda leaf: leaf, state)
-        self._nnx.replace_by_pure_dict(fresh, arrays)
-        return fresh
+        filled = jax.tree.map(lambda leaf: leaf, state)
+        self._nnx.replace_by_pure_dict(filled, arrays)
+        return filled
 
     def _in_order(self, module: Any) -> list[str]:
         """Modules that lie in no other one, as the module's attributes are ordered; those in lists and dicts too."""

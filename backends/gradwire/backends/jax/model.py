@@ -231,7 +231,7 @@ class JaxModel:
             self._put(*weights.put(self._network, weights.read_saved(path), path))
             self._optimizer_state = self._new_optimizer_state()
 
-    def fresh(self) -> JaxModel:
+    def untrained_clone(self) -> JaxModel:
         # A clone begins where the factory does, not with the weights of a file.
         return load(self._config.model_copy(update={"weights": None}))
 

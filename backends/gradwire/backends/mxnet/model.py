@@ -182,7 +182,7 @@ class MXNetModel:
         weights.put(self._block, weights_file.read(path), path)
         self._trainer = self._new_trainer()
 
-    def fresh(self) -> MXNetModel:
+    def untrained_clone(self) -> MXNetModel:
         block = _block(self._config, True)
         if self._config.symbol is not None:
             weights.initialise(block)

@@ -67,7 +67,7 @@ class NetworkModel:
         loss: The model's loss, if it has one.
         step: Makes what trains it, where there is such a thing.
         output_kind: What its outputs are.
-        fresh: Loads the same again, not fitted; None where that cannot be.
+        make_clone: Loads the same again, not fitted; None where that cannot be.
     """
 
     may_wait = False
@@ -82,12 +82,12 @@ class NetworkModel:
         loss: losses.RowLoss | None,
         step: Callable[[Network], OptimizerStep | OwnersStep | None],
         output_kind: OutputKind,
-        fresh: Callable[[], NetworkModel] | None,
+        make_clone: Callable[[], NetworkModel] | None,
     ) -> None:
         self._config = config
         self._network = network
         self._loss = loss
-        self._fresh = fresh
+        self._make_clone = make_clone
         self._dtype = network.dtype
         self.input_dtype = network.input_dtype
         self._x_spec = tf.TensorSpec([None, *(None if size == -1 else size for size in config.input_shape)], self.input_dtype)
@@ -252,9 +252,9 @@ class NetworkModel:
         if self._step is not None:
             self._step.reset()
 
-    def fresh(self) -> NetworkModel:
-        assert self._fresh is not None, "fresh is None on a model that cannot be made anew"
-        made = self._fresh()
+    def untrained_clone(self) -> NetworkModel:
+        assert self._make_clone is not None, "untrained_clone is None on a model that cannot be made anew"
+        made = self._make_clone()
         ours = {id(variable) for variable in self._network.variables.values()}
         if any(id(variable) in ours for variable in made._network.variables.values()):
             raise Unsupported(
@@ -365,8 +365,8 @@ class NetworkModel:
             operations += ["activations"]
         if self._step is None:
             operations += ["train_step"]
-        if self._fresh is None:
-            operations += ["fresh"]
+        if self._make_clone is None:
+            operations += ["untrained_clone"]
         return operations
 
 

@@ -217,7 +217,7 @@ class TensorFlowV1Model:
         """As in `backend.Trainable`; the optimizer's slots are among the variables."""
         self.load_weights(path)
 
-    def fresh(self) -> TensorFlowV1Model:
+    def untrained_clone(self) -> TensorFlowV1Model:
         graph = _graph(self._config)
         if graph.session is self._network.session or graph.session.graph is self._network.session.graph:
             raise Unsupported(
@@ -354,7 +354,7 @@ class TensorFlowV1Model:
         if self._step is None:
             operations += ["train_step"]
         if self._config.factory is None and not files.can_start_anew(self._network.session):
-            operations += ["fresh"]
+            operations += ["untrained_clone"]
         return operations
 
     def _notes(self) -> list[str]:

@@ -221,7 +221,7 @@ class TorchModel:
         weights.put(self._module, weights.read_saved(path), path)
         self._optimizer = self._new_optimizer()
 
-    def fresh(self) -> TorchModel:
+    def untrained_clone(self) -> TorchModel:
         module = _module(self._config)
         ours = {id(p) for p in self._module.parameters()}
         if module is self._module or any(id(p) in ours for p in module.parameters()):

@@ -110,7 +110,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
                 self._call(context, request.model, Operation.CLONE, "clone") as origin,
                 self._catalogue.reserving_clone(origin) as name,
             ):
-                estimator = await self._alone(origin, context, origin.estimator.fresh)
+                estimator = await self._alone(origin, context, origin.estimator.untrained_clone)
                 # Of a clone of that name, somebody else's perhaps, that ended with an earlier server.
                 self._versions.forget(name)
                 clone = self._catalogue.add_clone(origin, name, estimator)
