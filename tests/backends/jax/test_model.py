@@ -680,7 +680,7 @@ def test_pickled_weights_need_trust(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text"), [("gone.safetensors", "not there"), ("bad.safetensors", "not a readable"), ("w.h5", "'.h5'")]
+    ("name", "text"), [("gone.safetensors", "does not exist"), ("bad.safetensors", "not a readable"), ("w.h5", "'.h5'")]
 )
 def test_unreadable_weights_are_a_configuration_error(tmp_path: Path, name: str, text: str) -> None:
     if name != "gone.safetensors":
@@ -821,7 +821,7 @@ def test_the_nets_of_numbers_are_the_same_here() -> None:
         (lambda: (lambda p, x: x, {"name": "text"}), {}, "factory", r"hold str at \['name'\]"),
         (lambda: jax_models.flax_linen()[0], {}, "factory", "without its variables"),
         (lambda: jax_models.equinox_stateful()[0], {}, "factory", "takes a state"),
-        ("mlp", {"device": "cuda:63"}, "device", "cuda:63 is not here"),
+        ("mlp", {"device": "cuda:63"}, "device", "cuda:63 is not available"),
         ("mlp", {"loss": "optax.nothing"}, "loss", "nothing"),
         ("mlp", {"loss": optax_loss("huber_loss", epsilon=1)}, "loss", "epsilon"),
         ("mlp", {"optimizer": "optax.adam"}, "optimizer", "learning_rate"),

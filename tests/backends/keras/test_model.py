@@ -18,7 +18,7 @@ import tensorflow as tf
 from gradwire.backends import errors
 from gradwire.backends.capabilities import Operation, capabilities
 from gradwire.backends.keras import Config, load
-from gradwire.backends.tensorflow.network import NetworkModel
+from gradwire.backends.tensorflow.model import TensorFlowModel
 
 layers = keras.layers
 X = np.random.default_rng(1).normal(size=(5, 6))
@@ -43,15 +43,15 @@ def config(owner: Any, **keys: Any) -> Config:
     return Config(backend="keras", **{"factory": owner, "input_shape": (6,), "nb_classes": 4, "loss": ENTROPY, **keys})
 
 
-def model(owner: Any, **keys: Any) -> NetworkModel:
+def model(owner: Any, **keys: Any) -> TensorFlowModel:
     return load(config(owner, **keys))
 
 
-def predict(m: NetworkModel, x: Any) -> Any:
+def predict(m: TensorFlowModel, x: Any) -> Any:
     return m.predict(x, training_mode=False)
 
 
-def weights_of(m: NetworkModel) -> dict[str, Any]:
+def weights_of(m: TensorFlowModel) -> dict[str, Any]:
     return {name: variable.numpy() for name, variable in m._network.variables.items()}
 
 
@@ -434,12 +434,12 @@ def test_a_factory_takes_weights_in_each_format(tmp_path: Path, name: str) -> No
 @pytest.mark.parametrize(
     ("factory", "name", "text"),
     [
-        (mlp, "gone.weights.h5", "not there"),
+        (mlp, "gone.weights.h5", "does not exist"),
         (mlp, "gone.safetensors", "not there"),
         (mlp, "bad.weights.h5", "does not fit"),
         (mlp, "bad.safetensors", "not a readable"),
         (mlp, "w.pt", "none of the endings"),
-        (None, "gone.keras", "not there"),
+        (None, "gone.keras", "does not exist"),
         (None, "bad.keras", "cannot be read"),
         (None, "w.safetensors", "not a .keras file"),
         (None, "folder", "backend: tensorflow"),
@@ -562,7 +562,7 @@ def test_fresh_model_is_independent_and_has_the_same_operations() -> None:
         (mlp, {"loss": None, "optimizer": ADAM}, "optimizer", "neither is loss"),
         (mlp, {"loss": spec("Nothing")}, "loss", "Nothing"),
         (mlp, {"optimizer": {"path": "keras.losses.Huber"}}, "optimizer", "expected a keras.optimizers"),
-        (mlp, {"device": "gpu:63"}, "device", "gpu:63 is not here"),
+        (mlp, {"device": "gpu:63"}, "device", "gpu:63 is not available"),
     ],
 )
 def test_wrong_configuration_names_its_key(owner: Any, keys: dict[str, Any], key: str, text: str) -> None:
@@ -572,7 +572,7 @@ def test_wrong_configuration_names_its_key(owner: Any, keys: dict[str, Any], key
 
 
 def test_there_must_be_a_factory_or_a_file() -> None:
-    with pytest.raises(pydantic.ValidationError, match="neither factory nor weights"):
+    with pytest.raises(pydantic.ValidationError, match="needs factory or weights"):
         config(None)
 
 
@@ -623,7 +623,7 @@ def art_class() -> Any:
     return KerasClassifier
 
 
-def both(art_class: Any, owner: Any = cnn) -> tuple[NetworkModel, Any]:
+def both(art_class: Any, owner: Any = cnn) -> tuple[TensorFlowModel, Any]:
     return model(owner, input_shape=(8, 8, 1), nb_classes=5, loss=None), art_class(owner())
 
 

@@ -21,7 +21,7 @@ from conformance.case import Halve
 from gradwire.backends import errors
 from gradwire.backends.capabilities import Operation, capabilities
 from gradwire.backends.load import load as load_estimator
-from gradwire.backends.tensorflow_v1 import Config, Graph, TensorFlowV1Model, load
+from gradwire.backends.tensorflow_v1 import Config, Graph, TensorFlowV1Model, layers, load
 from gradwire.backends.training import FitOptions
 from gradwire.server.config.reading import parse_config
 
@@ -109,7 +109,7 @@ def predict(m: TensorFlowV1Model, x: np.ndarray) -> np.ndarray:
 def own_loss(m: TensorFlowV1Model, x: np.ndarray, y: np.ndarray) -> float:
     """What the session says of all rows at once."""
     network = m._network
-    return float(np.sum(network.session.run(network.loss, {network.input: x, network.labels: m._labels(y)})))
+    return float(np.sum(network.session.run(network.loss, {network.input: x, network.labels: m._targets(y)})))
 
 
 def nb_operations(m: TensorFlowV1Model) -> int:
@@ -283,7 +283,7 @@ def test_labels_of_more_classes_than_the_graph_takes_are_refused_at_loading(loss
         (over_weights, INDICES, {}, r"neither a mean nor a sum\. Let loss be .* or set loss_reduction"),
         (lambda o, y: tf.math.log(mean_cross_entropy(o, y)), ROWS, {}, "neither a mean nor a sum"),
         (lambda o, y: 0.0 * mean_cross_entropy(o, y), ROWS, {}, "neither a mean nor a sum"),
-        (mean_cross_entropy, ROWS, {"loss_reduction": "sum"}, "cannot be told as parts of a sum"),
+        (mean_cross_entropy, ROWS, {"loss_reduction": "sum"}, "cannot be derived as parts of a sum"),
         (lambda o, y: (o - y) ** 2, ROWS, {}, r"shape \(4, 4\); expected the losses of the rows"),
         (lambda o, y: tf.argmax(o, 1) + tf.argmax(y, 1), ROWS, {}, "dtype int64"),
     ],
@@ -649,7 +649,7 @@ def test_no_way_back_to_the_inputs_means_no_gradients_and_not_zeros() -> None:
         assert {Operation.PREDICT, Operation.LOSS} <= can
         assert any("no way back" in note for note in m.notes)
         with pytest.raises(errors.Unsupported, match="no gradient from layer"):
-            m.vjp(X, np.ones((5, 4)), -1, training_mode=False) if m.vjp else m._layers.product(m._layers.find(-1))
+            m.vjp(X, np.ones((5, 4)), -1, training_mode=False) if m.vjp else m._layers.product(layers.find(m._layers, -1))
 
 
 def test_inputs_that_are_gathered_have_gradients() -> None:
@@ -1022,10 +1022,10 @@ def test_wrong_files_are_named_with_their_key(saved: tuple[Path, Graph, np.ndarr
             "input: 'nose:0' is no tensor|input: 'nose' is no tensor",
         ),
         ({"saved_model": path}, "saved_model", "needs a value for Placeholder_2:0"),
-        ({"saved_model": path, **fed, "device": "gpu:7"}, "device", "gpu:7 is not here"),
-        ({"meta_graph": tmp_path / "gone.meta", "checkpoint": tmp_path}, "meta_graph", "is not there"),
+        ({"saved_model": path, **fed, "device": "gpu:7"}, "device", "gpu:7 is not available"),
+        ({"meta_graph": tmp_path / "gone.meta", "checkpoint": tmp_path}, "meta_graph", "does not exist"),
         ({"meta_graph": tmp_path / "bad.meta", "checkpoint": prefix, "tensors": names}, "meta_graph", "cannot be read"),
-        ({"meta_graph": whole, "checkpoint": tmp_path / "gone", "tensors": names}, "checkpoint", "is not there"),
+        ({"meta_graph": whole, "checkpoint": tmp_path / "gone", "tensors": names}, "checkpoint", "does not exist"),
         ({"meta_graph": whole, "checkpoint": other, "tensors": names}, "checkpoint", "does not fit"),
         ({"meta_graph": whole, "checkpoint": prefix}, "tensors", "input is missing"),
     ):

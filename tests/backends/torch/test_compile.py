@@ -151,7 +151,7 @@ class Noisy(nn.Module):
 
 
 def test_a_model_that_answers_otherwise_when_compiled_is_refused() -> None:
-    with pytest.raises(errors.ModelConfigError, match=r"compile.*answers 1 rows otherwise.*leave compile out"):
+    with pytest.raises(errors.ModelConfigError, match=r"compile.*answers 1 rows differently.*leave compile out"):
         model(Noisy, compile=True, max_batch_rows=1)
 
 

@@ -435,7 +435,7 @@ def test_pickled_weights_need_trust(tmp_path: Path, whole: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text"), [("gone.safetensors", "not there"), ("bad.safetensors", "not a readable"), ("w.h5", "'.h5'")]
+    ("name", "text"), [("gone.safetensors", "does not exist"), ("bad.safetensors", "not a readable"), ("w.h5", "'.h5'")]
 )
 def test_unreadable_weights_are_a_configuration_error(tmp_path: Path, name: str, text: str) -> None:
     if name != "gone.safetensors":
@@ -556,7 +556,7 @@ def test_fresh_refuses_a_factory_that_returns_the_served_model() -> None:
     ("keys", "key", "text"),
     [
         ({"factory": "not_a_module"}, "factory", "returned int; expected a torch.nn.Module"),
-        ({"device": "cuda:63"}, "device", "cuda:63 is not here"),
+        ({"device": "cuda:63"}, "device", "cuda:63 is not available"),
         ({"loss": "torch.nn.Nothing"}, "loss", "Nothing"),
         ({"loss": loss_spec("CrossEntropyLoss", weight=["a"])}, "loss", "numbers"),
         ({"loss": "models:not_a_module"}, "loss", "returned int; expected a callable"),

@@ -140,7 +140,7 @@ class OfFullPrecision(nn.Module):
 
 
 def test_a_model_that_fails_in_a_dtype_is_refused_with_what_to_do() -> None:
-    with pytest.raises(errors.ModelConfigError, match=r"autocast.*bfloat16 does not work.*not written for.*try the other dtype"):
+    with pytest.raises(errors.ModelConfigError, match=r"autocast.*fails with bfloat16.*not written for.*try the other dtype"):
         model(OfFullPrecision, autocast="bfloat16")
     assert model(OfFullPrecision).predict(X, training_mode=False).shape == (6, 5)
 
