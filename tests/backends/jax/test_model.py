@@ -110,7 +110,7 @@ def test_loss_gradient_is_that_of_the_summed_rows(end: str, loss: dict[str, Any]
 
 
 def targets_of(name: str, y: np.ndarray, nb_outputs: int) -> Any:
-    """What plain code hands to a loss of optax for the labels."""
+    """The form of labels that plain code gives to a loss of optax."""
     if name in ("softmax_cross_entropy_with_integer_labels", "multiclass_hinge_loss", "multiclass_perceptron_loss") or (
         name == "multiclass_sparsemax_loss"
     ):

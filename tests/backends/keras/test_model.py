@@ -1,4 +1,4 @@
-"""Keras models against central differences, Keras itself and ART in the same process. Their losses: see test_tensorflow."""
+"""Keras models against central differences, Keras itself and ART in the same process; losses are in tensorflow's tests."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def activation_layer() -> Any:
 
 
 def normalised(dtype: str = "float64") -> Any:
-    """With all that differs in training."""
+    """A model with all layers that differ in training."""
     keras.utils.set_random_seed(0)
     penalties = {"kernel_regularizer": "l2", "activity_regularizer": "l1", "kernel_constraint": "max_norm"}
     return keras.Sequential(
@@ -479,7 +479,7 @@ def test_versions_do_not_depend_on_how_keras_numbers_its_layers(tmp_path: Path) 
 
 
 def test_train_steps_are_those_of_keras() -> None:
-    """Regularisation, constraints, dropout and running statistics included."""
+    """Fits with regularisation, constraints, dropout and running statistics."""
     # In float32, because Keras cannot add an activity regularisation in float64.
     m, theirs, x = model(lambda: normalised("float32"), optimizer=ADAM), normalised("float32"), X.astype("f4")
     theirs.compile(optimizer=keras.optimizers.Adam(0.05), loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))

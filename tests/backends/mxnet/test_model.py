@@ -1,4 +1,4 @@
-"""What is special to MXNet: the settings that its gradients need, its losses, its files, and how it fails.
+"""Parts that are special to MXNet: the settings that its gradients need, its losses, its files, and its errors.
 
 Models are served from the other environment, and what plain MXNet says is asked of a process there.
 """
@@ -107,7 +107,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def written(folder: Path) -> dict[str, Any]:
-    """What `mxnet_plain.write_files` says of the files that it wrote."""
+    """The report of `mxnet_plain.write_files` on the files that it wrote."""
     return there("write_files", folder=folder, heads=HEADS)
 
 
@@ -142,7 +142,7 @@ def check_loss_gradient(remote: RemoteEstimator, y: Any, x: Any = None) -> None:
 
 
 class PooledInTorch(nn.Sequential):
-    """`mxnet_models.pooled_cnn` in evaluation."""
+    """Answers of `mxnet_models.pooled_cnn` in evaluation."""
 
     def __init__(self, weights: dict[str, Any]) -> None:
         super().__init__(
@@ -272,7 +272,7 @@ INDICES, ROWS = np.arange(5) % 4, np.random.default_rng(1).dirichlet(np.ones(4),
 
 @pytest.fixture(scope="module")
 def plain_losses() -> dict[str, Any]:
-    """Of every loss, for indices and for soft rows; in the form that the loss takes them."""
+    """Labels for every loss, indices and soft rows, in the form that the loss takes."""
     cases = {}
     for name, loss in ROW_LOSSES.items():
         args = loss.get("args", {})

@@ -107,7 +107,7 @@ def predict(m: TensorFlowV1Model, x: np.ndarray) -> np.ndarray:
 
 
 def own_loss(m: TensorFlowV1Model, x: np.ndarray, y: np.ndarray) -> float:
-    """What the session says of all rows at once."""
+    """The session's loss of all rows together."""
     network = m._network
     return float(np.sum(network.session.run(network.loss, {network.input: x, network.labels: m._targets(y)})))
 
@@ -731,7 +731,7 @@ def test_calls_in_training_mode_see_the_batch_and_leave_nothing_behind(dtype: st
 
 
 def with_rate(default: bool, **more: Any) -> Callable[[], Graph]:
-    """Outputs scaled by what a placeholder of the owner's says."""
+    """Outputs scaled by the value of a placeholder of the owner's."""
 
     def factory() -> Graph:
         with tf.Graph().as_default() as graph:

@@ -140,7 +140,7 @@ def test_compiled_models_compute_in_mixed_precision() -> None:
 
 
 class Noisy(nn.Module):
-    """Answers otherwise every time."""
+    """Answers differently every time."""
 
     def __init__(self) -> None:
         super().__init__()

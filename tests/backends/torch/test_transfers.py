@@ -61,7 +61,7 @@ def test_the_memory_is_that_of_two_buffers_whatever_comes() -> None:
 
 
 class Slow:
-    """A buffer's arrivals. Until somebody waits for it, the buffer must not be written."""
+    """Marks a buffer's arrivals. The buffer must not be written before a wait for them."""
 
     def __init__(self, events: list[str], name: str) -> None:
         self.events, self.name = events, name

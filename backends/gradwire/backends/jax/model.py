@@ -52,7 +52,7 @@ class Config(ModelConfig):
     loss: ObjectRef | None = None
     """A loss of optax or the owner's: outputs and targets to one value a row; without it there are no losses."""
     loss_reduction: Literal["mean", "sum"] = "mean"
-    """How the model's own loss treats rows."""
+    """The reduction of the model's own loss over rows."""
     loss_labels: Literal["rows", "indices"] | None = None
     """The form of labels that the loss expects; known of optax's own, rows for others."""
     loss_func: ObjectRef | None = None

@@ -31,7 +31,7 @@ class Config(ModelConfig):
     optimizer: ObjectRef | None = None
     """A Keras optimizer class with its arguments; by default the compiled model's."""
     use_logits: bool | None = None
-    """Whether outputs are logits, taken before a last softmax or sigmoid if the model has one; by default the model's outputs."""
+    """Serves logits, taken before a last softmax or sigmoid, or probabilities; by default the model's outputs."""
     input_layer: int = 0
     """The input that gets the rows, of a model with several."""
     output_layer: int = 0

@@ -25,10 +25,10 @@ class Network(Protocol):
     layer_names: list[str]
     """In the order of their indices."""
     recurrent: bool
-    """Whether gradients of the inputs need those of the weights: see `gradients.gradient`."""
+    """True if gradients of the inputs need those of the weights: see `gradients.gradient`."""
     ends_in_probabilities: bool
     known: bool
-    """Whether `check_gradient` finds missing gradients; otherwise `gradients.check_recorded` does afterwards."""
+    """True if `check_gradient` finds missing gradients; otherwise `gradients.check_recorded` does afterwards."""
 
     def outputs(self, inputs: Any, *, training_mode: bool) -> Any:
         """Outputs ``(n, C)`` or ``(n, 1)`` for inputs ``(n, *input_shape)``."""

@@ -79,7 +79,7 @@ class OwnersStep:
         self._step = step
         self._model = model
         self.returns_loss = True
-        """Whether the function returned the loss when its Python code ran last."""
+        """True if the function returned the loss when its Python code ran last."""
         self.state: list[Any] = []
         self._initial: list[Array] = []
 

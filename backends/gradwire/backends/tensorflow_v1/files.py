@@ -24,7 +24,7 @@ class Tensors(BaseModel):
     input: str | None = None
     """For a SavedModel, also a name from its signature; by default its only input."""
     output: str | None = None
-    """As for ``input``."""
+    """The same for the output."""
     labels: str | None = None
     loss: str | None = None
     train: str | None = None

@@ -18,7 +18,7 @@ from gradwire.backends.tensorflow_v1.programs import Program
 # Gradients of a layer stay in the graph for good. All layers in the list of names get theirs on demand; a graph has thousands of
 # other tensors, of which only the first ones do.
 _MAX_OTHERS = 32
-# A session keeps a plan of what to run for each.
+# A session keeps a compiled plan for each.
 _MAX_PROGRAMS = 64
 
 

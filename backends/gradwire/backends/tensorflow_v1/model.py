@@ -51,7 +51,7 @@ class Config(ModelConfig):
     """The folder of a SavedModel that TensorFlow 1 code wrote."""
     tags: list[str] = Field(["serve"])
     signature: str = "serving_default"
-    """Of the SavedModel; names its input and output."""
+    """The signature of the SavedModel that names its input and output."""
     meta_graph: Path | None = None
     """The ``.meta`` file that ``tf.compat.v1.train.Saver.save`` wrote."""
     checkpoint: Path | None = None
@@ -63,7 +63,7 @@ class Config(ModelConfig):
     training_feed_dict: dict[str, Any] = Field({})
     """Their values in training, if they differ."""
     loss_reduction: Literal["mean", "sum"] | None = None
-    """How the loss treats rows; by default found out at loading if the loss is one number."""
+    """The reduction of the loss over rows; by default found out at loading if the loss is one number."""
     device: str = Field("cpu", pattern=r"^(cpu|gpu(:\d+)?)$")
     gpu: ClassVar[str] = "gpu:0"
 

@@ -53,9 +53,9 @@ class Program:
         )
         self.dtypes: tuple[np.dtype[Any], ...] = tuple(np.dtype(tensor.dtype.as_numpy_dtype) for tensor in feeds)
         self.writes = writes([*fetches, *targets])
-        """Whether a run changes variables."""
+        """True if a run changes variables."""
         _sessions.add(session)
-        # A session refuses to run nothing, which is what a graph without variables has to run for them.
+        # A session refuses a program without fetches and targets, which a graph without variables needs for its weights.
         self._call: Callable[..., list[Any]] = session._make_callable_from_options(options) if fetches or targets else lambda *_: []
 
     def __call__(self, *arrays: Any) -> list[Any]:

@@ -29,7 +29,7 @@ def tensor(x: Array, dtype: np.dtype[Any], device: torch.device) -> torch.Tensor
 
 
 def view(x: Array, dtype: np.dtype[Any], device: torch.device) -> torch.Tensor:
-    """As `tensor`, but in the array's own memory if possible. Only for tensors that are not written to."""
+    """Converts like `tensor`, but in the array's own memory if possible. Only for tensors that are not written to."""
     if x.dtype != dtype or not x.flags.carray:  # torch warns of arrays that are read-only
         return tensor(x, dtype, device)
     shared = torch.from_numpy(x)

@@ -19,7 +19,7 @@ from gradwire.backends.errors import ModelConfigError, OutOfMemory
 log = logging.getLogger("gradwire.backends")
 
 DEVICE_PATTERN = r"^(auto|cpu|cuda(:\d+)?|(GPU|MIG)-[0-9A-Fa-f/-]{4,64})$"
-"""Of the names of devices. A UUID may be shortened as long as it fits one GPU alone."""
+"""The pattern of device names. A UUID may be shortened as long as it fits one GPU alone."""
 
 _LEAST_FREE_NBYTES = 512 << 20
 """CUDA's own context takes about this much before the first parameter."""

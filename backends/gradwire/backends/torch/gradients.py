@@ -184,7 +184,7 @@ def _agrees(every_gradient: EveryGradient, x: Array, way: Way, expected: Array) 
     try:
         found = every_gradient(x, way)
     except Exception:
-        # vmap refuses some modules: recurrent ones, and what works in place or looks at values.
+        # vmap refuses some modules: recurrent ones, and those that work in place or look at values.
         return False
     return np.allclose(found, expected, rtol=1e-2, atol=1e-3 * np.abs(expected).max())
 

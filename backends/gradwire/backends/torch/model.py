@@ -44,13 +44,13 @@ class Config(ModelConfig):
     autocast: Literal["bfloat16", "float16"] | None = None
     """Runs the model under ``torch.autocast``, except in fits; answers are in the model's own dtype."""
     class_gradients: Literal["auto", "repeat", "loop", "batch"] = "auto"
-    """How gradients of every output are computed; ``auto`` measures at loading. The answers differ in their last digits."""
+    """The way to compute gradients of every output; ``auto`` measures at loading. The answers differ in their last digits."""
     compile: bool = False
     """Compiles the model with ``torch.compile`` at loading."""
     cuda_graphs: bool = False
     """Replays blocks of few rows as CUDA graphs."""
     memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
-    """How images lie in memory; ``auto`` measures at loading which is faster. The answers differ in their last digits."""
+    """The memory layout of images; ``auto`` measures the faster one at loading. The answers differ in their last digits."""
     input_dtype: Literal["int64"] | None = None
     """For models whose first layer is an embedding; such inputs have no gradients."""
     device: str = Field("cpu", pattern=DEVICE_PATTERN)
