@@ -438,7 +438,7 @@ def test_a_factory_takes_weights_in_each_format(tmp_path: Path, name: str) -> No
         (mlp, "gone.safetensors", "not there"),
         (mlp, "bad.weights.h5", "does not fit"),
         (mlp, "bad.safetensors", "not a readable"),
-        (mlp, "w.pt", "none of the endings"),
+        (mlp, "w.pt", "ends in '.pt'; expected one of .weights.h5"),
         (None, "gone.keras", "does not exist"),
         (None, "bad.keras", "cannot be read"),
         (None, "w.safetensors", "not a .keras file"),

@@ -1,6 +1,6 @@
 """Parts that are special to MXNet: the settings that its gradients need, its losses, its files, and its errors.
 
-Models are served from the other environment, and what plain MXNet says is asked of a process there.
+Models are served from the other environment, and a process there runs plain MXNet.
 """
 
 from __future__ import annotations
@@ -511,7 +511,7 @@ def test_what_cannot_be_loaded_is_told_with_its_key(server: Server, folder: Path
         "no params": (exported, "weights is not"),
         "no optimizer of that name": ({**trained, "optimizer": "adm"}, "optimizer.*'adm'; it has.*adam"),
         "no optimizer": ({**trained, "optimizer": "builtins:dict"}, "optimizer.*expected a mxnet.optimizer"),
-        "optimizer alone": ({**base, "optimizer": "adam"}, "optimizer needs a loss"),
+        "optimizer alone": ({**base, "optimizer": "adam"}, "optimizer needs loss"),
         "not of rows": ({**base, "loss": f"{OF}CTCLoss"}, "loss.*not one value for each row"),
         "mean of all": ({**base, "loss": f"{OF}PoissonNLLLoss"}, "loss.*not one value for each row"),
         "batch axis": ({**base, "loss": {"path": f"{OF}L2Loss", "args": {"batch_axis": 1}}}, "batch_axis.*is 1; expected 0"),

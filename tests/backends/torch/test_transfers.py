@@ -1,6 +1,6 @@
 """Copies through two buffers of a fixed size: the same bytes arrive, and no buffer is used before it is free.
 
-There is no GPU where these tests run: the buffers are not pinned, and what tells of arrivals is put in by the tests.
+These tests run without a GPU: the buffers are not pinned, and the tests bring the marks of arrivals.
 """
 
 from __future__ import annotations

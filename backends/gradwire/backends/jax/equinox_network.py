@@ -46,16 +46,16 @@ class EquinoxNetwork:
         self.top_layers = _top(self._eqx, module)
 
     def join(self, params: Any, rest: Any) -> Any:
-        """See `network.Network`."""
+        """Joins the two pytrees to the owner's module."""
         return self._eqx.combine(params, rest["others"], self._static)
 
     def apply(self, params: Any, rest: Any, x: Any, key: Any, training: bool) -> tuple[Any, Any]:
-        """See `network.Network`."""
+        """Calls the module on rows; returns its result, and ``rest`` after it."""
         outputs, _, state = self._map(self._in_mode(params, rest, training), rest["state"], x, key if training else None, [])
         return outputs, {**rest, "state": state} if training else rest
 
     def layer(self, params: Any, rest: Any, x: Any, key: Any, training: bool, name: str) -> Any:
-        """See `network.Network`."""
+        """The last output of a submodule; None if it was not called."""
         module = self._in_mode(params, rest, training)
         sink: list[Any] = []
         parts = name.split(".")

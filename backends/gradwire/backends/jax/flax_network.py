@@ -53,15 +53,15 @@ class LinenNetwork:
         self.all_layers: list[str] = []
 
     def join(self, params: Any, rest: Any) -> Any:
-        """See `network.Network`."""
+        """Joins the two pytrees to the owner's variables."""
         return {**rest, "params": combine(params, rest["params"]) if "params" in rest else params}
 
     def apply(self, params: Any, rest: Any, x: Any, key: Any, training: bool) -> tuple[Any, Any]:
-        """See `network.Network`."""
+        """Calls the module on rows; returns its result, and ``rest`` after it."""
         return self._apply(params, rest, x, key, training)
 
     def layer(self, params: Any, rest: Any, x: Any, key: Any, training: bool, name: str) -> Any:
-        """See `network.Network`."""
+        """The last output of a submodule; None if it was not called."""
 
         def wanted(module: Any, method: str) -> bool:
             return method == "__call__" and ".".join(module.path) == name
@@ -73,7 +73,7 @@ class LinenNetwork:
         return found[-1] if found else None
 
     def probe(self, x: Any) -> None:
-        """See `network.Network`."""
+        """Finds the names of submodules by tracing a call."""
         called: dict[str, None] = {}
 
         def see(module: Any, method: str) -> bool:
@@ -118,11 +118,11 @@ class NnxNetwork:
         self.top_layers = self._in_order(module)
 
     def join(self, params: Any, rest: Any) -> Any:
-        """See `network.Network`."""
+        """Joins the two pytrees to the owner's module."""
         return self._merged(params, rest, None)
 
     def apply(self, params: Any, rest: Any, x: Any, key: Any, training: bool) -> tuple[Any, Any]:
-        """See `network.Network`."""
+        """Calls the module on rows; returns its result, and ``rest`` after it."""
         module = self._merged(params, rest, key if training else None)
         result = module(x)
         if not training:
@@ -131,7 +131,7 @@ class NnxNetwork:
         return result, {**rest, "statistics": self._nnx.to_pure_dict(changed)}
 
     def layer(self, params: Any, rest: Any, x: Any, key: Any, training: bool, name: str) -> Any:
-        """See `network.Network`."""
+        """The last output of a submodule; None if it was not called."""
         module = self._merged(params, rest, key if training else None)
         sink: list[Any] = []
         layer = {".".join(map(str, path)): found for path, found in self._nnx.iter_modules(module)}[name]

@@ -131,7 +131,7 @@ class RowLoss:
         return y.astype(np.int32)
 
     def rows(self, outputs: Any, targets: Any) -> Any:
-        """The loss of each row, ``(n,)``, for outputs ``(n, C)`` and what `targets` returned; traced."""
+        """The loss of each row, ``(n,)``, for outputs ``(n, C)`` and the result of `targets`; traced."""
         soft = self._soft if self._indices and targets.ndim == 2 else None
         loss = self._loss if soft is None else soft
         losses = loss(outputs, self._formed(outputs, targets))
@@ -195,7 +195,7 @@ class WholeLoss:
         return whole_rows(y, self._nb_classes, self._regression, self._dtype)
 
     def rows(self, params: Any, x: Any, targets: Any) -> Any:
-        """The loss of each row, ``(n,)``, for the owner's parameters, rows and what `targets` returned; traced."""
+        """The loss of each row, ``(n,)``, for the owner's parameters, rows and the result of `targets`; traced."""
 
         def of_one(row: Any, target: Any) -> Any:
             loss = jnp.asarray(self._loss(params, row[None], target[None]))

@@ -74,9 +74,9 @@ class Config(ModelConfig):
             if getattr(self, one) is not None and getattr(self, other) is not None:
                 raise ValueError(f"{one} and {other} are both set; one takes the place of the other")
         if self.optimizer is not None and self.loss is None and self.loss_func is None:
-            raise ValueError("optimizer is set but loss is not; a model is fitted to a loss")
+            raise ValueError("optimizer needs loss, which a model is fitted to; set it too")
         if self.loss_labels is not None and self.loss is None:
-            raise ValueError("loss_labels is set but loss is not; it says what that loss expects")
+            raise ValueError("loss_labels needs loss, whose labels it describes; set it too")
         return self
 
 
@@ -269,7 +269,7 @@ class JaxModel:
         draw: Any = None,
         last: tuple[Any, ...] = (),
     ) -> Array:
-        """Calls the program of a function of `Traced` on arrays of one entry a row; ``last`` are arguments of the whole call."""
+        """Calls the program of a function of `Traced` on arrays of rows, and on ``last``, arguments of the whole call."""
         in_training = training_mode and self._network.has_training_mode
         n = len(arrays[0])
         rows = self._padded_rows(n, in_training)

@@ -142,7 +142,7 @@ def combine(params: Any, rest: Any) -> Any:
 
 
 def strong(tree: Any) -> Any:
-    """Removes weak types from a pytree: the arrays after a step have none, and would make the next step trace again."""
+    """Removes weak types from a pytree: arrays after a step have none, and the next step would be traced again."""
     return jax.tree.map(lambda leaf: leaf if is_key(leaf) else jnp.asarray(leaf).astype(jnp.asarray(leaf).dtype), tree)
 
 

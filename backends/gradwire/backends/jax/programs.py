@@ -24,7 +24,7 @@ _KEPT = 64
 
 
 def padded_rows(rows: int, max_batch_rows: int) -> int:
-    """The number of rows that a program computes for ``rows``: the next power of two, or ``max_batch_rows`` if that is less.
+    """The number of rows that a program computes: the next power of two, or ``max_batch_rows`` if that is less.
 
     More rows than ``max_batch_rows``, as in a fit, go by powers of two too.
     """

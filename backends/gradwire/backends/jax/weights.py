@@ -63,7 +63,7 @@ def put(network: Network, arrays: Mapping[str, Array], source: Path) -> tuple[An
 
 
 def save(network: Network, params: Any, rest: Any, path: Path) -> None:
-    """Writes a safetensors file. Raises OSError if there is no room for it."""
+    """Writes a safetensors file. Raises OSError if the disk is full."""
     weights_file.save({name: np.asarray(_data(leaf)) for name, leaf in named(network, params, rest).items()}, path)
 
 

@@ -101,7 +101,7 @@ def _put_weights(config: Config, owner: Any, model: TensorFlowModel) -> None:
     path = config.weights
     assert path is not None
     if not path.name.endswith(files.WEIGHTS):
-        raise ModelConfigError("weights", f"{path} has not the suffix of a weights file; expected {', '.join(files.WEIGHTS)}")
+        raise ModelConfigError("weights", f"{path} ends in {path.suffix!r}; expected one of {', '.join(files.WEIGHTS)}")
     if path.suffix == ".safetensors":
         model.put_weights(weights.read(path), path)
     else:
@@ -127,7 +127,7 @@ def _optimizer(config: Config, owner: Any, loss: losses.RowLoss | None) -> Any:
     if config.optimizer is None:
         return None if loss is None else getattr(owner, "optimizer", None)
     if loss is None:
-        raise ModelConfigError("optimizer", "needs a loss to fit the model to; set loss, or compile the model with one")
+        raise ModelConfigError("optimizer", "needs loss, which a model is fitted to; set it too, or compile the model with one")
     return training.build(config.optimizer)
 
 

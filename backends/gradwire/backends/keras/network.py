@@ -87,7 +87,7 @@ def network(owner: Any, input_shape: Sequence[int], use_logits: bool, ends: Ends
 
 
 def _called(owner: Any, ends: Ends) -> tuple[Any, Callable[[Any], Any]]:
-    """Cuts a model with several inputs or outputs down to one of each; returns it, and a function from rows to its inputs."""
+    """Cuts a model down to one input and output; returns it, and a function from rows to its inputs."""
     inputs, outputs = getattr(owner, "inputs", None) or [], getattr(owner, "outputs", None) or []
     for key, index, there in (("input_layer", ends.input_layer, inputs), ("output_layer", ends.output_layer, outputs)):
         # The outputs of a subclassed model are counted when it has been called.

@@ -50,5 +50,5 @@ class Config(ModelConfig):
         if self.symbol is not None and self.weights is None:
             raise ValueError("symbol needs weights, the .params file that was written beside it; set it too")
         if self.optimizer is not None and self.loss is None:
-            raise ValueError("optimizer needs a loss to fit the model to; set loss too")
+            raise ValueError("optimizer needs loss, which a model is fitted to; set it too")
         return self

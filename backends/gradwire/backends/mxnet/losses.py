@@ -96,7 +96,7 @@ class RowLoss:
         return tensor(targets, self._dtype, self._device)
 
     def rows(self, outputs: Any, targets: Any) -> Any:
-        """The loss of each row, ``(n,)``, for outputs ``(n, C)`` and what `targets` returned."""
+        """The loss of each row, ``(n,)``, for outputs ``(n, C)`` and the result of `targets`."""
         loss = self._loss if self._of_indices and targets.ndim == 1 else self._of_rows
         losses, n = loss(outputs, targets), targets.shape[0]
         if not isinstance(losses, mx.nd.NDArray) or losses.shape[:1] != (n,):

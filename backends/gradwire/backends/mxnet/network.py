@@ -97,21 +97,25 @@ class Traced:
         self._program(None, False)
 
     def outputs(self, inputs: Any, *, training_mode: bool) -> Any:
-        """See `Network`."""
+        """Outputs ``(n, C)`` or ``(n, 1)``."""
         return layers.outputs(self._program(None, training_mode)(inputs), inputs.shape[0])
 
     def layer(self, inputs: Any, layer: str | int, *, training_mode: bool) -> Any:
-        """See `Network`."""
+        """The output of a layer, ``(n, ...)``."""
         name = self._find(layer)
         return layers.layer_output(name, self._program(name, training_mode)(inputs), inputs.shape[0])
 
     def check_gradient(self, layer: str | int | None) -> None:
-        """See `Network`."""
+        """Raises Unsupported if the graph of a layer, or of the outputs, has no gradient."""
         if not self._program(None if layer is None else self._find(layer), False).differentiable:
             raise missing_gradient()
 
     def _find(self, layer: str | int) -> str:
-        return layer_names.find(layer, self.layer_names, [name for name in self._symbols if name is not None])
+        traced = [name for name in self._symbols if name is not None]
+        name = layer_names.find(layer, self.layer_names, [*self.layer_names, *traced])
+        if name not in self._symbols:
+            raise layer_names.uncalled(name)
+        return name
 
     def _program(self, name: str | None, training_mode: bool) -> _Program:
         key = (name, training_mode and self._modes)
@@ -160,12 +164,12 @@ class Written:
         self.ends_in_probabilities = bool(last) and getattr(last[0], "_act_type", "") == "sigmoid"
 
     def outputs(self, inputs: Any, *, training_mode: bool) -> Any:
-        """See `Network`."""
+        """Outputs ``(n, C)`` or ``(n, 1)``."""
         with self._mode(training_mode):
             return layers.outputs(layers.last(self._block(inputs)), inputs.shape[0])
 
     def layer(self, inputs: Any, layer: str | int, *, training_mode: bool) -> Any:
-        """See `Network`."""
+        """The output of a layer, ``(n, ...)``."""
         name, block = layers.find(self._block, layer)
         with layers.capturing({name: block}) as captured, self._mode(training_mode):
             self._block(inputs)

@@ -24,9 +24,9 @@ def names(owner: Any) -> list[str]:
 
 def find(owner: Any, layer: str | int) -> tuple[str, Any]:
     """Finds a layer by its index in `names`, or by its path at any depth. Raises InvalidLayer."""
-    found = every(owner)
-    name = layer_names.find(layer, names(owner), found)
-    return name, found[name]
+    top, found = children(owner), every(owner)
+    name = layer_names.find(layer, list(top), found)
+    return name, {**top, **found}[name]
 
 
 def outputs(result: Any) -> Any:
@@ -211,7 +211,7 @@ def _tensorflows(variable: Any) -> Any:
 
 
 def _parts(owner: Any) -> Iterator[tuple[str, Any]]:
-    """The attributes of an object, and the items of those that are lists and dicts, in the order in which they were set."""
+    """The attributes of an object and the items of its lists and dicts, in the order in which they were set."""
     for name, value in getattr(owner, "__dict__", {}).items():
         if not name.startswith("_self_"):
             yield from _opened(name, value)

@@ -126,7 +126,7 @@ class RowLoss:
         return self._entropy and not self._regression and y.ndim == 2
 
     def rows(self, outputs: Any, targets: Any, soft: bool) -> Any:
-        """The loss of each row, a tensor ``(n,)``, for outputs ``(n, ...)`` and what `targets` and `soft` returned."""
+        """The loss of each row, a tensor ``(n,)``, for outputs ``(n, ...)`` and the results of `targets` and `soft`."""
         # The same tensor where the dtype is right: Keras knows the logits of its own softmax by the tensor.
         outputs = tf.cast(outputs, self._dtype)
         losses = self._soft_entropy(targets, outputs) if soft else tf.convert_to_tensor(self._row_values(targets, outputs))
@@ -153,7 +153,7 @@ class RowLoss:
         return float((y != self._ignored).sum())
 
     def _soft_entropy(self, targets: Any, outputs: Any) -> Any:
-        """Cross entropy of soft rows, of any sum: the gradient of TensorFlow's own is right for a sum of 1 alone."""
+        """Cross entropy of soft rows of any sum; the gradient of TensorFlow's own needs a sum of 1."""
         if self._smoothing:
             targets = targets * (1 - self._smoothing) + self._smoothing / outputs.shape[1]
         logits = outputs if self.takes_logits else _logits_of(outputs)

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -18,12 +17,12 @@ from pydantic import Field, model_validator
 from gradwire.backends import jacobians, layer_names, operations
 from gradwire.backends.backend import Array, OutputKind
 from gradwire.backends.config import ModelConfig, ObjectRef
-from gradwire.backends.errors import ModelConfigError, ModelFailed
+from gradwire.backends.errors import ModelFailed
 from gradwire.backends.tensorflow import files, gradients, layers, losses, training, weights
-from gradwire.backends.tensorflow.device import Device, FrameworkErrors, keras, tf
+from gradwire.backends.tensorflow.device import Device, FrameworkErrors, tf
 from gradwire.backends.tensorflow.files import Call
-from gradwire.backends.tensorflow.network import Network, calls_of, network
-from gradwire.backends.tensorflow.programs import Graphs
+from gradwire.backends.tensorflow.network import Network, from_factory, network, with_captured
+from gradwire.backends.tensorflow.programs import Graphs, spec_of
 from gradwire.backends.tensorflow.training import OptimizerStep, OwnersStep
 
 _Make: TypeAlias = Callable[[], tuple[Callable[..., Any], Sequence[Any]]]
@@ -57,7 +56,7 @@ class Config(ModelConfig):
         if self.optimizer is not None and self.train_step is not None:
             raise ValueError("optimizer and train_step are both set; train_step brings its own optimizer")
         if self.optimizer is not None and self.loss is None:
-            raise ValueError("optimizer is set but loss is not; a model is fitted to a loss")
+            raise ValueError("optimizer needs loss, which a model is fitted to; set it too")
         if (self.factory is None) == (self.saved_model is None):
             raise ValueError("expected one of factory and saved_model")
         return self
@@ -68,7 +67,7 @@ def load(config: Config) -> TensorFlowModel:
     device = Device(config.device)
     with device():
         loss = None if config.loss is None else losses.build(config.loss)
-        owner, calls, dtypes = _made(config) if config.saved_model is None else files.load(config.saved_model, config.signature)
+        owner, calls, dtypes = _source(config)
         if config.input_dtype is not None:
             dtypes = [tf.as_dtype(config.input_dtype)]
         key = "factory" if config.factory else "saved_model"
@@ -131,7 +130,7 @@ class TensorFlowModel:
         self._graphs = Graphs(device)
         self._cotangent_rows: dict[Hashable, tuple[int | None, ...]] = {}
         self._graphs.make(("predict", False), *self._predicting(False))
-        self._network = self._with_what_is_captured(network)
+        self._network = with_captured(network, self._graphs.variables(("predict", False)))
         self._step = step(self._network)
         if isinstance(self._step, OwnersStep):
             self._learn_state_of(self._step)
@@ -166,7 +165,7 @@ class TensorFlowModel:
             return self._loss_rows(self._outputs(x, training_mode), targets, soft)
 
         with self._running(training_mode):
-            return self._call(("loss", soft, training_mode), lambda: (function, [self._x_spec, _spec(targets)]), x, targets)
+            return self._call(("loss", soft, training_mode), lambda: (function, [self._x_spec, spec_of(targets)]), x, targets)
 
     def loss_from_predictions(self, predictions: Array, y: Array) -> Array:
         """The loss of each row of outputs; see `backend.Differentiable`."""
@@ -178,7 +177,7 @@ class TensorFlowModel:
         predictions = np.ascontiguousarray(predictions, self._dtype)
         key = ("loss of predictions", soft)
         with self._running(False):
-            return self._call(key, lambda: (function, [_spec(predictions), _spec(targets)]), predictions, targets)
+            return self._call(key, lambda: (function, [spec_of(predictions), spec_of(targets)]), predictions, targets)
 
     def loss_divisor(self, y: Array) -> float:
         """The divisor of a mean over the rows; see `backend.Differentiable`."""
@@ -195,7 +194,7 @@ class TensorFlowModel:
 
         key = ("loss_gradient", soft, training_mode)
         with self._running(training_mode):
-            return self._call(key, lambda: (function, [self._x_spec, _spec(targets)]), x, targets)
+            return self._call(key, lambda: (function, [self._x_spec, spec_of(targets)]), x, targets)
 
     def class_gradient(self, x: Array, label: Array | None, *, training_mode: bool) -> Array:
         """Gradients of class outputs; see `backend.Differentiable`.
@@ -222,7 +221,7 @@ class TensorFlowModel:
 
         label = np.ascontiguousarray(label, np.int64)
         with self._running(training_mode):
-            return self._call(("class_gradient", training_mode), lambda: (function, [self._x_spec, _spec(label)]), x, label)
+            return self._call(("class_gradient", training_mode), lambda: (function, [self._x_spec, spec_of(label)]), x, label)
 
     def activations(self, x: Array, layer: str | int, *, training_mode: bool) -> Array:
         """The output of a layer; see `backend.Differentiable`."""
@@ -273,18 +272,18 @@ class TensorFlowModel:
         with FrameworkErrors():
             if isinstance(step, OwnersStep):
                 targets = self._targets_of_owners_step(y)
-                loss = self._call(("train_step", _kind(targets)), lambda: (step, [self._x_spec, _spec(targets)]), x, targets)
+                loss = self._call(("train_step", _kind(targets)), lambda: (step, [self._x_spec, spec_of(targets)]), x, targets)
                 return float(loss) if step.returns_loss else None
             targets, soft = self._targets(y)
             return float(self._optimizer_step(step, x, targets, soft, self._row_loss.divisor(y), training_mode))
 
-    def snapshot(self) -> _Snapshot:
+    def snapshot(self) -> weights.Copies:
         """Copies everything that a fit can change."""
-        return _Snapshot(weights.copies(self._everything))
+        return weights.copies(self._everything)
 
-    def rollback(self, snapshot: _Snapshot) -> None:
+    def rollback(self, snapshot: weights.Copies) -> None:
         """Restores a snapshot."""
-        weights.put_back(self._everything, snapshot.values)
+        weights.put_back(self._everything, snapshot)
 
     def save(self, path: Path) -> None:
         """Writes the weights to a file."""
@@ -381,17 +380,9 @@ class TensorFlowModel:
 
             return step(loss)
 
-        specs = [self._x_spec, _spec(targets), tf.TensorSpec([], self._dtype)]
+        specs = [self._x_spec, spec_of(targets), tf.TensorSpec([], self._dtype)]
         key = ("train_step", soft, training_mode)
         return self._call(key, lambda: (function, specs), x, targets, np.asarray(divisor, self._dtype))
-
-    def _with_what_is_captured(self, network: Network) -> Network:
-        """Adds the variables that are not attributes of the owner: in a function's closure, or a SavedModel's graph."""
-        known = {id(variable) for variable in (*network.variables.values(), *network.others)}
-        found = [v for v in self._graphs.variables(("predict", False)) if id(v) not in known]
-        captured = {f"captured.{i}.{v.name.removesuffix(':0')}": v for i, v in enumerate(found)}
-        trainable = [*network.trainable, *(v for v in found if v.trainable)]
-        return replace(network, variables={**network.variables, **captured}, trainable=trainable)
 
     def _learn_state_of(self, step: OwnersStep) -> None:
         """Compiles the owner's step, which makes its optimizer's variables, so that the first snapshot holds them."""
@@ -399,7 +390,7 @@ class TensorFlowModel:
         y = np.zeros((1, *known), self._dtype) if self._config.task == "regression" else np.zeros(1, np.int64)
         targets = self._targets_of_owners_step(y)
         key = ("train_step", _kind(targets))
-        self._graphs.make(key, step, [self._x_spec, _spec(targets)])
+        self._graphs.make(key, step, [self._x_spec, spec_of(targets)])
         ours = {id(variable) for variable in (*self._network.variables.values(), *self._network.others)}
         step.learn([variable for variable in self._graphs.variables(key) if id(variable) not in ours])
 
@@ -418,22 +409,12 @@ class TensorFlowModel:
         return missing
 
 
-class _Snapshot(NamedTuple):
-    values: list[Array]
-
-
-def _made(config: Config) -> tuple[Any, list[Call], list[Any]]:
-    """Makes the owner's object, with the ways in which it may be called, and the dtypes that its inputs may have."""
-    assert config.factory is not None
-    owner = config.factory.build("factory")
-    if not callable(owner):
-        raise ModelConfigError(
-            "factory", f"{config.factory.path!r} returned {type(owner).__name__}; expected a tf.Module or another callable"
-        )
-    if isinstance(owner, keras.layers.Layer):
-        losses.keras_on_tensorflow("factory")
-    dtype = next((v.dtype for v in layers.variables(owner).values() if v.dtype.is_floating), None)
-    return owner, calls_of(owner), [tf.float32, tf.float64] if dtype is None else [dtype]
+def _source(config: Config) -> tuple[Any, Sequence[Call], Sequence[Any]]:
+    """Loads the owner's object, with the ways to call it and the dtypes that its inputs may have."""
+    if config.saved_model is not None:
+        return files.load(config.saved_model, config.signature)
+    assert config.factory is not None, "one of factory and saved_model is set"
+    return from_factory(config.factory)
 
 
 def _step(config: Config, network: Network) -> training.OptimizerStep | training.OwnersStep | None:
@@ -443,10 +424,6 @@ def _step(config: Config, network: Network) -> training.OptimizerStep | training
     if config.optimizer is None:
         return None
     return training.OptimizerStep(training.build(config.optimizer), network.trainable, penalties=list)
-
-
-def _spec(targets: Array) -> Any:
-    return tf.TensorSpec([None, *targets.shape[1:]], targets.dtype)
 
 
 def _kind(targets: Array) -> tuple[str, int]:

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from gradwire.backends.config import Object
 from gradwire.backends.errors import ModelConfigError, ModelFailed
 from gradwire.backends.example_rows import known_sizes
 from gradwire.backends.tensorflow import layers
 from gradwire.backends.tensorflow.device import keras, tf
 from gradwire.backends.tensorflow.files import Call
+from gradwire.backends.tensorflow.losses import keras_on_tensorflow
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,20 @@ class Network:
     notes: Sequence[str] = ()
 
 
-def calls_of(owner: Any) -> list[Call]:
+def from_factory(factory: Object) -> tuple[Any, list[Call], list[Any]]:
+    """Makes the owner's object, and lists the ways to call it and the dtypes that its inputs may have."""
+    owner = factory.build("factory")
+    if not callable(owner):
+        raise ModelConfigError(
+            "factory", f"{factory.path!r} returned {type(owner).__name__}; expected a tf.Module or another callable"
+        )
+    if isinstance(owner, keras.layers.Layer):
+        keras_on_tensorflow("factory")
+    dtype = next((v.dtype for v in layers.variables(owner).values() if v.dtype.is_floating), None)
+    return owner, _calls(owner), [tf.float32, tf.float64] if dtype is None else [dtype]
+
+
+def _calls(owner: Any) -> list[Call]:
     """The ways to call an owner's object, with and without ``training``; `first_that_runs` chooses among them."""
     with_mode: Call = lambda x, training: owner(x, training=training)  # noqa: E731, two ways to call, side by side
     without: Call = lambda x, training: owner(x)  # noqa: E731, two ways to call, side by side
@@ -103,8 +118,17 @@ def network(
     )
 
 
+def with_captured(network: Network, variables: Sequence[Any]) -> Network:
+    """Adds variables that are not attributes of the owner: in a function's closure, or a SavedModel's graph."""
+    known = {id(variable) for variable in (*network.variables.values(), *network.others)}
+    found = [variable for variable in variables if id(variable) not in known]
+    captured = {f"captured.{i}.{v.name.removesuffix(':0')}": v for i, v in enumerate(found)}
+    trainable = [*network.trainable, *(v for v in found if v.trainable)]
+    return replace(network, variables={**network.variables, **captured}, trainable=trainable)
+
+
 def first_that_runs(forwards: Sequence[tuple[Call, Any]], input_shape: Sequence[int], key: str) -> tuple[Call, Any, list[Any]]:
-    """Finds the first way to call a model that answers one row, with the dtype of its inputs and the variables it trains.
+    """Finds the first way to call a model that answers one row, its input dtype and its trained variables.
 
     The model runs once outside of any graph, because it may make its variables when it is called first.
 

@@ -68,3 +68,8 @@ class Graphs:
     def traces(self) -> int:
         """The number of traces of all functions, as TensorFlow counts them."""
         return sum(traced.experimental_get_tracing_count() for traced in self._traced.values())
+
+
+def spec_of(array: Array) -> Any:
+    """The spec of arrays with any number of rows that are otherwise like this one."""
+    return tf.TensorSpec([None, *array.shape[1:]], array.dtype)

@@ -17,6 +17,7 @@ from gradwire.backends.errors import ModelConfigError
 
 Named: TypeAlias = Mapping[str, Any]
 """Variables by name."""
+Copies: TypeAlias = list[Array]
 
 
 def read(path: Path) -> Mapping[str, Array]:
@@ -47,12 +48,12 @@ def save(named: Named, path: Path) -> None:
     weights_file.save({name: _as_numpy_type(variable.numpy()) for name, variable in named.items()}, path)
 
 
-def copies(variables: Sequence[Any]) -> list[Array]:
+def copies(variables: Sequence[Any]) -> Copies:
     """Copies variables to host memory."""
     return [variable.numpy() for variable in variables]
 
 
-def put_back(variables: Sequence[Any], before: Sequence[Array]) -> None:
+def put_back(variables: Sequence[Any], before: Copies) -> None:
     """Restores copies in place, so that compiled functions and an optimizer keep their hold of the variables."""
     for variable, value in zip(variables, before, strict=True):
         variable.assign(value)

@@ -14,7 +14,7 @@ from gradwire.backends.tensorflow_v1.programs import Program
 
 
 def product(network: Network, of: Any) -> Program | None:
-    """Makes a program from the input and a cotangent of a tensor to the gradient; None if it does not exist."""
+    """Makes a program from the input and a cotangent to the gradient; None if it does not exist."""
     with network.building():
         cotangent = tf.compat.v1.placeholder(of.dtype, of.shape)
     gradient = network.gradient(of, cotangent)

@@ -47,7 +47,7 @@ def names(network: Network) -> list[str]:
 
 
 def find(layers: Layers, layer: str | int) -> Layer:
-    """Finds a layer by its index in `names`, by the name of a tensor or operation, or by its scope. Raises InvalidLayer."""
+    """Finds a layer by its index in `names`, by its tensor or operation, or by its scope. Raises InvalidLayer."""
     if not isinstance(layer, str):
         return layers.named(layer_names.find(layer, layers.names, layers.names))
     scopes = {_scope(name): name for name in layers.names}

@@ -77,7 +77,7 @@ class RowLoss:
         return self._form.array(y)
 
     def rows(self, outputs: Array, targets: Array) -> Array:
-        """The loss of each row, ``(n,)``, for outputs in the shape of the output tensor and what `targets` returned."""
+        """The loss of each row, ``(n,)``, for outputs in the shape of the output tensor and the result of `targets`."""
         assert self._of_outputs is not None, "the loss is one of outputs"
         found: Array = self._network.run(
             self._of_outputs, np.array(outputs, self._of_outputs.dtypes[0], order="C"), targets, training_mode=False
@@ -85,7 +85,7 @@ class RowLoss:
         return found
 
     def reduced(self, rows: Array, divisor: float) -> float:
-        """The loss as the model's owner defined it, from the values of `owners` or of the rows, whose number is the `divisor`."""
+        """The loss as the model's owner defined it, from `owners` or the rows, whose number is the `divisor`."""
         return float(rows.mean() if self.reduction == "mean" else rows.sum())
 
     def divisor(self, y: Array) -> float:

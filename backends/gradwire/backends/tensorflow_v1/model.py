@@ -292,7 +292,7 @@ class TensorFlowV1Model:
         return result
 
     def _probe(self) -> Array | None:
-        """Rows to try the graph with, one a class if classes are few; None if sizes are free and the tried ones fail."""
+        """Rows to try the graph with, one a class if possible; None if sizes are free and rows fail."""
         n = min(max(self._config.nb_classes, 3), _MAX_PROBE_ROWS)
         shape = (n, *known_sizes(self._config.input_shape))
         low, high = (0.0, 1.0) if self._config.clip_values is None else (float(np.min(v)) for v in self._config.clip_values)
@@ -307,7 +307,7 @@ class TensorFlowV1Model:
         return x
 
     def _tried_output_shape(self, probe: Array | None) -> tuple[int, ...]:
-        """The shape of a row of outputs, from the graph or a try: ``(C,)``, or ``()`` for one output without an axis."""
+        """The shape of a row of outputs: ``(C,)``, or ``()`` for one output without an axis."""
         shape = self._network.output.shape
         if shape.rank is not None and None not in shape.as_list()[1:]:
             return tuple(shape.as_list()[1:])

@@ -72,7 +72,7 @@ class Network:
             yield
 
     def gradient(self, of: Any, weights: Any = None) -> Any:
-        """The gradient of a tensor (summed, or weighted) with respect to the input; None if it does not depend on it."""
+        """The gradient of a summed or weighted tensor with respect to the input; None if it does not exist."""
         if not (of.dtype.is_floating and self.input.dtype.is_floating):
             return None
         with self.building():

@@ -100,7 +100,7 @@ class RowLoss:
         return tensor(loss_targets.floating_rows(y, row[0], self._dtype), self._dtype, self._device)
 
     def rows(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """The loss of each row, ``(n,)``, for outputs ``(n, C)`` and what `targets` returned."""
+        """The loss of each row, ``(n,)``, for outputs ``(n, C)`` and the result of `targets`."""
         outputs = outputs.to(TORCH_DTYPES[self._dtype])
         if isinstance(self._loss, nn.NLLLoss) and not self._regression and targets.is_floating_point():
             # Soft rows, for which torch defines no loss; as CrossEntropyLoss of the logits would have it.

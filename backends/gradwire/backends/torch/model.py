@@ -59,9 +59,9 @@ class Config(ModelConfig):
     @model_validator(mode="after")
     def _fit_needs_loss(self) -> Config:
         if self.optimizer is not None and self.loss is None:
-            raise ValueError("optimizer is set but loss is not; a model is fitted to a loss")
+            raise ValueError("optimizer needs loss, which a model is fitted to; set it too")
         if self.cuda_graphs and self.device == "cpu":
-            raise ValueError("cuda_graphs is set but device is cpu; CUDA graphs need a GPU: set device, or leave cuda_graphs out")
+            raise ValueError("cuda_graphs needs a GPU, and device is cpu; set device, or leave cuda_graphs out")
         if self.cuda_graphs and self.compile:
             raise ValueError("cuda_graphs and compile are both set; choose one of them")
         return self
