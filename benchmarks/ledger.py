@@ -23,19 +23,20 @@ from rich.table import Table
 
 from benchmarks.contenders.gradwire import served
 from gradwire.client import connect
-from gradwire.server.budgets.account import Desk
-from gradwire.server.budgets.accounts import Accounts
-from gradwire.server.budgets.charges import Charge
-from gradwire.server.budgets.clock import SteadyClock
-from gradwire.server.catalogue import Catalogue, Served
-from gradwire.server.config import parse_config
-from gradwire.server.engine import load_models
-from gradwire.server.grants.book import GrantBook
-from gradwire.server.grants.grant import Budget, Grant
-from gradwire.server.ledger import Ledger
+from gradwire.server.catalogue.catalogue import Catalogue
+from gradwire.server.catalogue.served import Served
+from gradwire.server.config.reading import parse_config
+from gradwire.server.engines.engine import load_models
 from gradwire.server.store.store import Store
 from gradwire.server.store.writer import LedgerWriter
-from gradwire.server.usage import Rows
+from gradwire.server.trust.budgets.account import Desk
+from gradwire.server.trust.budgets.accounts import Accounts
+from gradwire.server.trust.budgets.charges import Charge
+from gradwire.server.trust.grants.book import GrantBook
+from gradwire.server.trust.grants.grant import Budget, Grant
+from gradwire.server.trust.ledger import Ledger
+from gradwire.server.values.clock import SteadyClock
+from gradwire.server.values.rows import Rows
 
 LAYER = {"path": "torch.nn:Linear", "args": {"in_features": 64, "out_features": 10}}
 MODEL = {"name": "m", "backend": "torch", "factory": LAYER, "input_shape": [64], "nb_classes": 10}

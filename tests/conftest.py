@@ -12,7 +12,7 @@ import hypothesis
 import placeholders
 import pytest
 
-from gradwire.client import same_host
+from gradwire.client.transport import same_host
 
 # What pytest makes of a test file is kept, whatever the environment says: to make it takes longer than to collect its tests.
 sys.dont_write_bytecode = False

@@ -65,7 +65,7 @@ def test_what_is_attacked_was_not_trained_on():
 
 
 def test_the_written_configuration_can_be_served_again(tmp_path):
-    from gradwire.server.config import read_config
+    from gradwire.server.config.reading import read_config
     from gradwire.server.demo.run import _YAML
 
     path = Path(tmp_path) / "demo.yaml"

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from gradwire.backends.mxnet_config import Config as MXNetConfig
+from gradwire.backends.mxnet.config import Config as MXNetConfig
 from gradwire.backends.registry import backend, backend_names
 from gradwire.server import serving
-from gradwire.server.config import IdentityConfig, Limits, ServedModel, ServerConfig
-from gradwire.server.grants.grant import Budget, Grant
+from gradwire.server.config.identity import IdentityConfig
+from gradwire.server.config.limits import Limits
+from gradwire.server.config.models import ServedModel
+from gradwire.server.config.server import ServerConfig
+from gradwire.server.trust.grants.grant import Budget, Grant
 
 ROOT = Path(__file__).parent.parent
 CONFIGURATION = (ROOT / "docs/configuration.md").read_text()

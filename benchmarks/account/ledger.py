@@ -137,12 +137,12 @@ def _unobserved(operation: str, rows: int, calls: int, way: str) -> list[float]:
 
 def _call(pipe: Connection, operation: str, rows: int, calls: int, way: str) -> None:
     from gradwire.client import connect
-    from gradwire.client.connection import Server
-    from gradwire.client.same_host import SocketStream
-    from gradwire.client.streams import Stream
+    from gradwire.client.transport.connection import Connection as ClientConnection
+    from gradwire.client.transport.same_host import SocketStream
+    from gradwire.client.transport.streams import Stream
 
     notes = Notes()
-    notes.at(Server, "call", before="checked")
+    notes.at(ClientConnection, "call", before="checked")
     for stream in (SocketStream, Stream):
         notes.at(stream, "send_call", before="packed")
         notes.at(stream, "receive", after="received")
@@ -167,8 +167,9 @@ def _call(pipe: Connection, operation: str, rows: int, calls: int, way: str) -> 
 def _serve(pipe: Connection, operation: str) -> None:
     from gradwire.backends.estimator import Estimator
     from gradwire.backends.torch import TorchModel
-    from gradwire.server import servicer, serving
+    from gradwire.server import serving
     from gradwire.server.scheduling import scheduler
+    from gradwire.server.services import estimator as servicer
     from gradwire.server.transport import same_host, streams
 
     method = next((name for name in ("class_gradient", "activations") if operation.startswith(name)), operation)

@@ -67,7 +67,7 @@ def cnn(digits: Digits) -> nn.Module:
 
 @pytest.fixture(scope="session")
 def logistic(digits: Digits) -> LogisticRegression:
-    """Digits 0 and 1: with more classes ART's gradients are wrong (tests/backends/test_sklearn.py)."""
+    """Digits 0 and 1: with more classes ART's gradients are wrong (tests/backends/sklearn)."""
     from sklearn.linear_model import LogisticRegression
 
     x, y = two_digits(digits, 300)

@@ -25,8 +25,9 @@ from keras import layers
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import FunctionTransformer
 
-from gradwire.server.config import ConfigError, parse_config
-from gradwire.server.engine import load_models
+from gradwire.server.config.reading import parse_config
+from gradwire.server.engines.engine import load_models
+from gradwire.server.errors import ConfigError
 from models import mlp
 
 

@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 
 import pytest
 
-from gradwire.server.budgets.account import Desk
-from gradwire.server.budgets.clock import SteadyClock
 from gradwire.server.store import Store
+from gradwire.server.trust.budgets.account import Desk
+from gradwire.server.values.clock import SteadyClock
 
 T = TypeVar("T")
 

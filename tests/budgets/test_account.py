@@ -6,9 +6,10 @@ import asyncio
 
 import pytest
 
-from gradwire.server.budgets.account import Account, BudgetSpent
-from gradwire.server.grants.grant import Budget
-from gradwire.server.usage import Rows
+from gradwire.server.errors import BudgetSpent
+from gradwire.server.trust.budgets.account import Account
+from gradwire.server.trust.grants.grant import Budget
+from gradwire.server.values.rows import Rows
 
 TEN = Budget(forward=10)
 THOUSAND = Budget(forward=1000, backward=500)

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradwire.server.budgets.account import Account, BudgetSpent
-from gradwire.server.budgets.charges import _ATTEMPTS, Charge, Charges
-from gradwire.server.budgets.rate import RateLimited
-from gradwire.server.grants.grant import Budget
+from gradwire.server.errors import BudgetSpent, RateLimited
 from gradwire.server.store.records import ChargeRecord
-from gradwire.server.usage import Rows
+from gradwire.server.trust.budgets.account import Account
+from gradwire.server.trust.budgets.charges import _ATTEMPTS, Charge, Charges
+from gradwire.server.trust.grants.grant import Budget
+from gradwire.server.values.rows import Rows
 
 HUNDRED = Budget(forward=100)
 
@@ -219,9 +219,9 @@ CALLS = st.lists(
 def test_what_is_taken_is_what_the_paid_blocks_cost_and_never_beyond_the_budget(calls, lease_rows, tmp_path_factory):
     from concurrent.futures import ThreadPoolExecutor
 
-    from gradwire.server.budgets.account import Desk
-    from gradwire.server.budgets.clock import SteadyClock
     from gradwire.server.store import Store
+    from gradwire.server.trust.budgets.account import Desk
+    from gradwire.server.values.clock import SteadyClock
 
     # A block's rows are part of its name, as they are part of a fingerprint.
     calls = [

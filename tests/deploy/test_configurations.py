@@ -12,8 +12,8 @@ from commands import environment
 from deploy.tools import DEPLOY
 from environments import MXNET, python_of
 
-from gradwire.server.config import read_config
-from gradwire.server.identity.exposure import check_exposure
+from gradwire.server.config.reading import read_config
+from gradwire.server.trust.identity.exposure import check_exposure
 
 FILES = sorted(str(path.relative_to(DEPLOY)) for path in [*DEPLOY.rglob("serve.yaml"), DEPLOY / "docker/demo.yaml"])
 OWNERS = sorted(path.parent.name for path in DEPLOY.glob("compose/*/owners_code.py"))
@@ -27,7 +27,8 @@ def backends(path: Path) -> set[str]:
 def test_the_server_takes_it(file: str) -> None:
     if "mxnet" in backends(DEPLOY / file):
         code = (
-            f"from pathlib import Path; from gradwire.server.config import read_config; read_config(Path({str(DEPLOY / file)!r}))"
+            "from pathlib import Path; from gradwire.server.config.reading import read_config; "
+            f"read_config(Path({str(DEPLOY / file)!r}))"
         )
         subprocess.run([str(python_of(MXNET)), "-c", code], check=True, env=environment())
         return
@@ -41,8 +42,8 @@ def test_the_server_takes_it(file: str) -> None:
 def test_the_models_to_begin_with_can_be_loaded(group: str) -> None:
     python = python_of(MXNET) if group == "mxnet" else Path(sys.executable)
     code = (
-        "import sys; from pathlib import Path; from gradwire.server.config import read_config\n"
-        "from gradwire.server.engine import load_models\n"
+        "import sys; from pathlib import Path; from gradwire.server.config.reading import read_config\n"
+        "from gradwire.server.engines.engine import load_models\n"
         "path = Path(sys.argv[1]); sys.path.insert(0, str(path.parent)); print(*load_models(read_config(path)))"
     )
     command = [str(python), "-c", code, str(DEPLOY / "compose" / group / "serve.yaml")]

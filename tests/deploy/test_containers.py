@@ -182,7 +182,7 @@ def test_the_clients_image_asks_the_servers(server: Server, client_image: str) -
 def test_an_image_has_what_it_is_for(target: str, tmp_path: Path) -> None:
     needs_buildah()
     with container(build(target, tmp_path)) as name:
-        module = "gradwire.server.replicas.ray_engine" if target == "ray" else f"gradwire.backends.{target}"
-        command = command_in(name, ["python", "-c", f"import {module}, gradwire.server.cli"])
+        module = "gradwire.server.engines.ray.engine" if target == "ray" else f"gradwire.backends.{target}"
+        command = command_in(name, ["python", "-c", f"import {module}, gradwire.server.commands.serve"])
         ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr

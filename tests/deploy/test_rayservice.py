@@ -12,8 +12,8 @@ import yaml
 from deploy.tools import DEPLOY, passes, tool
 from ray.serve.schema import ServeDeploySchema
 
-from gradwire.server.config import read_config
-from gradwire.server.replicas.ray_app import FRONT, application
+from gradwire.server.config.reading import read_config
+from gradwire.server.process.ray_app import FRONT, application
 
 RAY = DEPLOY / "ray"
 

@@ -28,7 +28,7 @@ from gradwire.client.errors import Unavailable
 from gradwire.server import serving
 from gradwire.server.store import Store
 from gradwire.server.store.records import CallFilter, CallRecord
-from gradwire.server.usage import Rows
+from gradwire.server.values.rows import Rows
 
 ONCE = Retry(attempts=1)
 NEVER_CUT = (10**9, 10**9)

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from gradwire.server import serving
-from gradwire.server.config import ConfigError
-from gradwire.server.devices.found import NoDevice, found, uuids
-from gradwire.server.devices.names import device_names
-from gradwire.server.devices.placed import placed
-from gradwire.server.devices.ports import Reserved, metrics_address
-from gradwire.server.devices.restarts import Deaths, Pace
+from gradwire.server.config.devices import device_names
+from gradwire.server.errors import ConfigError
+from gradwire.server.process.devices.found import NoDevice, found, uuids
+from gradwire.server.process.devices.placed import placed
+from gradwire.server.process.devices.ports import Reserved, metrics_address
+from gradwire.server.process.devices.restarts import Deaths, Pace
 
 A100 = "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6"
 OTHER = "GPU-1c2f0a1e-0000-4106-c12f-20bd9faed9f6"

@@ -24,11 +24,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from processes import ServerProcess
 
 from gradwire.client.errors import Unsupported
-from gradwire.server.config import ConfigError
-from gradwire.server.devices.process import Source
-from gradwire.server.devices.restarts import Pace
-from gradwire.server.devices.supervisor import GIVEN_UP, Failed, supervise
-from gradwire.server.usage import Rows
+from gradwire.server.errors import ConfigError
+from gradwire.server.process.devices.process import Source
+from gradwire.server.process.devices.restarts import Pace
+from gradwire.server.process.devices.supervisor import GIVEN_UP, Failed, supervise
+from gradwire.server.values.rows import Rows
 
 from .offspring import children, runs, until
 
@@ -105,7 +105,7 @@ def test_a_connections_unix_socket_leads_to_the_process_that_it_was_asked_of(sit
             ops.estimator("net").predict(ROW)
             ops.usage("net")  # the ledger is written before that is answered
             [answered] = servers(site, "ops")[before:]
-            assert listens(answered, ops._same_host._name or "")
+            assert listens(answered, ops.connection._same_host._name or "")
 
 
 def listens(pid: int, socket_name: str) -> bool:
@@ -349,4 +349,6 @@ def failing(tmp_path: Path, model: dict[str, Any], change: Any, text: str) -> li
 
 def siblings() -> list[int]:
     """The pids of those that this process supervises itself."""
-    return [pid for pid in children(os.getpid()) if "gradwire.server.devices.child" in Path(f"/proc/{pid}/cmdline").read_text()]
+    return [
+        pid for pid in children(os.getpid()) if "gradwire.server.process.devices.child" in Path(f"/proc/{pid}/cmdline").read_text()
+    ]

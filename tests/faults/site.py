@@ -15,9 +15,9 @@ from processes import ServerProcess, server_process
 from typer.testing import CliRunner
 
 from gradwire.client import Retry, Server, connect
-from gradwire.server.identity.token_commands import app
+from gradwire.server.commands.token import app
 from gradwire.server.store import Store
-from gradwire.server.usage import Rows
+from gradwire.server.values.rows import Rows
 
 ROW = np.ones((1, 6), np.float32)
 OPS = "ops"

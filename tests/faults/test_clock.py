@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from gradwire.client.errors import BudgetSpent, UnknownModel
-from gradwire.server.budgets.clock import SteadyClock
+from gradwire.server.values.clock import SteadyClock
 
 from .site import ROW, Site, black_box, check_consistency
 

@@ -17,7 +17,7 @@ from postgres import Postgres
 from processes import ServerProcess
 
 from gradwire.client import Retry
-from gradwire.server.usage import Rows
+from gradwire.server.values.rows import Rows
 
 from .proxy import cutting
 from .site import ROW, Site, black_box, check_consistency

@@ -13,10 +13,10 @@ import grpc
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from gradwire.server.config import parse_config
-from gradwire.server.engine import load_models
-from gradwire.server.operations import OPERATIONS
-from gradwire.server.service import Service
+from gradwire.server.config.reading import parse_config
+from gradwire.server.engines.engine import load_models
+from gradwire.server.process.service import Service
+from gradwire.server.services.operations import OPERATIONS
 from gradwire.server.transport.same_host import SameHost
 
 METHODS = (*(operation.method for operation in OPERATIONS), "Fit")

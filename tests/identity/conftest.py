@@ -13,7 +13,7 @@ import yaml
 from processes import ServerProcess, server_process
 from typer.testing import CliRunner
 
-from gradwire.server.identity.token_commands import app
+from gradwire.server.commands.token import app
 
 # A black box, because torch takes seconds to import and none of this is about models.
 SUMS: dict[str, Any] = {

@@ -14,10 +14,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from typer.testing import CliRunner
 
 from gradwire.client import connect
-from gradwire.server.config import ConfigError, ServerConfig, parse_config
-from gradwire.server.identity.exposure import check_exposure
-from gradwire.server.identity.tls_commands import app
-from gradwire.server.service import check_listening
+from gradwire.server.commands.tls import app
+from gradwire.server.config.reading import parse_config
+from gradwire.server.config.server import ServerConfig
+from gradwire.server.errors import ConfigError
+from gradwire.server.process.service import check_listening
+from gradwire.server.trust.identity.exposure import check_exposure
 from gradwire.v1 import model_pb2, model_pb2_grpc
 
 TLS = {"certificate": "certs/server.pem", "key": "certs/server-key.pem"}

@@ -14,10 +14,10 @@ import yaml
 from commands import gradwire
 from typer.testing import CliRunner
 
-from gradwire.server.identity.files import Watched
-from gradwire.server.identity.times import end_of
-from gradwire.server.identity.token_commands import app
-from gradwire.server.identity.tokens import by_digest, change_tokens, new_token, parse, read_tokens
+from gradwire.server.commands.times import end_of
+from gradwire.server.commands.token import app
+from gradwire.server.trust.identity.files import Watched
+from gradwire.server.trust.identity.tokens import by_digest, change_tokens, new_token, parse, read_tokens
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=timezone.utc)
 

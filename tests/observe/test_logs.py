@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from gradwire.client import Retry, connect
 from gradwire.client.errors import GradwireError
-from gradwire.server.identity.token_commands import app
-from gradwire.server.logs import TextFormatter
+from gradwire.server.commands.token import app
+from gradwire.server.process.logs import TextFormatter
 from gradwire.v1.estimator_pb2 import CallHeader, PredictOpen
 from gradwire.wire.frames import open_field
 
@@ -55,13 +55,13 @@ def test_the_errors_of_calls_are_found_by_their_request_id(tmp_path: Path, monke
         with connect(process.address, token=token, retry=Retry(attempts=1)) as server:
             digits = server.estimator("digits")
             ids = iter(["good-1", "failed-2", "good-4"])
-            monkeypatch.setattr(server, "new_request_id", lambda: next(ids))
+            monkeypatch.setattr(server.connection, "new_request_id", lambda: next(ids))
             digits.predict(X)
             with pytest.raises(GradwireError):
                 digits.predict(-X)
             with pytest.raises(GradwireError):
                 refused = CallHeader(model="digits", request_id="refused-3")
-                server.call("Predict", open_field(PredictOpen(call=refused).SerializeToString()), [("x", X[:, :3])])
+                server.connection.call("Predict", open_field(PredictOpen(call=refused).SerializeToString()), [("x", X[:, :3])])
             digits.predict(X)
         told = lines(process.log)
         text = process.log.read_text()

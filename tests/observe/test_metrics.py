@@ -19,12 +19,12 @@ from gradwire.client import Retry, connect
 from gradwire.client.errors import GradwireError, InvalidCall, Unauthenticated, UnknownModel
 from gradwire.client.estimator import RemoteEstimator
 from gradwire.server import serving
-from gradwire.server.config import ConfigError
-from gradwire.server.grants.grant import Budget, Grant
-from gradwire.server.identity.token_commands import app
+from gradwire.server.commands.token import app
+from gradwire.server.errors import ConfigError
 from gradwire.server.observe.collector import METRICS
-from gradwire.server.observe.counts import REFUSED, SECONDS_BOUNDS, UNKNOWN
 from gradwire.server.observe.devices import read_devices
+from gradwire.server.telemetry.counts import REFUSED, SECONDS_BOUNDS, UNKNOWN
+from gradwire.server.trust.grants.grant import Budget, Grant
 from gradwire.v1.estimator_pb2 import CallHeader, PredictOpen
 from gradwire.wire.frames import open_field
 from models import mlp
@@ -57,7 +57,7 @@ def test_every_call_is_counted_by_outcome_rows_and_duration(scrape, free_port):
             digits.predict(X)
         digits.loss_gradient(X, np.array([0, 1, 2]))
         with pytest.raises(InvalidCall):
-            server.call("Predict", opening("digits"), [("x", np.ones((2, 5)))])
+            server.connection.call("Predict", opening("digits"), [("x", np.ones((2, 5)))])
         seen = scrape(free_port)
     calls = seen["gradwire_calls_total"]
     assert calls[labels(model="digits", operation="predict", outcome="OK")] == 3

@@ -21,7 +21,7 @@ from gradwire.client import connect
 from gradwire.client.top.activity import Activity, activity, quantile
 from gradwire.client.top.table import shown
 from gradwire.server import serving
-from gradwire.server.identity.token_commands import app
+from gradwire.server.commands.token import app
 from gradwire.v1 import status_pb2 as pb
 from models import cnn
 

@@ -9,11 +9,11 @@ import subprocess
 import pytest
 import torch
 
-from gradwire.backends import torch_devices
 from gradwire.backends.errors import ModelConfigError
+from gradwire.backends.torch import device
 from gradwire.client import connect
 from gradwire.server import serving
-from gradwire.server.config import ConfigError
+from gradwire.server.errors import ConfigError
 from models import cnn
 
 CNN = {"backend": "torch", "factory": cnn, "input_shape": [1, 8, 8], "nb_classes": 5}
@@ -34,7 +34,7 @@ def test_what_names_no_device_is_refused(name: str) -> None:
 def test_a_gpu_that_is_not_there_is_named_with_those_that_are(name: str) -> None:
     shown = os.environ.get("CUDA_VISIBLE_DEVICES")
     with pytest.raises(ModelConfigError, match=rf"{name} is not here; torch sees \d+ GPU\(s\)"):
-        torch_devices.device(name)
+        device.device(name)
     assert os.environ.get("CUDA_VISIBLE_DEVICES") == shown
 
 
@@ -62,9 +62,9 @@ def test_auto_finds_nothing_for_a_model_that_needs_a_gpu() -> None:
 
 
 def test_a_cpu_has_no_uuid_and_nothing_to_read() -> None:
-    cpu = torch_devices.device("cpu")
-    assert torch_devices.uuid(cpu) == ""
-    assert torch_devices.reading(cpu) is None
+    cpu = device.device("cpu")
+    assert device.uuid(cpu) == ""
+    assert device.reading(cpu) is None
 
 
 @with_gpu
@@ -75,7 +75,7 @@ def test_a_gpu_tells_its_uuid_and_its_memory() -> None:
     assert card.device.startswith("cuda:")
     assert card.device_uuid
     assert card.device_uuid in listed
-    assert torch_devices.device(card.device_uuid[:12]).index == torch.device(card.device).index
-    reading = torch_devices.reading(torch.device(card.device))
+    assert device.device(card.device_uuid[:12]).index == torch.device(card.device).index
+    reading = device.reading(torch.device(card.device))
     assert reading is not None
     assert 0 < reading.memory_nbytes["used"] <= reading.memory_nbytes["total"]

@@ -25,11 +25,11 @@ from opentelemetry.trace import StatusCode
 from gradwire.client import connect
 from gradwire.client.errors import UnknownModel
 from gradwire.client.estimator import RemoteEstimator
-from gradwire.client.tracing import traceparent
+from gradwire.client.transport.tracing import traceparent
 from gradwire.server import serving
-from gradwire.server.config import ConfigError
-from gradwire.server.observe.tracing import Tracing
+from gradwire.server.errors import ConfigError
 from gradwire.server.store.records import CallRecord
+from gradwire.server.telemetry.tracing import Tracing
 from models import mlp
 
 DIGITS: dict[str, Any] = {

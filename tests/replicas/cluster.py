@@ -103,7 +103,7 @@ def main() -> None:
     from ray import serve
     from ray.cluster_utils import Cluster as Nodes
 
-    from gradwire.server.replicas.ray_app import FRONT
+    from gradwire.server.process.ray_app import FRONT
 
     # Whatever Ray prints is not for who reads this process's output.
     answers = os.fdopen(os.dup(1), "w")

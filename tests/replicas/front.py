@@ -8,7 +8,7 @@ import sys
 import ray
 from ray import serve
 
-from gradwire.server.replicas.ray_app import application
+from gradwire.server.process.ray_app import application
 
 
 def main(address: str, config: str) -> None:

@@ -20,8 +20,10 @@ import models
 from gradwire.client import Progress, RemoteEstimator, connect
 from gradwire.client.errors import NotGranted, Unsupported
 from gradwire.server import serving
-from gradwire.server.config import ConfigError, ServerConfig, parse_config, parts
-from gradwire.server.engine import load_models
+from gradwire.server.config.reading import parse_config, parts
+from gradwire.server.config.server import ServerConfig
+from gradwire.server.engines.engine import load_models
+from gradwire.server.errors import ConfigError
 from gradwire.server.scheduling.runner import Runner
 from gradwire.server.scheduling.scheduler import Scheduler
 
@@ -134,7 +136,7 @@ def test_a_call_that_holds_a_part_holds_up_what_is_made_of_it_and_nothing_else()
         waits = {model: scheduler.admit(model, "c") for model in ("inner", "outer", "a")}
         goes_on = {model: scheduler.admit(model, "c") for model in ("other", "b")}
         with scheduler.admit("a", "fit") as fit:
-            await scheduler.hold(fit)
+            await scheduler.lock(fit)
             later = [ticket.submit(note(order, model), {}, {}) for model, ticket in waits.items()]
             for model, ticket in goes_on.items():
                 await ticket.run(note(order, model))
@@ -156,8 +158,8 @@ def test_fits_of_two_members_go_on_side_by_side() -> None:
         with scheduler.admit("both", "c") as waits:
             with scheduler.admit("b", "c") as b:
                 with scheduler.admit("a", "c") as a:
-                    await scheduler.hold(a)
-                    await scheduler.hold(b)
+                    await scheduler.lock(a)
+                    await scheduler.lock(b)
                     later = waits.submit(note(order, "both"), {}, {})
                     for name, ticket in (("a", a), ("b", b), ("a", a)):
                         await ticket.run(note(order, name))

@@ -13,7 +13,7 @@ import threading
 import time
 
 from gradwire.server.store import BudgetLimits, BudgetShort, Store
-from gradwire.server.usage import Rows
+from gradwire.server.values.rows import Rows
 
 
 def take(store: Store, limits: BudgetLimits, draw: random.Random) -> None:

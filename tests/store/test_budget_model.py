@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from gradwire.server.store import BudgetLimits, BudgetShort, Lease, Store
-from gradwire.server.usage import Rows
+from gradwire.server.values.rows import Rows
 
 WINDOW_S = 60
 LIMITS = BudgetLimits(max_forward=200, max_backward=150, window_s=WINDOW_S, window_forward=90, window_backward=100)

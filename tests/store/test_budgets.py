@@ -10,7 +10,7 @@ import pytest
 from commands import environment
 
 from gradwire.server.store import BudgetLimits, BudgetShort, ChargeRecord, Lease, Store, Taken
-from gradwire.server.usage import Rows
+from gradwire.server.values.rows import Rows
 
 TAKE_ROWS = Path(__file__).parent / "take_rows.py"
 HOUR = 3600

@@ -21,7 +21,7 @@ from gradwire.server.store.place import store_of, store_url
 from gradwire.server.store.records import microseconds
 
 START = datetime(2026, 11, 21, 12, 0, 0, 123456, tzinfo=timezone.utc)
-POINT = EntryPoint("ledger", "gradwire.server.store.command:ledger [server]", GROUP)
+POINT = EntryPoint("ledger", "gradwire.server.commands.ledger:ledger [server]", GROUP)
 
 
 def call(number: int) -> CallRecord:
@@ -170,7 +170,7 @@ def test_a_reader_that_has_enough_ends_the_export_quietly(tmp_path):
     url = f"sqlite:///{tmp_path}/gradwire.db"
     with Store.open(url) as store:
         store.write_calls([call(number) for number in range(20_000)], [], writer="w", number=1)
-    code = "import sys; from gradwire.server.store.command import ledger; ledger(prog_name='gradwire ledger')"
+    code = "import sys; from gradwire.server.commands.ledger import ledger; ledger(prog_name='gradwire ledger')"
     with subprocess.Popen(
         [sys.executable, "-c", code, "export", "--store", url],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),

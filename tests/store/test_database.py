@@ -19,7 +19,7 @@ from sqlalchemy import event, text
 from gradwire.server.store import BudgetLimits, CallRecord, Store, StoreConfigError, StoreUnavailable
 from gradwire.server.store import database as databases
 from gradwire.server.store.database import Database
-from gradwire.server.usage import Rows
+from gradwire.server.values.rows import Rows
 
 ANY = BudgetLimits(max_forward=10**9)
 CALL = CallRecord(1, "s", "alice", "digits", "v1", "predict", 1, 1, 0, "OK", 5, "id" * 100)

@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 
 from gradwire.server.store import BudgetLimits, CallFilter, CallRecord, ChargeRecord, Store, UsedRows
 from gradwire.server.store.records import microseconds, moment
-from gradwire.server.usage import Rows
+from gradwire.server.values.rows import Rows
 
 START = datetime(2026, 11, 21, 12, 0, 0, 123456, tzinfo=timezone.utc)
 

@@ -14,7 +14,7 @@ import pytest
 from commands import environment
 
 from gradwire.server.store import CallRecord, ChargeRecord, LedgerWriter, Store, StoreUnavailable
-from gradwire.server.usage import Rows
+from gradwire.server.values.rows import Rows
 
 
 def call(number: int) -> CallRecord:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gradwire.server.grants.blur import blurred
+from gradwire.server.trust.grants.blur import blurred
 
 
 def test_a_zero_hides_its_sign() -> None:

@@ -13,9 +13,9 @@ import yaml
 from commands import gradwire
 from trust.sites import SUMS, in_a_day, write_grants, write_tokens
 
-from gradwire.server.budgets.clock import SteadyClock
-from gradwire.server.grants.book import GrantBook, WrongGrants, parse_grants, read_grants, stored_of
-from gradwire.server.grants.grant import Grant
+from gradwire.server.trust.grants.book import GrantBook, WrongGrants, parse_grants, read_grants, stored_of
+from gradwire.server.trust.grants.grant import Grant
+from gradwire.server.values.clock import SteadyClock
 
 ALICE: dict[str, Any] = {"principal": "alice", "model": "sums", "access": "labels"}
 

@@ -24,6 +24,8 @@ def backend(name: str) -> Backend:
     for point in entry_points(group=GROUP, name=name):
         try:
             loaded: Backend = point.load()
+            # A package may import its framework when `load` is first looked up.
+            _ = loaded.load
         except ModuleNotFoundError as e:
             # Packages are built with hyphens in the names of extras, and pip before 23.3 knows an extra by no other spelling.
             extra = name.replace("_", "-")

@@ -74,8 +74,8 @@ def watched(models: Sequence[Mapping[str, Any]], **settings: Any) -> Iterator[Wa
 
 def _serve(pipe: Connection[Any, Any], models: list[dict[str, Any]], settings: dict[str, Any]) -> None:
     from gradwire.server import serving
-    from gradwire.server.scheduling.batches import Tally
     from gradwire.server.system import keep_freed_memory
+    from gradwire.server.telemetry.batches import Tally
 
     keep_freed_memory()
     tallies: list[Tally] = []

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gradwire.server.store import BudgetLimits, CallRecord, ChargeRecord, Store
-from gradwire.server.usage import Rows
+from gradwire.server.values.rows import Rows
 
 PRINCIPALS = 20
 _USUAL = 10

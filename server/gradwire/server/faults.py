@@ -7,35 +7,28 @@ import errno
 from grpc import StatusCode
 
 from gradwire.backends import errors as backend
-from gradwire.server import catalogue, versions
-from gradwire.server.budgets.account import BudgetSpent
-from gradwire.server.budgets.rate import RateLimited
-from gradwire.server.grants.granted import NotGranted
-from gradwire.server.identity.callers import Unauthenticated
-from gradwire.server.replicas.errors import ReplicaLost
-from gradwire.server.scheduling.scheduler import QueueFull
-from gradwire.server.store.errors import StoreUnavailable
+from gradwire.server.errors import (
+    BadName,
+    BudgetSpent,
+    Draining,
+    Hung,
+    NotGranted,
+    QueueFull,
+    RateLimited,
+    ReplicaLost,
+    Stalled,
+    StoreUnavailable,
+    TimedOut,
+    TooManyClones,
+    Unauthenticated,
+    UnknownModel,
+    UnknownVersion,
+    VersionExists,
+)
 from gradwire.v1 import errors_pb2 as reasons
 from gradwire.v1.errors_pb2 import ErrorReason
 from gradwire.wire.errors import WireError
 from gradwire.wire.status import Fault
-
-
-class Draining(Exception):
-    """The server is about to end and takes no new calls."""
-
-
-class Hung(Exception):
-    """The model computes and does not come back."""
-
-
-class TimedOut(Exception):
-    """The time that the caller gave the call is over."""
-
-
-class Stalled(Exception):
-    """The client stopped in the middle of a call."""
-
 
 _TABLE: dict[type[Exception], tuple[StatusCode, ErrorReason, str]] = {
     # error: status, reason, the request's field it is about
@@ -49,13 +42,13 @@ _TABLE: dict[type[Exception], tuple[StatusCode, ErrorReason, str]] = {
     backend.OutOfMemory: (StatusCode.RESOURCE_EXHAUSTED, reasons.ERROR_REASON_OUT_OF_MEMORY, ""),
     backend.ModelConfigError: (StatusCode.FAILED_PRECONDITION, reasons.ERROR_REASON_UNSUPPORTED, ""),
     backend.ModelFailed: (StatusCode.INTERNAL, reasons.ERROR_REASON_MODEL_FAILED, ""),
-    catalogue.UnknownModel: (StatusCode.NOT_FOUND, reasons.ERROR_REASON_UNKNOWN_MODEL, ""),
+    UnknownModel: (StatusCode.NOT_FOUND, reasons.ERROR_REASON_UNKNOWN_MODEL, ""),
     Unauthenticated: (StatusCode.UNAUTHENTICATED, reasons.ERROR_REASON_UNAUTHENTICATED, ""),
     NotGranted: (StatusCode.PERMISSION_DENIED, reasons.ERROR_REASON_NOT_GRANTED, ""),
-    catalogue.TooManyClones: (StatusCode.RESOURCE_EXHAUSTED, reasons.ERROR_REASON_TOO_MANY_CLONES, ""),
-    versions.BadName: (StatusCode.INVALID_ARGUMENT, reasons.ERROR_REASON_BAD_VALUE, "version"),
-    versions.UnknownVersion: (StatusCode.NOT_FOUND, reasons.ERROR_REASON_UNKNOWN_VERSION, ""),
-    versions.VersionExists: (StatusCode.ALREADY_EXISTS, reasons.ERROR_REASON_VERSION_EXISTS, ""),
+    TooManyClones: (StatusCode.RESOURCE_EXHAUSTED, reasons.ERROR_REASON_TOO_MANY_CLONES, ""),
+    BadName: (StatusCode.INVALID_ARGUMENT, reasons.ERROR_REASON_BAD_VALUE, "version"),
+    UnknownVersion: (StatusCode.NOT_FOUND, reasons.ERROR_REASON_UNKNOWN_VERSION, ""),
+    VersionExists: (StatusCode.ALREADY_EXISTS, reasons.ERROR_REASON_VERSION_EXISTS, ""),
     RateLimited: (StatusCode.RESOURCE_EXHAUSTED, reasons.ERROR_REASON_RATE_LIMITED, ""),
     QueueFull: (StatusCode.RESOURCE_EXHAUSTED, reasons.ERROR_REASON_QUEUE_FULL, ""),
     Draining: (StatusCode.UNAVAILABLE, reasons.ERROR_REASON_DRAINING, ""),

@@ -1,1 +1,1 @@
-"""What operators see of a server while it runs: counts, metrics, traces, and what its log says of a call."""
+"""Metrics, device readings and the view of a running server."""

@@ -13,11 +13,11 @@ from typing import Literal, NamedTuple
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from gradwire.server.observe.counts import REFUSED, UNKNOWN, Histogram
-from gradwire.server.observe.devices import device_uuid
-from gradwire.server.observe.left import BudgetsLeft
+from gradwire.server.catalogue.cards import device_uuid
 from gradwire.server.observe.view import View
-from gradwire.server.scheduling.batches import ROWS_BOUNDS, Batches
+from gradwire.server.telemetry.batches import ROWS_BOUNDS, Batches
+from gradwire.server.telemetry.counts import REFUSED, UNKNOWN, Histogram
+from gradwire.server.trust.budgets.left import BudgetsLeft
 
 Family = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily
 Buckets = tuple[list[tuple[str, float]], float]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gradwire.backends.backend import DeviceReading, Model
+from gradwire.server.catalogue.cards import device_uuid
 
 log = logging.getLogger("gradwire.server")
 
@@ -33,11 +34,6 @@ class Device:
     name: str
     uuid: str
     reading: DeviceReading
-
-
-def device_uuid(model: Model) -> str:
-    """The UUID of the device that a model lies on; empty where there is none, or the backend does not tell."""
-    return str(getattr(model, "device_uuid", ""))
 
 
 def read_devices(models: Iterable[Model]) -> list[Device]:

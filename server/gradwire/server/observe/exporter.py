@@ -8,7 +8,7 @@ from http.server import HTTPServer
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.process_collector import ProcessCollector
 
-from gradwire.server.config import ConfigError
+from gradwire.server.errors import ConfigError
 from gradwire.server.observe.collector import ServerCollector
 
 

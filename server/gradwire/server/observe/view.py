@@ -6,12 +6,12 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from gradwire.server.catalogue import Served
-from gradwire.server.devices.sibling import Sibling
+from gradwire.server.catalogue.served import Served
 from gradwire.server.observe.devices import Device, read_devices
 from gradwire.server.scheduling.scheduler import Scheduler
 from gradwire.server.transport.streams import OpenStreams
-from gradwire.server.trust import Trust
+from gradwire.server.trust.trust import Trust
+from gradwire.server.values.sibling import Sibling
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,8 @@
 Imported only where a store is opened: SQLAlchemy takes 0.2 s.
 """
 
-from gradwire.server.store.errors import BudgetShort, StoreConfigError, StoreUnavailable
+from gradwire.server.errors import StoreConfigError, StoreUnavailable
+from gradwire.server.store.errors import BudgetShort
 from gradwire.server.store.records import (
     BudgetLimits,
     CallFilter,

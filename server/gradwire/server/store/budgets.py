@@ -16,7 +16,7 @@ from gradwire.server.store.database import Database
 from gradwire.server.store.errors import BudgetShort
 from gradwire.server.store.records import BudgetLimits, Lease, Taken
 from gradwire.server.store.schema import budgets
-from gradwire.server.usage import Rows
+from gradwire.server.values.rows import Rows
 
 _TOTAL = ""
 _DIRECTIONS: tuple[Literal["forward"], Literal["backward"]] = ("forward", "backward")

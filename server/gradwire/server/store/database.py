@@ -23,7 +23,8 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from gradwire.server.store.errors import StoreConfigError, StoreUnavailable, broken_off, retryable, shown, unavailable
+from gradwire.server.errors import StoreConfigError, StoreUnavailable
+from gradwire.server.store.errors import broken_off, retryable, shown, unavailable
 
 T = TypeVar("T")
 

@@ -9,22 +9,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-
-class StoreConfigError(Exception):
-    """The store cannot be used as it is configured; waiting will not help."""
-
-
-class StoreUnavailable(Exception):
-    """The store does not work now, and may later; the text says why and what to do.
-
-    Attributes:
-        uncertain: The connection was lost while a change was being made durable, so that it may or may not be there. A
-            lease taken may then be lost; rows given back must not be given back again.
-    """
-
-    def __init__(self, text: str, *, uncertain: bool = False) -> None:
-        super().__init__(text)
-        self.uncertain = uncertain
+from gradwire.server.errors import StoreUnavailable
 
 
 class BudgetShort(Exception):

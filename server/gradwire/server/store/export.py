@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from gradwire.server.store.errors import StoreConfigError
+from gradwire.server.errors import StoreConfigError
 from gradwire.server.store.records import CallRecord, moment
 
 COLUMNS = ("at", *CallRecord._fields[1:])

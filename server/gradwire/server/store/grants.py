@@ -9,10 +9,10 @@ from typing import Any, cast
 from sqlalchemy import Connection, Row, delete, select
 
 from gradwire.backends.capabilities import Operation
-from gradwire.server.access import AccessLevel
 from gradwire.server.store.database import Database
 from gradwire.server.store.records import StoredGrant, StoredGrants, microseconds, moment
 from gradwire.server.store.schema import generation, grants
+from gradwire.server.values.access import AccessLevel
 
 _PLAIN = [field.name for field in fields(StoredGrant) if field.name not in ("access", "operations", "expires_at", "updated_at")]
 

@@ -26,7 +26,7 @@ from gradwire.server.store.records import (
     microseconds,
 )
 from gradwire.server.store.schema import calls, charges, usage, writers
-from gradwire.server.usage import Rows
+from gradwire.server.values.rows import Rows
 
 _FIELDS = [calls.c[name] for name in CallRecord._fields]
 _INSERT_CALLS = f"INSERT INTO calls ({', '.join(CallRecord._fields)}) VALUES"

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from sqlalchemy import Column, Connection, MetaData, String, Table, inspect, select, text
 
+from gradwire.server.errors import StoreConfigError
 from gradwire.server.store import schema
 from gradwire.server.store.database import Database
-from gradwire.server.store.errors import StoreConfigError, shown
+from gradwire.server.store.errors import shown
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 _LOCK = 0x67726164

@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 from sqlalchemy.engine import URL
 
+from gradwire.server.errors import StoreConfigError
 from gradwire.server.store.database import checked_url
-from gradwire.server.store.errors import StoreConfigError
 
 _FILE = "gradwire.db"
 

@@ -10,8 +10,8 @@ from datetime import datetime, timezone
 from typing import NamedTuple
 
 from gradwire.backends.capabilities import Operation
-from gradwire.server.access import AccessLevel
-from gradwire.server.usage import Rows
+from gradwire.server.values.access import AccessLevel
+from gradwire.server.values.rows import Rows
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 

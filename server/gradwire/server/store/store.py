@@ -26,7 +26,7 @@ from gradwire.server.store.records import (
     UsedRows,
     microseconds,
 )
-from gradwire.server.usage import Rows
+from gradwire.server.values.rows import Rows
 
 
 class Store:

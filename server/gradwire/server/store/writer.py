@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TypeAlias
 
-from gradwire.server.store.errors import StoreUnavailable
+from gradwire.server.errors import StoreUnavailable
 from gradwire.server.store.records import CallRecord, ChargeRecord
 from gradwire.server.store.store import Store
 

@@ -1,0 +1,54 @@
+"""The keys of an MXNet model.
+
+What holds: MXNet is not imported here, so that a configuration can be read where it is not installed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from gradwire.backends.config import ModelConfig, ObjectRef
+
+
+def _by_name(value: Any) -> Any:
+    """MXNet's own name of an optimizer, ``adam`` say, as what `mxnet_training.optimizer_named` makes of it."""
+    path, args = (value.get("path"), value.get("args", {})) if isinstance(value, dict) else (value, {})
+    if isinstance(path, str) and path.isidentifier() and isinstance(args, dict):
+        return {"path": "gradwire.backends.mxnet.training:optimizer_named", "args": {"name": path, **args}}
+    return value
+
+
+OptimizerRef = Annotated[ObjectRef, BeforeValidator(_by_name)]
+
+
+class Config(ModelConfig):
+    """Keys of an MXNet model."""
+
+    factory: ObjectRef | None = None
+    """The owner's code; called without positional arguments, returns a ``mxnet.gluon.Block``."""
+    symbol: Path | None = None
+    """A graph that ``HybridBlock.export`` or ``Module.save_checkpoint`` wrote, a .json file; with its ``weights``."""
+    loss: ObjectRef | None = None
+    """A loss class with its arguments, e.g. ``mxnet.gluon.loss.SoftmaxCrossEntropyLoss``; without it there are no losses."""
+    optimizer: OptimizerRef | None = None
+    """MXNet's name of one, or what returns a ``mxnet.optimizer.Optimizer``; without it there is no fit."""
+    hybridize: bool = True
+    """Traces a HybridBlock once; false runs its Python code in every call."""
+    input_dtype: Literal["int64"] | None = None
+    """For models whose first layer is an embedding; such inputs have no gradients."""
+    device: str = Field("cpu", pattern=r"^(cpu|gpu(:\d+)?)$")
+    gpu: ClassVar[str] = "gpu:0"
+
+    @model_validator(mode="after")
+    def _one_model(self) -> Config:
+        if (self.factory is None) == (self.symbol is None):
+            given = "neither" if self.factory is None else "both"
+            raise ValueError(f"{given} of factory and symbol are set; a model comes from one of them")
+        if self.symbol is not None and self.weights is None:
+            raise ValueError("symbol is set but weights is not; name the .params file that was written beside it")
+        if self.optimizer is not None and self.loss is None:
+            raise ValueError("optimizer is set but loss is not; a model is fitted to a loss")
+        return self

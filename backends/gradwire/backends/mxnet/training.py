@@ -1,0 +1,56 @@
+"""Optimizers by name, and the trainer of a model as a value to go back to."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+from gradwire.backends.config import Object
+from gradwire.backends.errors import ModelConfigError
+from gradwire.backends.mxnet.device import mx
+
+State: TypeAlias = tuple[Any, Any, float]
+
+
+def optimizer_named(name: str, **args: Any) -> Any:
+    """The optimizer that MXNet knows by a name, ``adam`` say.
+
+    Raises:
+        ValueError: It knows none.
+    """
+    known = mx.optimizer.Optimizer.opt_registry
+    if name.lower() not in known:
+        raise ValueError(f"MXNet has no optimizer {name!r}; it has {', '.join(sorted(known))}, or name a class by its path")
+    return mx.optimizer.create(name, **args)
+
+
+def trainer(spec: Object, parameters: Sequence[Any]) -> Any:
+    """A ``gluon.Trainer`` of the parameters with a new optimizer."""
+    optimizer = spec.build("optimizer")
+    if not isinstance(optimizer, mx.optimizer.Optimizer):
+        raise ModelConfigError(
+            "optimizer", f"{spec.path!r} returned {type(optimizer).__name__}; expected a mxnet.optimizer.Optimizer, or its name"
+        )
+    return _trainer(optimizer, parameters)
+
+
+def state(of: Any) -> State:
+    """All that steps change besides the weights: momenta, counts, the schedule of the learning rate."""
+    return copy.deepcopy((of._optimizer, of._updaters[0].states, of._scale))
+
+
+def restored(kept: State, parameters: Sequence[Any]) -> Any:
+    """A trainer that goes on from there."""
+    optimizer, states, scale = copy.deepcopy(kept)
+    # A step divides it by its rows, and a trainer takes what it finds for what the owner set.
+    optimizer.rescale_grad = scale
+    made = _trainer(optimizer, parameters)
+    made._updaters[0].states = states
+    made._updaters[0].states_synced = dict.fromkeys(states, True)
+    return made
+
+
+def _trainer(optimizer: Any, parameters: Sequence[Any]) -> Any:
+    # One device: nothing to exchange.
+    return mx.gluon.Trainer(list(parameters), optimizer, kvstore=None)

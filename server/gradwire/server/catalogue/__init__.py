@@ -1,0 +1,1 @@
+"""Served names, their models, versions and cards."""

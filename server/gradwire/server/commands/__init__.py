@@ -1,0 +1,1 @@
+"""Commands of `gradwire` that need the server."""

@@ -1,0 +1,1 @@
+"""Counters, traces and logged refusals, for the rooms that record them."""

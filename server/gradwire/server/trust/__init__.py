@@ -1,0 +1,1 @@
+"""Identity, grants, budgets and the ledger: admission of callers and its record."""
