@@ -19,8 +19,8 @@ from models import cnn
 CNN = {"backend": "torch", "factory": cnn, "input_shape": [1, 8, 8], "nb_classes": 5}
 ABSENT = "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6"
 
-without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-with_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+without_gpu = pytest.mark.skipif("torch.cuda.is_available()", reason="there is a GPU")
+with_gpu = pytest.mark.skipif("not torch.cuda.is_available()", reason="there is no GPU")
 
 
 @pytest.mark.parametrize("name", ["gpu:0", "cuda:", "cuda:x", "GPU-", "GPU-$(reboot)", "Auto", ""])

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -317,7 +317,7 @@ class _Undone:
         return False
 
 
-E = estimator()
+shared_estimator = cache(estimator)
 
 
 @given(
@@ -330,15 +330,16 @@ def test_a_mean_divides_by_the_rows_of_its_own_call(sizes: list[int], soft: bool
     def labels(rng: np.random.Generator, size: int) -> Any:
         return rng.dirichlet(np.ones(4), size) if soft else rng.integers(0, 4, size)
 
-    parts = works(E, sizes, labels, divisors[: len(sizes)])
-    E.room.clear()
+    e = shared_estimator()
+    parts = works(e, sizes, labels, divisors[: len(sizes)])
+    e.room.clear()
     if room is not None:
-        E.room[("loss_gradient", (6,))] = room
+        e.room[("loss_gradient", (6,))] = room
     computed = compute(parts)
     assert computed.as_one
     for outcome in computed.outcomes:
         work = outcome.work
-        expected = E.loss_gradient(work.rows["x"], work.rows["y"], divisor=work.options["divisor"])
+        expected = e.loss_gradient(work.rows["x"], work.rows["y"], divisor=work.options["divisor"])
         np.testing.assert_allclose(outcome.result, expected, rtol=1e-12, atol=1e-15)
 
 
