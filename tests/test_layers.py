@@ -35,10 +35,11 @@ FLOORS = {
         shared
     """,
     "backends": """
-        errors
+        errors example_rows
         backend
-        capabilities labels weights_file
-        config preprocessing registry training
+        capabilities config jacobians labels layer_names weights_file
+        preprocessing registry training
+        loss_targets operations
         estimator warm_up
         load ensemble
         torch tensorflow jax mxnet sklearn gpy blackbox

@@ -140,9 +140,7 @@ def plan(
         for n in rows:
             nbytes = all_classes_nbytes(n, inputs)
             if mixed[0][0] == "class_gradient" and nbytes > _LARGE_NBYTES and not operations and not mix:
-                left_out.append(
-                    f"class_gradient of {n} rows: an answer has {nbytes / (1 << 30):.1f} GiB; name it to measure it"
-                )
+                left_out.append(f"class_gradient of {n} rows: an answer has {nbytes / (1 << 30):.1f} GiB; name it to measure it")
             else:
                 steps += [Step(mixed, n, clients) for clients in concurrency]
     processes = arguments.count("processes", processes, 0)

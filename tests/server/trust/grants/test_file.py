@@ -41,7 +41,10 @@ WRONG: dict[str, tuple[Any, str]] = {
     "a budget": ([{**ALICE, "budget": {"forward": -1}}], r"grants\[0\]: budget\.forward: .*greater than or equal to 0; given: -1"),
     "half a window": ([{**ALICE, "budget": {"window_s": 60}}], r"grants\[0\]: budget: window_s goes with window_forward"),
     "a pace": ([{**ALICE, "budget": {"rows_per_s": float("inf")}}], r"grants\[0\]: budget\.rows_per_s: .*finite.*given: inf"),
-    "decimals of labels": ([{**ALICE, "decimals": 2}], r"grants\[0\]: decimals and top_k need access 'scores'; access 'labels' shows no scores"),
+    "decimals of labels": (
+        [{**ALICE, "decimals": 2}],
+        r"grants\[0\]: decimals and top_k need access 'scores'; access 'labels' shows no scores",
+    ),
     "decimals": ([{**ALICE, "access": "scores", "decimals": 16}], r"grants\[0\]: decimals: .*less than or equal to 15; given: 16"),
     "top_k": ([{**ALICE, "access": "scores", "top_k": 0}], r"grants\[0\]: top_k: .*greater than or equal to 1; given: 0"),
     "activations of scores": (
