@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
@@ -61,6 +61,11 @@ class TensorSpec(NamedTuple):
     def row_nbytes(self) -> int:
         """Bytes in memory of one entry along the first axis; of a scalar, its own."""
         return math.prod(self.shape[1:]) * self.dtype.itemsize
+
+
+def specs_of(headers: Iterable[Tensor], max_nbytes: int) -> list[TensorSpec]:
+    """Checks the headers of several tensors, each as `spec_of` does."""
+    return [spec_of(header, max_nbytes) for header in headers]
 
 
 def spec_of(header: Tensor, max_nbytes: int, limit: str = "max_tensor_bytes") -> TensorSpec:
