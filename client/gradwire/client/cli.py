@@ -64,7 +64,9 @@ def build(points: Iterable[EntryPoint]) -> typer.Typer:
         except ModuleNotFoundError as e:
             text = what_to_install(point, e)
             settings = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-            app.command(point.name, help=f"[dim]{escape(text)}[/]", context_settings=settings)(_not_installed(f"{point.name} {text}"))
+            app.command(point.name, help=f"[dim]{escape(text)}[/]", context_settings=settings)(
+                _not_installed(f"{point.name} {text}")
+            )
         else:
             if isinstance(command, typer.Typer):
                 app.add_typer(command, name=point.name)

@@ -75,7 +75,7 @@ class EstimatorServiceServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def Predict(self, request_iterator, context):
-        """Outputs for inputs, or another answer. Tensors: x. Result: (n, *output_shape), or as Answer says.
+        """Outputs for inputs, or another answer. Tensors: x. Result: (n, *output_shape), or the shape in Answer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -117,8 +117,7 @@ class EstimatorServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Fit(self, request_iterator, context):
-        """Trains the model. Tensors: y, x; or, with `batches`, any number of messages with tensors y, x. One call per stream; never
-        retried.
+        """Trains. Tensors: y, x; or, with `batches`, any number of messages with tensors y, x each. One call a stream; never retried.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -55,14 +55,14 @@ class GrantServiceServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def PutGrant(self, request, context):
-        """Grants access to a principal. Replaces an existing grant of the same principal and model; used rows stay used.
+        """Grants access to a principal. An existing grant for the same principal and model is replaced; its used rows stay used.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RevokeGrant(self, request, context):
-        """Revokes a principal's access to a model, from whichever source it was granted.
+        """Revokes a principal's access to a model, from a file or from an admin.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -93,7 +93,7 @@ class ModelServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def SaveVersion(self, request, context):
-        """Saves the current weights under a name.
+        """Saves the present weights under a name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -113,14 +113,14 @@ class ModelServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ResetModel(self, request, context):
-        """Restores the weights that the server loaded at its start.
+        """Restores the weights that the model had at the server's start.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CloneModel(self, request, context):
-        """Serves an untrained model of the same architecture under a new name. It does not outlive the server.
+        """Serves, under a new name, a model of the same architecture that has not been fitted. It ends with the server.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from gradwire.server.config.reading import content_of, read_config, read_text
+from gradwire.server.config.reading import content_of, parse_config, read_text
 from gradwire.server.errors import ConfigError
 from gradwire.server.process.devices.process import Source
 from gradwire.server.process.devices.supervisor import Failed, devices_of, supervise
@@ -56,7 +56,7 @@ def serve(
             # Before anything is imported that a model needs: frameworks are for the processes of the devices.
             log_to_stderr("json" if content.get("log_format") == "json" else "text")
             raise typer.Exit(supervise(Source(config, text, changes), names, _announce))
-        parsed = read_config(config, **changes)
+        parsed = parse_config(content, config.parent, str(config))
     except ConfigError as e:
         raise _wrong(str(e)) from None
     except Failed as e:

@@ -11,7 +11,7 @@ from gradwire.server.observe.devices import Device, read_devices
 from gradwire.server.scheduling.scheduler import Scheduler
 from gradwire.server.transport.streams import OpenStreams
 from gradwire.server.trust.trust import Trust
-from gradwire.server.values.sibling import Sibling
+from gradwire.server.values.process_index import ProcessIndex
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +25,7 @@ class View:
         trust: What was asked, and what is left to whom.
         version: Of gradwire.
         started_s: When the server started, seconds since 1970.
-        sibling: Which of several processes at its address it is; None: it is alone there.
+        process_index: Which of several processes at its address it is; None: it is alone there.
     """
 
     served: Iterable[Served]
@@ -34,7 +34,7 @@ class View:
     trust: Trust
     version: str
     started_s: float = field(default_factory=time.time)
-    sibling: Sibling | None = None
+    process_index: ProcessIndex | None = None
 
     def devices(self) -> list[Device]:
         """The devices of the models, and this process."""

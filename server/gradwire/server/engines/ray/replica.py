@@ -21,7 +21,7 @@ from gradwire.backends.load import load
 from gradwire.backends.training import FitOptions, FitProgress
 from gradwire.server.engines.facts import Facts
 from gradwire.server.engines.replica import Failed, NotLoaded, Replica, Weights
-from gradwire.server.system import keep_freed_memory, leave_alone_what_is_loaded
+from gradwire.server.system import freeze_loaded_objects, keep_freed_memory
 
 
 class RayReplica:
@@ -44,7 +44,7 @@ class RayReplica:
         except BackendError as e:
             # Ray starts what fails again and again; this one can say why.
             self._problem = NotLoaded(Failed.of(e))
-        leave_alone_what_is_loaded()
+        freeze_loaded_objects()
 
     def check_health(self) -> None:
         """Raises if there is no model, once somebody has been told why: Ray then starts another one, somewhere else perhaps."""

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from gradwire.server.values.sibling import Sibling
+from gradwire.server.values.process_index import ProcessIndex
 
 LONGEST_NBYTES = 64 << 20
 """A line: a configuration, and what models answered."""
@@ -27,7 +27,7 @@ class Orders(_Message):
         source: The configuration file's name.
         text: What was in it when the supervisor read it: a process that is started again serves the same.
         changes: Keys that were given on the command line.
-        sibling: Which of the processes it is.
+        process_index: Which of the processes it is.
         supervisor: The pid of who started it.
         path: Where Python looks for modules.
     """
@@ -35,7 +35,7 @@ class Orders(_Message):
     source: str
     text: str
     changes: dict[str, Any]
-    sibling: Sibling
+    process_index: ProcessIndex
     supervisor: int
     path: list[str]
 

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from gradwire.server.errors import ConfigError
 from gradwire.server.process.devices.found import VISIBLE
 from gradwire.server.process.devices.messages import LONGEST_NBYTES, TOLD, Addresses, Loaded, Orders, Serving, Told, Wrong
-from gradwire.server.values.sibling import Sibling
+from gradwire.server.values.process_index import ProcessIndex
 
 
 class Died(Exception):
@@ -49,12 +49,12 @@ class DeviceProcess:
 
     Args:
         source: What it serves.
-        sibling: Which of the processes it is.
+        process_index: Which of the processes it is.
         visible: The GPUs that it sees, as CUDA takes them.
     """
 
-    def __init__(self, source: Source, sibling: Sibling, visible: str) -> None:
-        self.sibling = sibling
+    def __init__(self, source: Source, process_index: ProcessIndex, visible: str) -> None:
+        self.index = process_index
         self._source = source
         self._visible = visible
         self._process: asyncio.subprocess.Process | None = None
@@ -68,7 +68,7 @@ class DeviceProcess:
             with theirs:
                 self._process = await asyncio.create_subprocess_exec(
                     *(sys.executable, "-m", f"{__package__}.child"),
-                    *(str(theirs.fileno()), self.sibling.device, str(self._source.path)),
+                    *(str(theirs.fileno()), self.index.device, str(self._source.path)),
                     stdin=asyncio.subprocess.DEVNULL,
                     pass_fds=(theirs.fileno(),),
                     env={**os.environ, VISIBLE: self._visible},
@@ -83,7 +83,7 @@ class DeviceProcess:
             source=str(source.path),
             text=source.text,
             changes=source.changes,
-            sibling=self.sibling,
+            process_index=self.index,
             supervisor=os.getpid(),
             path=sys.path,
         )
@@ -163,7 +163,7 @@ class DeviceProcess:
                     raise ConfigError(told.text)
                 return told
         await self.ended()
-        text = f"the process of {self.sibling.device} ended with {self.how_it_ended()} before it served; its log says why"
+        text = f"the process of {self.index.device} ended with {self.how_it_ended()} before it served; its log says why"
         raise Died(text, self.exit_code)
 
     def _signal(self, number: signal.Signals) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from gradwire.server.config.devices import device_names
+from gradwire.server.config.device_names import device_names
 from gradwire.server.errors import ConfigError
 from gradwire.server.process.devices.answers import differing
 from gradwire.server.process.devices.found import NoDevice, found
@@ -22,7 +22,7 @@ from gradwire.server.process.devices.messages import Addresses, Loaded
 from gradwire.server.process.devices.ports import Reserved, metrics_address
 from gradwire.server.process.devices.process import DeviceProcess, Died, Source
 from gradwire.server.process.devices.restarts import Deaths, Pace
-from gradwire.server.values.sibling import Sibling
+from gradwire.server.values.process_index import ProcessIndex
 
 T = TypeVar("T")
 
@@ -110,7 +110,7 @@ class _Supervisor:
         for other, process in zip(loaded, self._processes, strict=True):
             if models := differing(first.answers, other.answers):
                 raise ConfigError(
-                    f"{self._source.path}: {models[0]}: the processes of {self._devices[0][0]} and {process.sibling.device} have "
+                    f"{self._source.path}: {models[0]}: the processes of {self._devices[0][0]} and {process.index.device} have "
                     "different weights, and callers would get now these, now those. A factory that draws them needs a seed, or "
                     "weights: FILE"
                 )
@@ -122,7 +122,7 @@ class _Supervisor:
         )
         metrics_address(first.metrics_listen, len(self._processes) - 1)
         await self._all(self._serve, self._processes)
-        pids = {str(process.sibling.number): process.pid for process in self._processes}
+        pids = {str(process.index.number): process.pid for process in self._processes}
         log.info("all processes serve", extra={"address": self._addresses.listen, "pids": pids})
         return True
 
@@ -131,7 +131,7 @@ class _Supervisor:
         return await process.loaded()
 
     async def _serve(self, process: DeviceProcess) -> None:
-        metrics = metrics_address(self._addresses.metrics_listen, process.sibling.number)
+        metrics = metrics_address(self._addresses.metrics_listen, process.index.number)
         await process.serve(self._addresses.model_copy(update={"metrics_listen": metrics}))
 
     async def _keep(self, number: int) -> None:
@@ -140,7 +140,7 @@ class _Supervisor:
         while True:
             process = self._processes[number]
             await process.ended()
-            reason, name = process.how_it_ended(), process.sibling.device
+            reason, name = process.how_it_ended(), process.index.device
             while True:
                 delay_s = deaths.delay_s(process.served_s)
                 if delay_s is None:
@@ -185,7 +185,7 @@ class _Supervisor:
 
     def _new(self, number: int) -> DeviceProcess:
         name, visible = self._devices[number]
-        return DeviceProcess(self._source, Sibling(number=number, count=len(self._devices), device=name), visible)
+        return DeviceProcess(self._source, ProcessIndex(number=number, count=len(self._devices), device=name), visible)
 
     def _reserve(self, key: str, listen: str) -> str:
         try:
