@@ -60,7 +60,7 @@ def test_one_reading_tells_what_happened_since_the_start(address: str) -> None:
 def test_the_table_names_every_model(address: str) -> None:
     ended = gradwire("top", address, "--once")
     assert ended.returncode == 0, ended.stderr
-    for word in ("digits", "digits-labels", "predict", "p99 ms", "streams", "in all"):
+    for word in ("digits", "digits-labels", "predict", "p99 ms", "streams", "total"):
         assert word in ended.stdout
 
 
@@ -152,6 +152,6 @@ def text(seen: Activity) -> str:
 def test_what_is_wrong_stands_out() -> None:
     told = text(activity(reading(0, 110, 60, lost=4)))
     assert "4 lost" in told
-    assert "no calls are taken: it hangs [bold]" in told
+    assert "accepts no calls: it hangs [bold]" in told
     assert "60 BAD_SHAPE" in told
     assert "cuda:0: 3.0 GiB used, busy 50%" in told
