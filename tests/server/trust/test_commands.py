@@ -63,9 +63,9 @@ def test_an_end_may_be_said_as_a_time_from_now(served: Site) -> None:
 
 WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "access": (("--access", "all"), "access is 'all'; expected one of: labels, scores, gradients, trainer"),
-    "beyond": (("--access", "trainer"), "access: 'trainer' is more than 'sums' is served with: its own access, 'scores'"),
+    "beyond": (("--access", "trainer"), "access: 'trainer' exceeds the access of 'sums'; expected at most 'scores'"),
     "operation": (("--access", "labels", "--operation", "guess"), "operations names 'guess'; expected some of: predict"),
-    "decimals": (("--access", "labels", "--decimals", "2"), "decimals and top_k need access 'scores'; access 'labels' shows no scores"),
+    "decimals": (("--access", "labels", "--decimals", "2"), "decimals and top_k need access 'scores'; access 'labels' shows"),
     "rows": (("--access", "labels", "--forward", "-1"), "forward is -1; expected at least 0"),
     "window": (("--access", "labels", "--window", "soon"), "--window is 'soon'; expected a number and one of s, m, h, d, w"),
     "part of a second": (("--access", "labels", "--window", "0.4s"), "--window is '0.4s'; expected whole seconds"),
@@ -87,7 +87,7 @@ def test_what_cannot_be_given_ends_with_2_and_one_line(served: Site, what: str) 
 
 def test_names_that_are_not_there_end_with_2(served: Site) -> None:
     for arguments, expected in (
-        (("grant", "bob", "gone", "--access", "labels"), "'gone' is not served here; there are: sums"),
+        (("grant", "bob", "gone", "--access", "labels"), "'gone' is not served here; expected one of: sums"),
         (("revoke", "nobody", "sums"), "'nobody' has no grant for 'sums'"),
         (("usage", "gone"), "'gone' is not served here"),
     ):
@@ -102,7 +102,7 @@ def test_others_than_admins_are_told_so(served: Site) -> None:
     ):  # fmt: skip
         ended = run(served, *arguments, who="alice")
         assert ended.returncode == 2
-        assert "'alice' is none of the admins of this server; identity.admins in its configuration names them" in ended.stderr
+        assert "'alice' is not an admin of this server; identity.admins in its configuration lists them" in ended.stderr
     ended = run(served, "usage", who="alice")
     assert ended.returncode == 0
 
