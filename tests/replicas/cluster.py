@@ -22,8 +22,6 @@ from typing import IO, Any
 import psutil
 from commands import TESTS, environment
 
-from gradwire.server.process.ray_app import FRONT
-
 CPUS = 2
 STORE_NBYTES = 200 << 20
 """Of each node: processors, as Ray counts them, and shared memory."""
@@ -104,6 +102,8 @@ def main() -> None:
     import ray
     from ray import serve
     from ray.cluster_utils import Cluster as Nodes
+
+    from gradwire.server.process.ray_app import FRONT
 
     # Whatever Ray prints is not for who reads this process's output.
     answers = os.fdopen(os.dup(1), "w")

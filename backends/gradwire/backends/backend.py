@@ -136,7 +136,7 @@ class Differentiable(Protocol):
 class Trainable(Protocol):
     """What a model defines so that it can be fitted: ``train_step``, or ``fit`` where the framework trains on all rows at once.
 
-    `snapshot` and `rollback` make a fit a transaction, `save` and `restore` keep versions, `fresh` makes clones.
+    `snapshot` and `rollback` make a fit a transaction, `save` and `restore` keep versions, `untrained_clone` makes clones.
     """
 
     def train_step(self, x: Array, y: Array, *, training_mode: bool) -> float | None:
@@ -163,7 +163,7 @@ class Trainable(Protocol):
         """Takes the weights from a file that `save` wrote. Raises before anything changes if they do not fit."""
         ...
 
-    def fresh(self) -> Model:
+    def untrained_clone(self) -> Model:
         """A model of the same architecture that has not been fitted, independent of this one."""
         ...
 

@@ -65,7 +65,10 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "access": (("--access", "all"), "access is 'all'; expected one of: labels, scores, gradients, trainer"),
     "beyond": (("--access", "trainer"), "access: 'trainer' exceeds the access of 'sums'; expected at most 'scores'"),
     "operation": (("--access", "labels", "--operation", "guess"), "operations names 'guess'; expected some of: predict"),
-    "decimals": (("--access", "labels", "--decimals", "2"), "decimals and top_k need access 'scores'; access 'labels' shows"),
+    "decimals": (
+        ("--access", "labels", "--decimals", "2"),
+        "decimals and top_k need access 'scores'; access 'labels' shows no scores",
+    ),
     "rows": (("--access", "labels", "--forward", "-1"), "forward is -1; expected at least 0"),
     "window": (("--access", "labels", "--window", "soon"), "--window is 'soon'; expected a number and one of s, m, h, d, w"),
     "part of a second": (("--access", "labels", "--window", "0.4s"), "--window is '0.4s'; expected whole seconds"),

@@ -189,7 +189,7 @@ class SklearnModel(ABC):
             raise ModelConfigError("weights", f"{path} holds a {type(before).__name__} that cannot give what this one does")
         self._take(state_of(estimator, self._config))
 
-    def fresh(self) -> SklearnModel:
+    def untrained_clone(self) -> SklearnModel:
         """A model with the same hyperparameters, not fitted."""
         return type(self)(clone(self._state.estimator), self._config)
 

@@ -185,7 +185,7 @@ class ReplicatedEstimator(Estimator):
         self._require(Operation.VERSIONS)
         self._weights = self._first
 
-    def fresh(self) -> NoReturn:
+    def untrained_clone(self) -> NoReturn:
         raise Unsupported(f"a replicated {self.config.backend} model cannot be cloned; serve it once more, under another name")
 
     # Inside.

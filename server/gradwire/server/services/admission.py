@@ -88,7 +88,7 @@ class Admission:
                 check_result_codec(operation, header.result_codec)
             timer = stream.end_after(header.timeout_s)
             try:
-                with self._scheduler.admit(admitted.model, stream.queue) as scheduled:
+                with self._scheduler.admit(admitted.model, stream.queue, admitted.counted_as) as scheduled:
                     scheduled.trace = entry.trace
                     yield AdmittedCall(first, admitted, scheduled, stream, entry)
             except ModelFailed as e:

@@ -125,7 +125,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
                 self._call(request.model, Operation.CLONE, "clone") as origin,
                 self._catalogue.reserving_clone(origin) as name,
             ):
-                estimator = await self._alone(origin, context, origin.estimator.fresh)
+                estimator = await self._alone(origin, context, origin.estimator.untrained_clone)
                 # Versions of another clone of that name, deleted with an earlier server.
                 self._versions.forget(name)
                 clone = self._catalogue.add_clone(origin, name, estimator)

@@ -43,7 +43,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "a pace": ([{**ALICE, "budget": {"rows_per_s": float("inf")}}], r"grants\[0\]: budget\.rows_per_s: .*finite.*given: inf"),
     "decimals of labels": (
         [{**ALICE, "decimals": 2}],
-        r"grants\[0\]: decimals and top_k need access 'scores'; access 'labels' shows",
+        r"grants\[0\]: decimals and top_k need access 'scores'; access 'labels' shows no scores",
     ),
     "decimals": ([{**ALICE, "access": "scores", "decimals": 16}], r"grants\[0\]: decimals: .*less than or equal to 15; given: 16"),
     "top_k": ([{**ALICE, "access": "scores", "top_k": 0}], r"grants\[0\]: top_k: .*greater than or equal to 1; given: 0"),
