@@ -96,7 +96,7 @@ def test_admins_and_nobody_else_see_a_server_that_knows_its_callers(tmp_path: Pa
     assert of_admin.returncode == 0, of_admin.stderr
     assert "not called yet" in of_admin.stdout
     assert of_alice.returncode != 0
-    assert "'alice' is none of the admins" in of_alice.stderr
+    assert "'alice' is not an admin" in of_alice.stderr
     assert of_nobody.returncode != 0
     assert "sums" not in of_alice.stdout + of_nobody.stdout
 
