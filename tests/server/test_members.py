@@ -136,7 +136,7 @@ def test_a_call_that_holds_a_part_holds_up_what_is_made_of_it_and_nothing_else()
         waits = {model: scheduler.admit(model, "c") for model in ("inner", "outer", "a")}
         goes_on = {model: scheduler.admit(model, "c") for model in ("other", "b")}
         with scheduler.admit("a", "fit") as fit:
-            await scheduler.hold(fit)
+            await scheduler.lock(fit)
             later = [ticket.submit(note(order, model), {}, {}) for model, ticket in waits.items()]
             for model, ticket in goes_on.items():
                 await ticket.run(note(order, model))
@@ -158,8 +158,8 @@ def test_fits_of_two_members_go_on_side_by_side() -> None:
         with scheduler.admit("both", "c") as waits:
             with scheduler.admit("b", "c") as b:
                 with scheduler.admit("a", "c") as a:
-                    await scheduler.hold(a)
-                    await scheduler.hold(b)
+                    await scheduler.lock(a)
+                    await scheduler.lock(b)
                     later = waits.submit(note(order, "both"), {}, {})
                     for name, ticket in (("a", a), ("b", b), ("a", a)):
                         await ticket.run(note(order, name))

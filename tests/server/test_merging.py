@@ -28,7 +28,7 @@ from gradwire.client import RemoteEstimator, connect
 from gradwire.client.errors import ModelFailed, OutOfMemory
 from gradwire.server import serving
 from gradwire.server.process import service
-from gradwire.server.scheduling.merging import compute, likeness
+from gradwire.server.scheduling.merging import batch_key, compute
 from gradwire.server.scheduling.scheduler import Scheduler
 from gradwire.server.scheduling.work import Work
 from gradwire.server.telemetry.batches import Batches
@@ -244,7 +244,7 @@ def test_calls_are_alike_if_operation_options_shapes_and_dtypes_are() -> None:
     x, y = np.zeros((2, 6)), np.zeros(2, np.int64)
 
     def kind(function: Any = e.loss_gradient, rows: Any = None, **options: Any) -> Any:
-        return likeness(e, function, {"x": x, "y": y} if rows is None else rows, options, 8).kind
+        return batch_key(e, function, {"x": x, "y": y} if rows is None else rows, options, 8).kind
 
     assert kind() == kind(rows={"x": np.ones((5, 6)), "y": np.ones(5, np.int64)})
     assert kind(divisor=None) == kind(divisor=3.0)
@@ -267,7 +267,7 @@ def test_calls_are_alike_if_operation_options_shapes_and_dtypes_are() -> None:
 
 def test_what_may_see_more_than_a_row_is_computed_by_itself() -> None:
     def separable(e: Estimator, **options: Any) -> bool:
-        return likeness(e, e.predict, {"x": np.zeros((2, 6))}, options, 8).separable
+        return batch_key(e, e.predict, {"x": np.zeros((2, 6))}, options, 8).separable
 
     assert separable(estimator())
     assert not separable(estimator(), training_mode=True)
@@ -305,7 +305,7 @@ def works(e: Estimator, sizes: list[int], y: Any, divisors: list[float | None]) 
     made = []
     for size, divisor in zip(sizes, divisors, strict=True):
         rows = {"x": rng.normal(size=(size, 6)), "y": y(rng, size)}
-        made.append(Work(e.loss_gradient, rows, {"divisor": divisor}, _Undone(), None, likeness(e, e.loss_gradient, rows, {}, 99)))  # type: ignore[arg-type]
+        made.append(Work(e.loss_gradient, rows, {"divisor": divisor}, _Undone(), None, batch_key(e, e.loss_gradient, rows, {}, 99)))  # type: ignore[arg-type]
     return made
 
 
@@ -382,7 +382,7 @@ def test_a_block_that_the_device_has_no_room_for_is_computed_in_halves(caplog: p
             assert sum(made[0].computed) == 400
             np.testing.assert_allclose(remote.predict(x), large.predict(x), rtol=1e-10)
             notes = remote.refresh().notes
-    assert "loss_gradient of rows (6,) is computed 16 rows at once: the device has no room for more" in notes
+    assert "loss_gradient of rows (6,) is computed 16 rows at once: more do not fit into the device's memory" in notes
     warned = [record for record in caplog.records if "no room" in record.message]
     assert [(record.operation, record.rows) for record in warned] == [("loss_gradient", 16), ("predict", 16)]  # type: ignore[attr-defined]
 

@@ -156,14 +156,14 @@ def frame(kind: int, payload: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("sent", "told"),
     [
-        (frame(MESSAGE, b"no hello"), "begins with a hello"),
-        (frame(HELLO, SameHostHello(method="Nothing").SerializeToString()), "begins with a hello"),
-        (frame(HELLO, b"\xff\xff\xff"), "begins with a hello"),
+        (frame(MESSAGE, b"no hello"), "is a hello with one of the methods"),
+        (frame(HELLO, SameHostHello(method="Nothing").SerializeToString()), "is a hello with one of the methods"),
+        (frame(HELLO, b"\xff\xff\xff"), "is a hello with one of the methods"),
         (struct.pack("<BI", HELLO, 0xFFFFFFFF), "max_message_bytes"),
         (frame(HELLO, HELLO_PREDICT) + frame(STATUS, b""), "a frame of kind 3"),
         (frame(HELLO, HELLO_PREDICT) + frame(200, b"x"), "a frame of kind 200"),
         (frame(HELLO, HELLO_PREDICT) + frame(MESSAGE, b"\xff\xff"), "are not a PredictRequest"),
-        (frame(HELLO, HELLO_PREDICT) + frame(MESSAGE, b""), "begins with a message that holds open"),
+        (frame(HELLO, HELLO_PREDICT) + frame(MESSAGE, b""), "the first message of a call is a PredictRequest with open"),
         (frame(HELLO, HELLO_PREDICT) + struct.pack("<BI", MESSAGE, (5 << 20) + 1), "max_message_bytes"),
     ],
 )

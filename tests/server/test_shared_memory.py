@@ -388,7 +388,7 @@ def test_chunks_where_a_call_should_begin_and_too_many_of_them_are_refused(addre
         with Caller(address) as caller:
             caller.send(SHARE, OFFER.pack(file))
             caller.send(SHARED, PLACE.pack(0, 0, 10))
-            assert "a chunk came where a PredictRequest was expected" in caller.status().message
+            assert "expected a PredictRequest; got a chunk" in caller.status().message
         with Caller(address) as caller:
             caller.send(SHARE, OFFER.pack(file))
             frame = PLACE.pack(0, 0, 10)

@@ -17,7 +17,7 @@ from benchmarks.scaling.measure.models import entry
 from gradwire.backends.estimator import Estimator
 from gradwire.server.config.reading import parse_config
 from gradwire.server.engines.engine import load_models
-from gradwire.server.scheduling.merging import compute, likeness
+from gradwire.server.scheduling.merging import batch_key, compute
 from gradwire.server.scheduling.scheduler import Scheduler
 
 _BLOCKS = (1, 8, 32, 128)
@@ -37,7 +37,7 @@ async def _of(estimator: Estimator, operation: str) -> dict[str, float]:
     options: dict[str, Any] = {}
     if operation == "loss_gradient":
         rows["y"], options["divisor"] = np.zeros(1, np.int64), None
-    like = likeness(estimator, function, rows, options, max(_BLOCKS))
+    like = batch_key(estimator, function, rows, options, max(_BLOCKS))
     scheduler = Scheduler(max(_BLOCKS))
 
     async def batch_s(blocks: int) -> float:

@@ -19,7 +19,7 @@ from gradwire.backends.errors import BackendError
 from gradwire.backends.estimator import Estimator
 from gradwire.backends.training import FitOptions, FitProgress
 from gradwire.server.engines.facts import Facts, facts_of
-from gradwire.server.scheduling.work import call
+from gradwire.server.scheduling.merging import guarded_call
 
 AS_LOADED = ""
 
@@ -112,7 +112,7 @@ class Replica:
     def compute(self, method: str, rows: dict[str, Array], options: dict[str, Any]) -> Any:
         """Calls an operation of the estimator; an error of the backend comes back as `Failed`."""
         try:
-            return call(getattr(self._estimator, method), rows, options)
+            return guarded_call(getattr(self._estimator, method), rows, options)
         except BackendError as e:
             return Failed.of(e)
 

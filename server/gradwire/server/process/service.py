@@ -29,7 +29,8 @@ from gradwire.server.observe.view import View
 from gradwire.server.scheduling.runner import Runner
 from gradwire.server.scheduling.scheduler import Scheduler
 from gradwire.server.scheduling.watchdog import Watchdog
-from gradwire.server.services.estimator import SERVICE, RowServicer
+from gradwire.server.services.admission import Admission
+from gradwire.server.services.estimator import SERVICE, EstimatorServicer
 from gradwire.server.services.fit import FitServicer
 from gradwire.server.services.grants import GrantServicer
 from gradwire.server.services.models import ModelServicer
@@ -188,8 +189,9 @@ class Service:
 
     def _add_services(self) -> None:
         limits, ledger = self._config.limits, self._trust.ledger
-        rows = RowServicer(self._catalogue, self._scheduler, self._streams, limits, ledger)
-        fit = FitServicer(self._catalogue, self._scheduler, self._streams, limits, self._config.spool_dir, ledger)
+        admission = Admission(self._catalogue, self._scheduler, ledger)
+        rows = EstimatorServicer(admission, self._scheduler, self._streams, limits)
+        fit = FitServicer(admission, self._scheduler, self._streams, limits, self._config.spool_dir)
         models = ModelServicer(self._catalogue, self._scheduler, self._streams, self._versions, limits, ledger, self._clone_changed)
         handlers = {**rows.handlers(), **fit.handlers()}
         self._same_host = SameHost(handlers, limits.max_message_bytes, self._identity)

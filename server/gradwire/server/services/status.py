@@ -1,4 +1,4 @@
-"""How the server is, for `gradwire top`."""
+"""StatusService: the state of the server, for `gradwire top`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from gradwire.server.observe.devices import Device
 from gradwire.server.observe.view import View
 from gradwire.server.telemetry import counts
 from gradwire.server.transport.unary import answered
+from gradwire.server.trust.identity.guard import caller
 from gradwire.v1 import status_pb2 as pb
 from gradwire.v1 import status_pb2_grpc
 
@@ -23,8 +24,8 @@ class StatusServicer(status_pb2_grpc.StatusServiceServicer):
     """Serves StatusService.
 
     Args:
-        view: Of the server.
-        open_to_all: Whether whoever calls may know; else admins may.
+        view: View of the server.
+        open_to_all: Whether every caller may see the status; otherwise only admins may.
     """
 
     def __init__(self, view: View, open_to_all: bool) -> None:
@@ -32,17 +33,19 @@ class StatusServicer(status_pb2_grpc.StatusServiceServicer):
         self._open_to_all = open_to_all
 
     async def GetStatus(self, request: pb.GetStatusRequest, context: Any) -> pb.GetStatusResponse:  # noqa: N802
+        """Answers the status of the server, its devices and its models."""
+
         async def answer() -> pb.GetStatusResponse:
             streams = self._view.streams
-            caller = streams.identity.principal(context)
+            principal = caller()
             if not self._open_to_all:
                 if streams.identity.anonymous:
                     raise NotGranted(
-                        "the server is reached from other hosts and asks nobody who they are, so its status is nobody's to see; "
-                        "it needs identity with admins, or to listen on 127.0.0.1"
+                        "the server can be reached from other hosts and does not authenticate callers, so its status is hidden; "
+                        "configure identity with admins, or listen on 127.0.0.1"
                     )
-                self._view.trust.check_admin(caller)
-            # Devices are asked on another thread: a driver in trouble holds up nobody's call.
+                self._view.trust.check_admin(principal)
+            # Devices are read on another thread: a slow driver delays no call.
             return self._status(await asyncio.to_thread(self._view.devices))
 
         return await answered(context, self._view.streams, answer())

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Hashable
 from dataclasses import dataclass, field
 
-from gradwire.server.telemetry.counts import Histogram, family
+from gradwire.server.telemetry.counts import Histogram
 
 ROWS_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 """Upper bounds of the histogram's buckets; the last bucket has none."""
@@ -47,14 +46,13 @@ class Tally:
         self.of: dict[tuple[str, str], Batches] = {}
         self.waits: dict[str, Histogram] = {}
 
-    def add(self, model: Hashable, operation: str, blocks: int, rows: int, seconds: float) -> None:
+    def add(self, model: str, operation: str, blocks: int, rows: int, seconds: float) -> None:
         """Counts one batch; that of a clone for the model that it comes from."""
-        self.of.setdefault((family(model), operation), Batches()).add(blocks, rows, seconds)
+        self.of.setdefault((model, operation), Batches()).add(blocks, rows, seconds)
 
-    def waited(self, model: Hashable, seconds: float) -> None:
+    def waited(self, model: str, seconds: float) -> None:
         """Counts one row block that the device was given to; 0 seconds if it was free."""
-        name = family(model)
-        waits = self.waits.get(name)
+        waits = self.waits.get(model)
         if waits is None:
-            waits = self.waits[name] = Histogram()
+            waits = self.waits[model] = Histogram()
         waits.add(seconds)

@@ -90,7 +90,7 @@ class Entry:
     """One call. A context manager around it.
 
     Attributes:
-        granted: What it is about, once that is known; a call of a name that is not there for the caller has none.
+        admitted: Served name of the call, once it is admitted; None for a name that the caller may not use.
         model: The name that the caller gave.
         request_id: As the caller gave it.
         rows: Rows that the caller sent.
@@ -101,7 +101,7 @@ class Entry:
     """
 
     __slots__ = ("_at_us", "_began_s", "_counts", "_operation", "_principal", "_server", "_stream", "_tracing", "_writer",
-                 "charged", "granted", "lease", "model", "paid", "request_id", "rows", "trace")  # fmt: skip
+                 "admitted", "charged", "lease", "model", "paid", "request_id", "rows", "trace")  # fmt: skip
 
     def __init__(
         self,
@@ -122,7 +122,7 @@ class Entry:
         self._stream = stream
         self._at_us = time.time_ns() // 1000
         self._began_s = time.perf_counter()
-        self.granted: Charged | None = None
+        self.admitted: Charged | None = None
         self.model = ""
         self.request_id = ""
         self.rows = 0
@@ -136,14 +136,14 @@ class Entry:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        granted = self.granted
+        admitted = self.admitted
         seconds = time.perf_counter() - self._began_s
         call = CallRecord(
             at_us=self._at_us,
             server=self._server,
             principal=self._principal,
-            model=granted.account_name if granted is not None else self.model,
-            version="" if granted is None else granted.estimator.version,
+            model=admitted.account_name if admitted is not None else self.model,
+            version="" if admitted is None else admitted.estimator.version,
             operation=self._operation,
             rows=self.rows,
             forward=self.charged.forward,

@@ -123,6 +123,7 @@ class Charge:
 
     Attributes:
         binding: Whether blocks must be told apart by what is in them: only where rows can run out does anybody gain by a false id.
+        rows: Rows of the whole call.
         give_way: As given.
         charged: The rows that this attempt has paid, or that another server has and the ledger may not know of yet.
         paid: The same by the fingerprints of their blocks.
@@ -131,7 +132,8 @@ class Charge:
     def __init__(
         self, charges: Charges, budget: Budget, request_id: str, again: bool, rows: Rows, give_way: Callable[[], None]
     ) -> None:
-        self.binding = bool(counted(rows, budget))
+        forward, backward = budget.counts
+        self.binding = (forward and rows.forward > 0) or (backward and rows.backward > 0)
         self.give_way = give_way
         self.charged = _NONE
         self.paid: dict[bytes, Rows] = {}
@@ -140,7 +142,7 @@ class Charge:
         self._budget = budget
         self._request_id = request_id
         self._again = again
-        self._rows = rows
+        self.rows = rows
         self._exact = self.binding and self._account.desk.exact
         self._taken: list[tuple[Lease, Rows]] = []
         # Of what was taken: rows whose blocks have not been computed, and those of them whose blocks have begun.
@@ -151,7 +153,7 @@ class Charge:
     async def __aenter__(self) -> Charge:
         """Raises RateLimited, BudgetSpent or StoreUnavailable."""
         if self._budget.rows_per_s is not None:
-            self._account.rate.enter(self._rows.forward + self._rows.backward, self._budget.rows_per_s)
+            self._account.rate.enter(self.rows.forward + self.rows.backward, self._budget.rows_per_s)
         record = self._record = await self._charges.of(self._request_id, self._again, self._budget)
         while record.attempt is not None:
             record.attempt.give_way()
@@ -159,7 +161,7 @@ class Charge:
         self._charges.begin(self._request_id, record, self)
         if self.binding:
             paid = {**(record.elsewhere or {}), **record.blocks}
-            needed = self._rows.beyond(sum(paid.values(), _NONE))
+            needed = self.rows.beyond(sum(paid.values(), _NONE))
             try:
                 await (self._account.check(needed, self._budget) if self._exact else self._take(needed))
             except BaseException:
@@ -188,7 +190,7 @@ class Charge:
         elif self.binding:
             self._begun -= rows
             self._held -= rows
-        self.charged += rows
+        self.charged = rows if self.charged is _NONE else self.charged + rows
         self._record.blocks[fingerprint] = self.paid[fingerprint] = rows
         self._charges.remember(self._request_id, self._record, 1)
 

@@ -1,4 +1,4 @@
-"""How many streams and calls each caller has at the same time. One caller's crowd never takes the places of all others."""
+"""Limits on streams and calls of each caller, so that none shuts out the others."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections import Counter
 from gradwire.server.errors import QueueFull
 
 
-class Places:
-    """What each caller has now, by a name that it cannot choose.
+class CallerCounts:
+    """Numbers of open streams and running calls, by a caller name that the caller cannot choose.
 
     Args:
-        max_streams: Open streams of one caller.
-        max_calls: Calls of one caller, running and waiting; None: as many as the server takes.
+        max_streams: Most open streams of one caller.
+        max_calls: Most calls of one caller, running and waiting; None: as many as the server admits.
     """
 
     def __init__(self, max_streams: int, max_calls: int | None) -> None:
@@ -22,27 +22,27 @@ class Places:
         self._calls: Counter[str] = Counter()
 
     def crowded(self, caller: str) -> bool:
-        """Whether a caller has as many streams as it may have."""
+        """Returns True if a caller has as many streams as it may have."""
         return self._streams[caller] >= self._max_streams
 
     def open_stream(self, caller: str) -> None:
         """Counts a stream. Raises QueueFull."""
         if self.crowded(caller):
-            raise QueueFull(f"you have {self._streams[caller]} open streams, as many as max_streams allows; end some, or try again")
+            raise QueueFull(f"you have {self._streams[caller]} open streams, as many as max_streams allows; close some first")
         self._streams[caller] += 1
 
     def close_stream(self, caller: str) -> None:
-        """Counts a stream no more."""
+        """Counts a stream as closed."""
         _less(self._streams, caller)
 
     def begin_call(self, caller: str) -> None:
         """Counts a call. Raises QueueFull."""
         if self._max_calls is not None and self._calls[caller] >= self._max_calls:
-            raise QueueFull(f"{self._calls[caller]} of your calls run or wait, as many as max_queued_calls allows; try again")
+            raise QueueFull(f"{self._calls[caller]} of your calls run or wait, as many as max_queued_calls allows; retry later")
         self._calls[caller] += 1
 
     def end_call(self, caller: str) -> None:
-        """Counts a call no more."""
+        """Counts a call as ended."""
         _less(self._calls, caller)
 
 

@@ -12,16 +12,16 @@ from runners import run, running
 from gradwire.backends.blackbox import Config
 from gradwire.backends.load import load
 from gradwire.server.scheduling.scheduler import Scheduler
-from gradwire.server.scheduling.work import Likeness
+from gradwire.server.scheduling.work import BatchKey
 
 ESTIMATOR = load(Config(backend="blackbox", factory=lambda: np.asarray, input_shape=(1,), nb_classes=2, task="regression"))
-BLOCK = Likeness(ESTIMATOR, "block", (1,), False, True, 8)
+BLOCK = BatchKey(ESTIMATOR, "block", (1,), False, True, 8)
 ROWS = {"x": np.zeros((3, 1))}
 
 
 def test_a_model_has_as_many_batches_under_way_as_it_has_places_and_others_one() -> None:
     async def test() -> None:
-        scheduler = Scheduler(10, places={"replicated": 3})
+        scheduler = Scheduler(10, concurrency={"replicated": 3})
         together = threading.Barrier(3)
         lock, now, most = threading.Lock(), {"replicated": 0, "shared": 0}, {"replicated": 0, "shared": 0}
 
@@ -59,7 +59,7 @@ def test_a_call_that_has_begun_is_let_to_its_end_before_its_model_is_held_and_on
         with running(scheduler, 1), scheduler.admit("m", "fit") as fit, scheduler.admit("both", "other") as other:
             with scheduler.admit("m", "begun") as begun, scheduler.admit("m", "late") as late:
                 await begun.submit(block("begun"), ROWS, {}, BLOCK)
-                await scheduler.hold(fit)
+                await scheduler.lock(fit)
                 fitted = fit.submit(block("fit"), {}, {})
                 behind = [ticket.submit(block("late"), ROWS, {}, BLOCK) for ticket in (late, other)]
                 await begun.submit(block("begun"), ROWS, {}, BLOCK)
@@ -88,9 +88,9 @@ def test_what_is_answered_by_one_block_does_not_wait_for_a_slow_call_that_a_fit_
         with running(scheduler, 1), scheduler.admit("m", "fit") as fit, scheduler.admit("m", "one") as one:
             with scheduler.admit("m", "slow") as slow:
                 await slow.submit(block("slow"), ROWS, {}, BLOCK)
-                await scheduler.hold(fit)
+                await scheduler.lock(fit)
                 fitted = fit.submit(block("fit"), {}, {})
-                await one.run_block(block("one"), ROWS, {}, BLOCK)
+                await scheduler.run_block(one, block("one"), ROWS, {}, BLOCK)
                 assert not fitted.done()
             await fitted
         assert order == ["slow", "one", "fit"]
@@ -100,7 +100,7 @@ def test_what_is_answered_by_one_block_does_not_wait_for_a_slow_call_that_a_fit_
 
 def test_a_restore_that_is_cancelled_on_the_device_has_its_model_until_it_is_done() -> None:
     async def test() -> None:
-        scheduler = Scheduler(10, places={"r": 2})
+        scheduler = Scheduler(10, concurrency={"r": 2})
         begun, go_on = threading.Event(), threading.Event()
 
         def restore() -> None:
@@ -108,7 +108,7 @@ def test_a_restore_that_is_cancelled_on_the_device_has_its_model_until_it_is_don
             go_on.wait(10)
 
         with running(scheduler, 2), scheduler.admit("r", "a") as ticket:
-            await scheduler.hold(ticket)
+            await scheduler.lock(ticket)
             done, behind = ticket.submit(restore, {}, {}), ticket.submit(restore, {}, {})
             await asyncio.to_thread(begun.wait)
             assert not scheduler.withdraw(ticket)
@@ -123,7 +123,7 @@ def test_a_restore_that_is_cancelled_on_the_device_has_its_model_until_it_is_don
 
 def test_a_model_is_held_when_nothing_is_under_way_on_any_of_its_places() -> None:
     async def test() -> None:
-        scheduler, order = Scheduler(10, places={"r": 2}), list[str]()
+        scheduler, order = Scheduler(10, concurrency={"r": 2}), list[str]()
         begun, go_on = threading.Event(), threading.Event()
 
         def slow(x: object) -> None:
@@ -132,9 +132,9 @@ def test_a_model_is_held_when_nothing_is_under_way_on_any_of_its_places() -> Non
             order.append("rows")
 
         with running(scheduler, 2), scheduler.admit("r", "a") as a, scheduler.admit("r", "fit") as fit:
-            rows = asyncio.ensure_future(a.run_block(slow, ROWS, {}, BLOCK))
+            rows = asyncio.ensure_future(scheduler.run_block(a, slow, ROWS, {}, BLOCK))
             await asyncio.to_thread(begun.wait)
-            await scheduler.hold(fit)
+            await scheduler.lock(fit)
             fitted = fit.submit(lambda: order.append("fit"), {}, {})
             await asyncio.sleep(0.05)
             assert order == []

@@ -7,12 +7,12 @@ import random
 
 import pytest
 
-from gradwire.server.scheduling.retry_hints import Refusals
+from gradwire.server.scheduling.retry_hints import RetryHints
 
 
 def refused_a_second(callers: int, seconds: float = 120.0) -> float:
     """Of the last quarter of so many seconds, in which nobody is let in, and everybody comes back when told to."""
-    refusals, draw = Refusals(), random.Random(0)
+    refusals, draw = RetryHints(), random.Random(0)
     due = [(draw.random() * 0.05, caller) for caller in range(callers)]
     heapq.heapify(due)
     late = 0
@@ -30,12 +30,12 @@ def test_about_a_hundred_come_back_in_a_second_however_many_they_are(callers: in
 
 
 def test_a_few_are_told_to_come_back_at_once() -> None:
-    assert Refusals().hint_s("one", 1e6) == 0.05
+    assert RetryHints().hint_s("one", 1e6) == 0.05
     assert 2 / 0.05 / 2 < refused_a_second(2) <= 2 / 0.05
 
 
 def test_nobody_is_told_to_stay_away_for_more_than_half_a_minute_and_a_crowd_is_forgotten() -> None:
-    refusals = Refusals()
+    refusals = RetryHints()
     hints = [refusals.hint_s("one", number / 10_000) for number in range(50_000)]
     assert max(hints) == 30.0
     assert refusals.hint_s("one", 1000.0) < 5
@@ -43,7 +43,7 @@ def test_nobody_is_told_to_stay_away_for_more_than_half_a_minute_and_a_crowd_is_
 
 
 def test_one_who_comes_with_a_crowd_does_not_keep_the_others_away() -> None:
-    refusals = Refusals()
+    refusals = RetryHints()
     for number in range(50_000):
         hint_s = refusals.hint_s("crowd", number / 10_000)
         if number % 5_000 == 0:
@@ -52,7 +52,7 @@ def test_one_who_comes_with_a_crowd_does_not_keep_the_others_away() -> None:
 
 
 def test_callers_share_and_those_of_long_ago_are_forgotten() -> None:
-    refusals = Refusals()
+    refusals = RetryHints()
     for number in range(1000):
         refusals.hint_s(f"caller {number}", 0.0)
     assert len(refusals._callers) == 1000
