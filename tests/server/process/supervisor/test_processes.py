@@ -25,12 +25,12 @@ from processes import ServerProcess
 
 from gradwire.client.errors import Unsupported
 from gradwire.server.errors import ConfigError
-from gradwire.server.process.devices.process import Source
-from gradwire.server.process.devices.restarts import Pace
-from gradwire.server.process.devices.supervisor import GIVEN_UP, Failed, supervise
+from gradwire.server.process.supervisor.device_process import Source
+from gradwire.server.process.supervisor.restarts import RestartPolicy
+from gradwire.server.process.supervisor.supervisor import EXIT_GIVEN_UP, SupervisionFailed, supervise
 from gradwire.server.values.rows import Rows
 
-from .offspring import children, runs, until
+from .child_processes import children, runs, until
 
 STEPS = 6
 X = np.random.default_rng(0).uniform(-1, 1, (5, 6)).astype(np.float32)
@@ -281,7 +281,7 @@ def wrong(tmp_path: Path, **keys: Any) -> Path:
     [
         (black_box("sums", "sums"), {"lisen": "127.0.0.1:0"}, "lisen: there is no such key"),
         (black_box("sums", "no_such_factory"), {}, "no_such_factory.*in the process of cpu"),
-        (black_box("sums", "sums"), {"listen": "unix:/tmp/gradwire.sock"}, "a Unix socket is one process's"),
+        (black_box("sums", "sums"), {"listen": "unix:/tmp/gradwire.sock"}, "processes cannot share a Unix socket"),
     ],
     ids=["key", "factory", "socket"],
 )
@@ -296,7 +296,9 @@ def test_a_wrong_configuration_is_told_once_with_exit_code_2(
     assert "serving on" not in ended.stdout
 
 
-@pytest.mark.parametrize(("devices", "text"), [("all", "there is no GPU"), ("gpu1", "'gpu1' is no device"), ("cuda:0", "not here")])
+@pytest.mark.parametrize(
+    ("devices", "text"), [("all", "no GPU is visible"), ("gpu1", "'gpu1' is no device"), ("cuda:0", "does not exist")]
+)
 def test_devices_that_are_not_there_are_told_with_exit_code_2(devices: str, text: str, tmp_path: Path) -> None:
     config = wrong(tmp_path, models=[black_box("sums", "sums")])
     ended = gradwire("serve", str(config), "--devices", devices, CUDA_VISIBLE_DEVICES="")
@@ -305,7 +307,7 @@ def test_devices_that_are_not_there_are_told_with_exit_code_2(devices: str, text
 
 
 def linear(factory: str, **arguments: Any) -> dict[str, Any]:
-    path = {"path": f"devices.owners:{factory}", "args": arguments}
+    path = {"path": f"server.process.supervisor.owners:{factory}", "args": arguments}
     return {"name": "linear", "backend": "sklearn", "factory": path, "input_shape": [6], "nb_classes": 2}
 
 
@@ -318,7 +320,10 @@ def test_processes_whose_factory_draws_other_weights_in_each_do_not_serve(tmp_pa
 
 def test_a_process_that_dies_at_each_start_is_given_up(tmp_path: Path) -> None:
     file = tmp_path / "dies"
-    model = {**black_box("sums", "sums"), "factory": {"path": "devices.owners:dying", "args": {"file": str(file)}}}
+    model = {
+        **black_box("sums", "sums"),
+        "factory": {"path": "server.process.supervisor.owners:dying", "args": {"file": str(file)}},
+    }
     pids = failing(tmp_path, model, file.touch, "the process of cpu has ended 2 times in a row.*exit code 3")
     assert not any(map(runs, pids))
 
@@ -326,7 +331,7 @@ def test_a_process_that_dies_at_each_start_is_given_up(tmp_path: Path) -> None:
 def test_a_process_that_comes_back_with_other_weights_is_not_let_in(tmp_path: Path) -> None:
     file = tmp_path / "number"
     file.write_text("1")
-    text = "linear: its weights are not those that the other processes have loaded"
+    text = "linear: its weights differ from those that the other processes have loaded"
     failing(tmp_path, linear("filed", file=str(file)), lambda: file.write_text("2"), text)
 
 
@@ -340,9 +345,9 @@ def failing(tmp_path: Path, model: dict[str, Any], change: Any, text: str) -> li
         change()
         os.kill(pids[0], signal.SIGKILL)
 
-    with pytest.raises(Failed, match=text) as failed:
-        supervise(Source(config, config.read_text(), {}), ("cpu", "cpu"), ready, Pace(first_delay_s=0.01, most=1))
-    assert failed.value.exit_code == GIVEN_UP
+    with pytest.raises(SupervisionFailed, match=text) as failed:
+        supervise(Source(config, config.read_text(), {}), ("cpu", "cpu"), ready, RestartPolicy(first_delay_s=0.01, most=1))
+    assert failed.value.exit_code == EXIT_GIVEN_UP
     assert len(pids) == 2
     return pids
 
@@ -350,5 +355,7 @@ def failing(tmp_path: Path, model: dict[str, Any], change: Any, text: str) -> li
 def siblings() -> list[int]:
     """The pids of those that this process supervises itself."""
     return [
-        pid for pid in children(os.getpid()) if "gradwire.server.process.devices.child" in Path(f"/proc/{pid}/cmdline").read_text()
+        pid
+        for pid in children(os.getpid())
+        if "gradwire.server.process.supervisor.child" in Path(f"/proc/{pid}/cmdline").read_text()
     ]
