@@ -1,4 +1,4 @@
-"""Models that are warmed up at loading: nothing is left to compile for those who call, and nothing else has changed."""
+"""Warm-up at loading: callers wait for no compilation, and nothing else changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gaussian processes answer as GPy does, and their gradients are those of what they say, whatever the kernel."""
+"""Gaussian processes answer as GPy does, with gradients of their answers for every kernel."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ DIFFERENCES: dict[str, Any] = {
 
 
 class WrongGradient(kern.RBF):
-    """A kernel of the owner's own whose derivative is twice what it should be."""
+    """An owner's kernel whose derivative is wrong by a factor of two."""
 
     def gradients_X(self, dL_dK: Array, X: Array, X2: Array = None) -> Array:  # noqa: N802, N803
         return 2 * super().gradients_X(dL_dK, X, X2)
@@ -88,7 +88,7 @@ def predict(model: Any, x: Array = ROWS) -> Array:
 
 
 def assert_gradients_are_right(model: Any, rtol: float = 1e-6) -> None:
-    """Against central differences of what the model says: truncation and rounding leave 1e-9 of the size of the values."""
+    """Comparison with central differences of the model's answers: truncation and rounding leave 1e-9 of the values."""
 
     def assert_close(actual: Array, expected: Array) -> None:
         np.testing.assert_allclose(actual, expected, rtol=rtol, atol=rtol * np.abs(expected).max())

@@ -1,4 +1,4 @@
-"""Each closed form is what scikit-learn computes, and its gradients are those of central differences."""
+"""Closed forms equal scikit-learn's results, and their gradients equal central differences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""scikit-learn models answer as scikit-learn does, and their gradients are those of what they say."""
+"""scikit-learn models answer as scikit-learn does, with gradients of their answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pipelines and searches: gradients go back through what stands in front of the last step."""
+"""Pipelines and searches: gradients pass back through the steps before the last one."""
 
 from __future__ import annotations
 

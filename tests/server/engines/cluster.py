@@ -1,6 +1,7 @@
-"""A Ray cluster of two nodes in a network namespace of its own, on all of whose addresses Ray's daemons listen.
+"""Ray cluster of two nodes in a network namespace of its own.
 
-Servers of the cluster listen on Unix sockets, which are reachable from outside the namespace.
+Ray's daemons listen on all addresses of their namespace. Servers of the cluster listen on Unix sockets, which are reachable from
+outside.
 
 Run as a program, it is the cluster: it prints its address, and executes commands until its input ends.
 """

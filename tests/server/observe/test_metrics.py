@@ -1,4 +1,4 @@
-"""Metrics of running servers, against what was really asked of them."""
+"""Metrics of running servers, compared with the calls made."""
 
 from __future__ import annotations
 
@@ -215,7 +215,7 @@ def test_bounds_of_durations_are_round_numbers():
 
 
 class OnGpu:
-    """What a backend tells of a GPU."""
+    """Reading of a GPU from a backend."""
 
     device, device_uuid = "cuda:1", "GPU-1"
 

@@ -1,4 +1,4 @@
-"""Several processes behind one address: callers see one server, whatever happens to each of them."""
+"""Several processes behind one address: callers see one server, also while processes end and restart."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_a_connections_unix_socket_leads_to_the_process_that_it_was_asked_of(sit
 
 
 def listens(pid: int, socket_name: str) -> bool:
-    """Whether a process listens on an abstract Unix socket."""
+    """True if a process listens on an abstract Unix socket."""
     inodes = [line.split()[6] for line in Path("/proc/net/unix").read_text().splitlines() if line.endswith(f"@{socket_name}")]
     held = {os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir() if entry.is_symlink()}
     return any(f"socket:[{inode}]" in held for inode in inodes)
@@ -198,7 +198,7 @@ def test_a_process_that_is_killed_in_an_attack_is_not_missed_nothing_is_charged_
 
 
 def again(pair: ServerProcess) -> int:
-    """How many processes have been started again, and serve."""
+    """Number of processes that have been restarted, and serve."""
     return pair.log.read_text().count("a process serves again")
 
 
@@ -213,7 +213,7 @@ def attack(remote: Any, half_way: Callable[[], None] = lambda: None) -> Any:
 
 
 def healthy(site: Site) -> bool:
-    """What every process says of itself, as far as so many questions find them all."""
+    """True if every process reports SERVING, as far as repeated probes reach them all."""
     for _ in range(16):
         with grpc.insecure_channel(site.settings["health_listen"], [("grpc.use_local_subchannel_pool", 1)]) as channel:
             answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10, wait_for_ready=True)
