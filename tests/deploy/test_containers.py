@@ -53,7 +53,7 @@ def client_image(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @dataclass(frozen=True)
 class Server:
-    """Server in a container: three addresses, its pid on this host, its start time, and a model's name."""
+    """Server in a container: three addresses, its pid on this host, a file made at its start, a model's name."""
 
     name: str
     process: subprocess.Popen[str]
