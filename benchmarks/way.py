@@ -9,6 +9,8 @@ counts: now and then a timer of the server falls into one.
 from __future__ import annotations
 
 import argparse
+import dis
+import json
 import sys
 import threading
 import time
@@ -94,8 +96,6 @@ class Way:
 
 def _first(code: CodeType) -> int:
     """Offset of the last instruction that a function passes before its body begins."""
-    import dis
-
     for instruction in dis.get_instructions(code):
         if instruction.opname == "RESUME":
             return instruction.offset
@@ -140,8 +140,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--grpc", action="store_true", help="over gRPC in place of the Unix socket")
     parser.add_argument("--steps", action="store_true", help="print every hand-over in order")
+    parser.add_argument("--json", action="store_true", help="print the hand-overs as JSON")
     args = parser.parse_args()
     way = trace(args.grpc)
+    if args.json:
+        print(json.dumps(way.steps))
+        return
     for side, steps in way.steps.items():
         if args.steps:
             print(f"{side}:")

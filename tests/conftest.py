@@ -9,7 +9,7 @@ from typing import Any
 import hypothesis
 import pytest
 
-from gradwire.client import same_host
+from gradwire.client.transport import same_host
 
 # How long an example takes says how busy the machine is.
 hypothesis.settings.register_profile("gradwire", deadline=None)

@@ -137,12 +137,12 @@ def _unobserved(operation: str, rows: int, calls: int, way: str) -> list[float]:
 
 def _call(pipe: Connection, operation: str, rows: int, calls: int, way: str) -> None:
     from gradwire.client import connect
-    from gradwire.client.connection import Server
-    from gradwire.client.same_host import SocketStream
-    from gradwire.client.streams import Stream
+    from gradwire.client.transport.connection import Connection as ClientConnection
+    from gradwire.client.transport.same_host import SocketStream
+    from gradwire.client.transport.streams import Stream
 
     notes = Notes()
-    notes.at(Server, "call", before="checked")
+    notes.at(ClientConnection, "call", before="checked")
     for stream in (SocketStream, Stream):
         notes.at(stream, "send_call", before="packed")
         notes.at(stream, "receive", after="received")

@@ -13,7 +13,8 @@ from benchmarks.bulk.models import ROW_SHAPE
 from benchmarks.contenders.contender import Function
 from benchmarks.contenders.worker import work
 from benchmarks.model import Array, Inputs
-from gradwire.client import RemoteEstimator, connect, same_host
+from gradwire.client import RemoteEstimator, connect
+from gradwire.client.transport import same_host
 
 WAYS = {"grpc": "gRPC, chunks", "socket": "Unix socket", "shared": "Unix socket and shared memory"}
 

@@ -14,8 +14,8 @@ from commands import gradwire
 from processes import server_process
 
 from gradwire.client import connect
+from gradwire.client.commands.health import state_of
 from gradwire.client.errors import Unavailable
-from gradwire.client.health_command import state_of
 from gradwire.server import serving
 
 

@@ -112,7 +112,7 @@ def test_the_gateway_finds_groups_by_their_names_whenever_they_are_started(tmp_p
             shared, streams = server.estimator("shared-digits"), []
             for _ in range(10):  # a stream each, as ten threads would open
                 assert shared.predict(x)[0, 0] == 3
-                streams.append(server._idle["Predict", "shared-digits"].pop())
+                streams.append(server.connection._idle["Predict", "shared-digits"].pop())
         log = (tmp_path / "nginx" / "calls.log").read_text()
     for host in hosts["shared"]:
         assert f"shared-digits -> {at(host)} " in log

@@ -17,7 +17,7 @@ from fuzz.targets.requests import joined
 from fuzz.targets.sockets import FILE
 
 from gradwire.client import Server, connect
-from gradwire.client.same_host import SocketStream
+from gradwire.client.transport.same_host import SocketStream
 from gradwire.server import serving
 from gradwire.server.transport.streams import OpenStream
 from gradwire.v1 import estimator_pb2 as pb

@@ -12,7 +12,7 @@ import pytest
 from fuzz.targets import answers, frames
 
 from gradwire.client.errors import Unavailable, error_of
-from gradwire.client.same_host import SocketStream
+from gradwire.client.transport.same_host import SocketStream
 from gradwire.v1 import estimator_pb2 as pb
 from gradwire.v1.errors_pb2 import ERROR_REASON_BAD_FRAME, ERROR_REASON_TOO_LARGE
 from gradwire.v1.tensor_pb2 import DTYPE_FLOAT64, Tensor

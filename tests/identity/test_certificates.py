@@ -24,10 +24,10 @@ from processes import ServerProcess
 from typer.testing import CliRunner
 
 from gradwire.client import connect
-from gradwire.client.connection import Server
 from gradwire.client.errors import InvalidCall, Unauthenticated, Unavailable
-from gradwire.client.same_host import SocketStream
+from gradwire.client.server import Server
 from gradwire.client.settings import Retry
+from gradwire.client.transport.same_host import SocketStream
 from gradwire.server.commands.tls import app
 from gradwire.server.config.identity import IdentityConfig
 from gradwire.server.errors import Unauthenticated as Refused
@@ -68,7 +68,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, serve: Any, transport: str) -
 def test_a_caller_with_a_certificate_is_served(site: Site, transport: str) -> None:
     with site.connect("alice") as server:
         np.testing.assert_allclose(server.estimator("sums").predict(X), [[6, -6]] * 2)
-        assert isinstance(server.open_stream("Predict"), SocketStream) == (transport == "same host")
+        assert isinstance(server.connection.open_stream("Predict"), SocketStream) == (transport == "same host")
 
 
 def test_who_shows_no_certificate_is_not_even_connected(site: Site) -> None:
@@ -108,7 +108,7 @@ def test_a_certificate_that_names_nobody_is_told_so(site: Site, tmp_path: Path) 
 
 def test_a_ticket_speaks_for_the_certificate_on_the_socket_and_for_nobody_over_grpc(site: Site) -> None:
     with site.connect("alice") as server:
-        stub = transport_pb2_grpc.TransportServiceStub(server.channel())
+        stub = transport_pb2_grpc.TransportServiceStub(server.connection.channel())
         told = stub.GetSameHost(transport_pb2.GetSameHostRequest())
         assert ":alice:" in told.ticket
     identity, context = Identity(IdentityConfig(client_ca=site.certs / "ca.pem")), SocketContext()
@@ -313,7 +313,11 @@ def test_a_ticket_is_not_asked_for_where_no_certificates_are() -> None:
 
 def test_over_grpc_a_ticket_without_a_certificate_is_nothing(site: Site) -> None:
     with site.connect("alice") as server:
-        ticket = transport_pb2_grpc.TransportServiceStub(server.channel()).GetSameHost(transport_pb2.GetSameHostRequest()).ticket
+        ticket = (
+            transport_pb2_grpc.TransportServiceStub(server.connection.channel())
+            .GetSameHost(transport_pb2.GetSameHostRequest())
+            .ticket
+        )
     plain = grpc.ssl_channel_credentials((site.certs / "ca.pem").read_bytes())
     with grpc.secure_channel(site.server.address, plain) as channel, pytest.raises(grpc.RpcError) as caught:
         request: Message = model_pb2.ListModelsRequest()

@@ -17,9 +17,9 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from processes import ServerProcess
 
 from gradwire.client import connect
-from gradwire.client.connection import Server
 from gradwire.client.errors import InvalidCall, Unauthenticated
-from gradwire.client.same_host import SocketStream
+from gradwire.client.server import Server
+from gradwire.client.transport.same_host import SocketStream
 from gradwire.v1 import errors_pb2, model_pb2, model_pb2_grpc, transport_pb2, transport_pb2_grpc
 
 X = np.ones((2, 6), dtype=np.float32)
@@ -59,7 +59,7 @@ def test_a_caller_with_a_token_is_served(site: Site, transport: str) -> None:
         assert [card.name for card in server.models()] == ["sums"]
         np.testing.assert_allclose(server.estimator("sums").predict(X), [[6, -6]] * 2)
         assert server.usage("sums")[0].forward >= 2
-        assert isinstance(server.open_stream("Predict"), SocketStream) == (transport == "same host")
+        assert isinstance(server.connection.open_stream("Predict"), SocketStream) == (transport == "same host")
 
 
 def test_without_a_token_nothing_is_answered_and_the_text_says_what_to_do(site: Site) -> None:
@@ -76,7 +76,7 @@ def predict(server: Server) -> Any:
     from gradwire.wire.frames import open_field
 
     opening = open_field(pb.PredictOpen(call=pb.CallHeader(model="sums")).SerializeToString())
-    return server.call("Predict", opening, [("x", X)])
+    return server.connection.call("Predict", opening, [("x", X)])
 
 
 def test_wrong_expired_and_revoked_tokens_are_told_the_same_and_the_log_says_which(
@@ -121,12 +121,12 @@ def test_a_token_that_is_revoked_ends_the_next_call_on_an_open_stream(
     with site.connect(dave) as server:
         remote = server.estimator("sums")
         remote.predict(X)
-        (stream,) = server._idle["Predict", "sums"]
+        (stream,) = server.connection._idle["Predict", "sums"]
         assert gradwire("token", "revoke", "dave", "--file", str(site.tokens)).returncode == 0
         eventually(lambda: not known(site, dave), 5.0)
         with pytest.raises(Unauthenticated, match="not valid"):
             remote.predict(X)
-        assert stream not in server._idle["Predict", "sums"]
+        assert stream not in server.connection._idle["Predict", "sums"]
 
 
 def test_a_token_that_expires_ends_the_next_call_on_an_open_stream(

@@ -12,7 +12,7 @@ import yaml
 from processes import ServerProcess, server_process
 
 from gradwire.client import connect
-from gradwire.client.connection import Server
+from gradwire.client.server import Server
 from gradwire.server.trust.identity.tokens import change_tokens, new_token
 
 LONG_AGO = datetime(2026, 1, 1, tzinfo=timezone.utc)

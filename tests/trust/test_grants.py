@@ -115,11 +115,11 @@ def test_to_revoke_ends_the_next_call_on_an_open_stream(served: Site, admin: Ser
     with served.connect("dave") as dave:
         remote = dave.estimator("sums")
         remote.predict(X)
-        (stream,) = dave._idle["Predict", "sums"]
+        (stream,) = dave.connection._idle["Predict", "sums"]
         admin.grants.revoke("dave", "sums")
         with pytest.raises(UnknownModel, match="'sums' is not served here; there are: none"):
             remote.predict(X)
-        assert stream not in dave._idle["Predict", "sums"]
+        assert stream not in dave.connection._idle["Predict", "sums"]
 
 
 def test_a_grant_ends_when_it_expires_on_an_open_stream_too(served: Site, admin: Server) -> None:
@@ -159,8 +159,8 @@ REFUSED: dict[str, tuple[grants_pb2.Grant, str]] = {
 def test_a_grant_that_cannot_be_given_is_refused(admin: Server, what: str) -> None:
     grant, expected = REFUSED[what]
     with pytest.raises(grpc.RpcError) as caught:
-        grants_pb2_grpc.GrantServiceStub(admin.channel()).PutGrant(
-            grants_pb2.PutGrantRequest(grant=grant), metadata=admin._metadata
+        grants_pb2_grpc.GrantServiceStub(admin.connection.channel()).PutGrant(
+            grants_pb2.PutGrantRequest(grant=grant), metadata=admin.connection._metadata
         )
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert expected in caught.value.details()
@@ -170,8 +170,8 @@ def test_a_time_beyond_all_years_is_refused(admin: Server) -> None:
     grant = grants_pb2.Grant(principal="a", model="sums", access=model_pb2.ACCESS_LABELS)
     grant.expires.seconds = 1 << 60
     with pytest.raises(grpc.RpcError) as caught:
-        grants_pb2_grpc.GrantServiceStub(admin.channel()).PutGrant(
-            grants_pb2.PutGrantRequest(grant=grant), metadata=admin._metadata
+        grants_pb2_grpc.GrantServiceStub(admin.connection.channel()).PutGrant(
+            grants_pb2.PutGrantRequest(grant=grant), metadata=admin.connection._metadata
         )
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 

@@ -16,7 +16,7 @@ import pytest
 from trust.sites import ADMIN, MLP, Site, site
 
 from gradwire.client import RemoteEstimator, Server
-from gradwire.client.card import ANSWER_NAMES, OPERATION_NAMES, ModelCard
+from gradwire.client.card import ModelCard
 from gradwire.client.errors import GradwireError, InvalidCall, ModelFailed, NotGranted, UnknownModel
 from gradwire.v1 import estimator_pb2 as pb
 from gradwire.v1 import (
@@ -31,6 +31,7 @@ from gradwire.v1 import (
 )
 from gradwire.v1.tensor_pb2 import Codec
 from gradwire.wire.frames import open_field
+from gradwire.wire.names import ANSWER_NAMES, OPERATION_NAMES
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(40, 6)).astype(np.float32)
@@ -101,7 +102,7 @@ def full(card: ModelCard) -> ModelCard:
 def predict(server: Server, x: np.ndarray = X, model: str = "mlp", **opened: Any) -> np.ndarray:
     """As the contract has it, without the client's checks."""
     call = pb.CallHeader(**{"model": model, **opened.pop("call", {})})
-    return server.call("Predict", open_field(pb.PredictOpen(call=call, **opened).SerializeToString()), [("x", x)])
+    return server.connection.call("Predict", open_field(pb.PredictOpen(call=call, **opened).SerializeToString()), [("x", x)])
 
 
 @pytest.mark.parametrize("batch_size", [0, 1, 7, 40, 1 << 30])
@@ -210,7 +211,7 @@ def test_a_malformed_request_is_told_what_the_card_says_and_no_more(server: Serv
     opening = open_field(pb.PredictOpen(call=pb.CallHeader(model="mlp")).SerializeToString())
     for arrays in tensors:
         with pytest.raises(GradwireError) as caught:
-            server.call("Predict", opening, arrays)
+            server.connection.call("Predict", opening, arrays)
         texts.append(str(caught.value))
     for opened in ({"call": {"request_id": "x" * 1000}}, {"options": pb.RowOptions(batch_size=-1)}):
         with pytest.raises(InvalidCall) as wrong:
@@ -240,9 +241,9 @@ def test_usage_tells_of_the_caller_alone(server: Server, who: str) -> None:
 
 
 def test_grants_are_for_admins_alone(server: Server, who: str) -> None:
-    stub = grants_pb2_grpc.GrantServiceStub(server.channel())
+    stub = grants_pb2_grpc.GrantServiceStub(server.connection.channel())
     more = grants_pb2.Grant(principal=who, model="mlp", access=model_pb2.ACCESS_TRAINER)
-    metadata = server._metadata
+    metadata = server.connection._metadata
     for call, request in (
         (stub.PutGrant, grants_pb2.PutGrantRequest(grant=more)),
         (stub.RevokeGrant, grants_pb2.RevokeGrantRequest(principal="owner", model="mlp")),
@@ -255,7 +256,9 @@ def test_grants_are_for_admins_alone(server: Server, who: str) -> None:
 
 def test_the_servers_status_is_for_admins_alone(server: Server) -> None:
     with pytest.raises(grpc.RpcError) as caught:
-        status_pb2_grpc.StatusServiceStub(server.channel()).GetStatus(status_pb2.GetStatusRequest(), metadata=server._metadata)
+        status_pb2_grpc.StatusServiceStub(server.connection.channel()).GetStatus(
+            status_pb2.GetStatusRequest(), metadata=server.connection._metadata
+        )
     assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
 
 
@@ -293,8 +296,8 @@ NAMED: dict[str, Callable[[Server, str], Any]] = {
     "GetUsage": lambda server, name: server.usage(name),
     **{
         method: (
-            lambda server, name, method=method: server.ask(
-                lambda call: getattr(model_pb2_grpc.ModelServiceStub(server.channel()), method)(
+            lambda server, name, method=method: server.connection.ask(
+                lambda call: getattr(model_pb2_grpc.ModelServiceStub(server.connection.channel()), method)(
                     getattr(model_pb2, f"{method}Request")(model=name), **call
                 ),
                 again=False,
@@ -304,7 +307,7 @@ NAMED: dict[str, Callable[[Server, str], Any]] = {
     },
     **{
         method: (
-            lambda server, name, method=method: server.call(
+            lambda server, name, method=method: server.connection.call(
                 method,
                 open_field(getattr(pb, f"{method}Open")(call=pb.CallHeader(model=name)).SerializeToString()),
                 [("x", X)],
@@ -418,5 +421,7 @@ def test_the_admin_who_has_no_grant_for_a_model_cannot_query_it(served: Site) ->
         with pytest.raises(UnknownModel):
             predict(admin)
         assert {one.principal for one in admin.usage(everybody=True)} >= {"labels", "owner"}
-        reply = usage_pb2_grpc.UsageServiceStub(admin.channel()).GetUsage(usage_pb2.GetUsageRequest(), metadata=admin._metadata)
+        reply = usage_pb2_grpc.UsageServiceStub(admin.connection.channel()).GetUsage(
+            usage_pb2.GetUsageRequest(), metadata=admin.connection._metadata
+        )
         assert (reply.principal, list(reply.models)) == (ADMIN, [])

@@ -17,9 +17,9 @@ import pytest
 from trust.sites import ADMIN, LONG_AGO, MLP, Site, site
 
 from gradwire.client import RemoteEstimator, Server
-from gradwire.client.card import ANSWER_NAMES, OPERATION_NAMES
-from gradwire.client.connection import connect
 from gradwire.client.errors import AccessError, NotGranted, Unauthenticated, UnknownModel
+from gradwire.client.server import connect
+from gradwire.wire.names import ANSWER_NAMES, OPERATION_NAMES
 
 SECURITY = Path(__file__).parents[2] / "docs" / "security.md"
 BEGIN, END = "<!-- who may do what: written by `make readme` -->", "<!-- end of the tables -->"

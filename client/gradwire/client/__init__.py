@@ -8,12 +8,12 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "1")
 
 from gradwire.client.card import ModelCard
 from gradwire.client.codecs import Codecs
-from gradwire.client.connection import Server, connect
 from gradwire.client.ensemble import RemoteEnsemble
 from gradwire.client.errors import GradwireError
 from gradwire.client.estimator import RemoteEstimator
 from gradwire.client.fit import Progress
 from gradwire.client.grants import Budget, Grant
+from gradwire.client.server import Server, connect
 from gradwire.client.settings import Renewal, Retry
 from gradwire.client.usage import Usage
 from gradwire.client.versions import Version

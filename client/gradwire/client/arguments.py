@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gradwire.client.card import ANSWER_NAMES, ModelCard
+from gradwire.client.card import ModelCard
 from gradwire.client.errors import (
     DtypeError,
     InvalidCall,
@@ -19,6 +19,7 @@ from gradwire.client.errors import (
     Unsupported,
 )
 from gradwire.v1 import estimator_pb2 as pb
+from gradwire.wire.names import ANSWERS
 from gradwire.wire.tensors import Array, elements, raw
 
 _NUMBERS = "biuf"
@@ -52,6 +53,12 @@ def rows(x: Any, card: ModelCard) -> Array:
 
 
 _SENT = frozenset(map(np.dtype, ("bool", "i1", "i2", "i4", "i8", "u1", "f2", "f4", "f8")))
+
+
+def labelled_rows(x: Any, y: Any, card: ModelCard) -> tuple[Array, Array]:
+    """Rows and their labels: see `rows` and `labels`, whose errors it raises."""
+    array = rows(x, card)
+    return array, labels(y, len(array), card)
 
 
 def labels(y: Any, n: int, card: ModelCard) -> Array:
@@ -132,7 +139,7 @@ def reduction(value: str) -> pb.Reduction:
 def answer(name: str, card: ModelCard) -> pb.Answer:
     """What predict is to answer, by its name on the card. Raises NotGranted, Unsupported if the card does not list it."""
     if name in card.answers:
-        return next(number for number, known in ANSWER_NAMES.items() if known == name)
+        return ANSWERS[name]
     error = NotGranted if card.access == "labels" else Unsupported
     offered = ", ".join(sorted(card.answers)) or "outputs"
     raise error(f"{card.name!r} does not answer {name} to callers with access {card.access!r}; it answers {offered}")

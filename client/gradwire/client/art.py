@@ -16,8 +16,8 @@ from art.estimators.estimator import BaseEstimator, LossGradientsMixin, NeuralNe
 from art.estimators.regression.regressor import RegressorMixin
 
 from gradwire.client.attack import answered, differentiated
+from gradwire.client.attributes import ModelAttributes
 from gradwire.client.card import ModelCard
-from gradwire.client.described import Described
 from gradwire.client.ensemble import RemoteEnsemble
 from gradwire.client.errors import InvalidCall, Unsupported
 from gradwire.client.estimator import RemoteEstimator
@@ -276,7 +276,7 @@ def _is_neural(card: ModelCard) -> bool:
     return card.backend in _CHANNELS_FIRST or card.channels_first is not None or "get_activations" in card.operations
 
 
-def _channels_first(remote: Described) -> bool:
+def _channels_first(remote: ModelAttributes) -> bool:
     if remote.channels_first is not None:
         return remote.channels_first
     if isinstance(remote, RemoteEnsemble):
@@ -284,7 +284,7 @@ def _channels_first(remote: Described) -> bool:
     return _CHANNELS_FIRST.get(remote.card.backend, True)
 
 
-def _clip_values(remote: Described) -> Array | None:
+def _clip_values(remote: ModelAttributes) -> Array | None:
     values = remote.clip_values
     return None if values is None else np.stack(np.broadcast_arrays(*values))
 

@@ -7,33 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from gradwire.v1 import estimator_pb2
 from gradwire.v1 import model_pb2 as pb
 from gradwire.v1.tensor_pb2 import Tensor
 from gradwire.wire.codecs import CODINGS, name_of
 from gradwire.wire.dtypes import to_numpy
+from gradwire.wire.names import ACCESS_NAMES, ANSWER_NAMES, OPERATION_NAMES, OUTPUT_KIND_NAMES, TASK_NAMES, name_in
 from gradwire.wire.tensors import Array, inline, spec_of
-
-OPERATION_NAMES: dict[pb.Operation, str] = {
-    pb.OPERATION_PREDICT: "predict",
-    pb.OPERATION_LOSS: "loss",
-    pb.OPERATION_LOSS_GRADIENT: "loss_gradient",
-    pb.OPERATION_CLASS_GRADIENT: "class_gradient",
-    pb.OPERATION_GET_ACTIVATIONS: "get_activations",
-    pb.OPERATION_VECTOR_JACOBIAN_PRODUCT: "vjp",
-    pb.OPERATION_FIT: "fit",
-    pb.OPERATION_FIT_BATCHES: "fit_generator",
-    pb.OPERATION_VERSIONS: "save",
-    pb.OPERATION_CLONE: "clone_for_refitting",
-}
-"""Operations by the names of the estimator's methods."""
-
-ANSWER_NAMES: dict[estimator_pb2.Answer, str] = {
-    estimator_pb2.ANSWER_OUTPUTS: "outputs",
-    estimator_pb2.ANSWER_LOGITS: "logits",
-    estimator_pb2.ANSWER_UNCERTAINTY: "uncertainty",
-    estimator_pb2.ANSWER_MEMBERS: "members",
-}
 
 
 @dataclass(frozen=True)
@@ -115,17 +94,17 @@ def card_of(message: pb.ModelCard) -> ModelCard:
     return ModelCard(
         name=message.name,
         backend=message.backend,
-        task=_name(pb.Task, message.task),
+        task=name_in(TASK_NAMES, message.task),
         input_shape=tuple(message.input_shape),
         input_dtype=to_numpy(message.input_dtype),
         output_shape=tuple(message.output_shape),
         output_dtype=to_numpy(message.output_dtype),
         nb_classes=message.nb_classes,
-        output_kind=_name(pb.OutputKind, message.output_kind).removeprefix("kind_"),
+        output_kind=name_in(OUTPUT_KIND_NAMES, message.output_kind),
         clip_values=(_array(message.clip_min), _array(message.clip_max)) if message.HasField("clip_min") else None,
         channels_first=message.channels_first if message.HasField("channels_first") else None,
         layer_names=tuple(message.layer_names),
-        access=access_name(message.access),
+        access=name_in(ACCESS_NAMES, message.access),
         # Operations that this client does not know are not shown.
         operations=frozenset(OPERATION_NAMES[o] for o in message.operations if o in OPERATION_NAMES),
         loss=message.loss,
@@ -145,16 +124,6 @@ def card_of(message: pb.ModelCard) -> ModelCard:
         answers=frozenset(ANSWER_NAMES[answer] for answer in message.answers if answer in ANSWER_NAMES),
         codecs=frozenset(name_of(codec) for codec in message.codecs if codec in CODINGS),
     )
-
-
-def access_name(value: pb.Access) -> str:
-    """ "labels", "scores", "gradients" or "trainer"."""
-    return _name(pb.Access, value)
-
-
-def _name(enum: Any, value: int) -> str:
-    """``TASK_REGRESSION`` is "regression"."""
-    return enum.Name(value).partition("_")[2].lower() if value in enum.values() else f"unknown ({value})"
 
 
 def _array(tensor: Tensor) -> Array:

@@ -18,8 +18,8 @@ from typing import Any, NoReturn
 import numpy as np
 
 from gradwire.client import arguments
+from gradwire.client.attributes import ModelAttributes
 from gradwire.client.card import ModelCard
-from gradwire.client.described import Described
 from gradwire.client.ensemble_card import card_of_ensemble
 from gradwire.client.errors import GradwireError, InvalidCall, ServerError, Unsupported
 from gradwire.client.estimator import RemoteEstimator
@@ -29,7 +29,7 @@ _THREADS_A_MEMBER = 8
 """Calls to one member that are under way at the same time, of callers that share an ensemble; each caller's own comes on top."""
 
 
-class RemoteEnsemble(Described):
+class RemoteEnsemble(ModelAttributes):
     """A weighted sum of remote models. Threads may share it, and it can be pickled and copied.
 
     Each member preprocesses for itself, and gets rows in its own precision. Its loss is the weighted sum of its members' own
@@ -110,7 +110,8 @@ class RemoteEnsemble(Described):
     ) -> Array:
         """The weighted sum of the members' losses. Arguments and result as for `RemoteEstimator.compute_loss`."""
         self._require("loss")
-        x, y, mode = *self._labelled(x, y), self._mode(training_mode)
+        x, y = arguments.labelled_rows(x, y, self.card)
+        mode = self._mode(training_mode)
         arguments.reduction(reduction)
 
         def loss(member: RemoteEstimator) -> Array:
@@ -135,7 +136,8 @@ class RemoteEnsemble(Described):
             ``(n, *input_shape)``; if raw ``(k, n, *input_shape)``: what is added up.
         """
         self._require("loss_gradient")
-        x, y, mode = *self._labelled(x, y), self._mode(training_mode)
+        x, y = arguments.labelled_rows(x, y, self.card)
+        mode = self._mode(training_mode)
 
         def gradient(member: RemoteEstimator) -> Array:
             result = member.loss_gradient(x, y, batch_size, mode)
@@ -197,10 +199,6 @@ class RemoteEnsemble(Described):
 
     def _mode(self, training_mode: bool | None) -> bool | None:
         return self._learning_phase if training_mode is None else training_mode
-
-    def _labelled(self, x: Any, y: Any) -> tuple[Array, Array]:
-        x = arguments.rows(x, self.card)
-        return x, arguments.labels(y, len(x), self.card)
 
     def _require(self, operation: str) -> None:
         if operation not in self.card.operations:

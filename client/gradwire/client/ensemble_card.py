@@ -11,11 +11,12 @@ import numpy as np
 
 from gradwire.client.card import Limits, ModelCard
 from gradwire.client.errors import InvalidCall
+from gradwire.wire.names import ACCESS_LEVELS
 
 _OPERATIONS = frozenset({"predict", "loss", "loss_gradient", "class_gradient", "vjp"})
 """What an ensemble has if all of its members have it."""
 
-_ACCESS = ("labels", "scores", "gradients", "trainer")
+_ACCESS = tuple(ACCESS_LEVELS)
 
 
 def card_of_ensemble(cards: Sequence[ModelCard], weights: Sequence[float], said: Mapping[str, Any]) -> ModelCard:

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Protocol
 
 import numpy as np
 
 from gradwire.client import arguments
+from gradwire.client.attributes import ModelAttributes
 from gradwire.client.card import ModelCard
 from gradwire.client.codecs import Codecs, Rounding, Sign, number_of
-from gradwire.client.connection import Server
-from gradwire.client.described import Described
 from gradwire.client.errors import InvalidCall, Unsupported
 from gradwire.client.fit import Progress, batches_of, fit_batches, fit_rows
-from gradwire.client.tracing import traceparent
+from gradwire.client.queries import card_named, usage_rows
+from gradwire.client.transport.connection import Connection
 from gradwire.client.usage import Usage
 from gradwire.client.versions import Version, Versions
 from gradwire.v1 import estimator_pb2 as pb
@@ -27,11 +28,17 @@ from gradwire.wire.frames import open_field
 from gradwire.wire.tensors import Array, Outgoing, outgoing
 
 
-class RemoteEstimator(Described):
+class HasConnection(Protocol):
+    """The part of a `Server` that estimators use."""
+
+    connection: Connection
+
+
+class RemoteEstimator(ModelAttributes):
     """One served model. Made by `Server.estimator`; threads may share it, and it can be pickled and copied.
 
     Attributes:
-        server: Where it is.
+        server: The `Server` that made it.
         card: What its owner says of it, as of when the estimator was made; `refresh` asks again.
         codecs: What `with_codecs` said; by default everything travels as it is.
 
@@ -41,14 +48,16 @@ class RemoteEstimator(Described):
         NotGranted, Unsupported: By any method: the name does not give the operation, or the model does not have it.
     """
 
-    def __init__(self, server: Server, card: ModelCard) -> None:
+    def __init__(self, server: HasConnection, card: ModelCard) -> None:
         super().__init__(card)
-        self.server = server
+        # Any: `Server` is defined above this module.
+        self.server: Any = server
+        self._connection = server.connection
         self.codecs = Codecs()
 
     def refresh(self) -> ModelCard:
         """Asks for the card again: a fit makes a new version, an owner may change the access."""
-        self.card = self.server.card(self.card.name)
+        self.card = card_named(self._connection, self.card.name)
         return self.card
 
     def with_codecs(
@@ -132,11 +141,11 @@ class RemoteEstimator(Described):
         Returns:
             ``(n,)``, or ``()`` if reduced, in the dtype of the model's loss.
         """
-        x = arguments.rows(x, self.card)
+        x, y = arguments.labelled_rows(x, y, self.card)
         opened = pb.LossOpen(
             call=self._header(), options=self._options(batch_size, training_mode), reduction=arguments.reduction(reduction)
         )
-        return self._call("Loss", opened, ("y", arguments.labels(y, len(x), self.card)), ("x", x))
+        return self._call("Loss", opened, ("y", y), ("x", x))
 
     loss = compute_loss
 
@@ -156,9 +165,9 @@ class RemoteEstimator(Described):
         Returns:
             ``(n, *input_shape)``, in the model's floating dtype.
         """
-        x = arguments.rows(x, self.card)
+        x, y = arguments.labelled_rows(x, y, self.card)
         opened = pb.LossGradientOpen(call=self._header(self.codecs.gradients), options=self._options(batch_size, training_mode))
-        return self._call("LossGradient", opened, ("y", arguments.labels(y, len(x), self.card)), ("x", x))
+        return self._call("LossGradient", opened, ("y", y), ("x", x))
 
     def class_gradient(self, x: Any, label: Any = None, batch_size: int = 0, training_mode: bool | None = None) -> Array:
         """Gradients of the class outputs with respect to the inputs.
@@ -290,8 +299,7 @@ class RemoteEstimator(Described):
             **unknown: Refused by name: what else a framework's fit takes stays with the server.
         """
         arguments.refuse(unknown, "fit")
-        x = arguments.rows(x, self.card)
-        y = arguments.labels(y, len(x), self.card)
+        x, y = arguments.labelled_rows(x, y, self.card)
         opened = pb.FitOpen(
             call=self._header(),
             batch_size=arguments.count("batch_size", batch_size, 1),
@@ -301,8 +309,7 @@ class RemoteEstimator(Described):
         )
         if seed is not None:
             opened.seed = arguments.count("seed", seed, 0, (1 << 64) - 1)
-        fit_rows(self.server, opened, x, y, on_progress, verbose)
-        self.refresh()
+        self._now(fit_rows(self._connection, opened, x, y, on_progress, verbose))
 
     def fit_generator(
         self,
@@ -329,19 +336,17 @@ class RemoteEstimator(Described):
 
         def checked() -> Iterable[tuple[Array, Array]]:
             for x, y in batches_of(generator, nb_epochs):
-                rows = arguments.rows(x, self.card)
-                yield rows, arguments.labels(y, len(rows), self.card)
+                yield arguments.labelled_rows(x, y, self.card)
 
-        fit_batches(self.server, opened, checked(), on_progress, verbose)
-        self.refresh()
+        self._now(fit_batches(self._connection, opened, checked(), on_progress, verbose))
 
     def clone_for_refitting(self) -> RemoteEstimator:
         """A clone on the same server: the same architecture, not fitted; `delete` ends it. Raises TooManyClones."""
-        return RemoteEstimator(self.server, Versions(self.server, self.card.name).clone())
+        return RemoteEstimator(self.server, Versions(self._connection, self.card.name).clone())
 
     def delete(self) -> None:
         """Ends a clone."""
-        Versions(self.server, self.card.name).delete_clone()
+        Versions(self._connection, self.card.name).delete_clone()
 
     # Versions.
 
@@ -361,28 +366,28 @@ class RemoteEstimator(Described):
         """
         if path is not None:
             raise Unsupported(f"path={path!r}: a remote model is saved on its server, under a name; leave path out")
-        return Versions(self.server, self.card.name).save(filename, overwrite)
+        return Versions(self._connection, self.card.name).save(filename, overwrite)
 
     def versions(self) -> list[Version]:
         """What has been saved, oldest first."""
-        return Versions(self.server, self.card.name).list()
+        return Versions(self._connection, self.card.name).list()
 
     def restore(self, version: str) -> None:
         """Brings back the weights that `save` kept under that name. Raises UnknownVersion."""
-        Versions(self.server, self.card.name).restore(version)
+        Versions(self._connection, self.card.name).restore(version)
         self.refresh()
 
     def reset(self) -> None:
         """Brings the weights back that the model was served with at start."""
-        Versions(self.server, self.card.name).reset()
+        Versions(self._connection, self.card.name).reset()
         self.refresh()
 
     def usage(self) -> Usage:
         """The rows that this caller has used of this model, and those left of a budget. Raises UnknownModel."""
-        return self.server.usage(self.card.name)[0]
+        return usage_rows(self._connection, self.card.name)[0]
 
     def __repr__(self) -> str:
-        return f"RemoteEstimator({self.card.name!r} at {self.server.address}, {self.card.backend}, access {self.card.access})"
+        return f"RemoteEstimator({self.card.name!r} at {self._connection.address}, {self.card.backend}, access {self.card.access})"
 
     # Inside.
 
@@ -400,16 +405,17 @@ class RemoteEstimator(Described):
         if self.codecs.inputs is not None:
             codec = number_of(self.codecs.inputs)
             sent = [(name, outgoing(array, codec) if name == "x" else array) for name, array in arrays]
-        return self.server.call(method, open_field(opened.SerializeToString()), sent, self.card.name)
+        return self._connection.call(method, open_field(opened.SerializeToString()), sent, self.card.name)
+
+    def _now(self, version: str) -> None:
+        """Keeps the version that a fit has made."""
+        self.card = replace(self.card, version=version)
 
     def _header(self, result_codec: str | None = None) -> pb.CallHeader:
-        return pb.CallHeader(
-            model=self.card.name,
-            request_id=self.server.new_request_id(),
-            timeout_s=self.server.timeout_s or 0.0,
-            traceparent=traceparent(),
-            result_codec=number_of(result_codec),
-        )
+        header = self._connection.header(self.card.name)
+        if result_codec is not None:
+            header.result_codec = number_of(result_codec)
+        return header
 
     def _options(self, batch_size: int, training_mode: bool | None) -> pb.RowOptions:
         mode = self._learning_phase if training_mode is None else training_mode

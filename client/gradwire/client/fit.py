@@ -10,9 +10,9 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from gradwire.client.connection import Server
 from gradwire.client.errors import InvalidCall, error_of_wire
-from gradwire.client.streams import Stream, parsed
+from gradwire.client.transport.connection import Connection
+from gradwire.client.transport.streams import Stream, parsed
 from gradwire.v1 import estimator_pb2 as pb
 from gradwire.wire.errors import WireError
 from gradwire.wire.frames import messages, open_field
@@ -39,19 +39,19 @@ _PRINTED_EVERY_S = 1.0
 OnProgress: TypeAlias = "Callable[[Progress], None] | None"
 
 
-def fit_rows(server: Server, opened: pb.FitOpen, x: Array, y: Array, on_progress: OnProgress, verbose: bool) -> None:
-    """Fits on rows that are all here."""
+def fit_rows(connection: Connection, opened: pb.FitOpen, x: Array, y: Array, on_progress: OnProgress, verbose: bool) -> str:
+    """Fits on arrays of rows and labels, and returns the model's new version."""
     try:
         outgoing = messages(open_field(opened.SerializeToString()), (("y", y), ("x", x)))
     except WireError as e:
         raise error_of_wire(e) from None
-    _fit(server, opened.call.model, _Outgoing(outgoing), on_progress, verbose)
+    return _fit(connection, opened.call.model, _Outgoing(outgoing), on_progress, verbose)
 
 
 def fit_batches(
-    server: Server, opened: pb.FitOpen, batches: Iterable[tuple[Array, Array]], on_progress: OnProgress, verbose: bool
-) -> None:
-    """Fits on batches as they are made."""
+    connection: Connection, opened: pb.FitOpen, batches: Iterable[tuple[Array, Array]], on_progress: OnProgress, verbose: bool
+) -> str:
+    """Fits on batches as they are made, and returns the model's new version."""
 
     def outgoing() -> Iterator[bytes]:
         opening = open_field(opened.SerializeToString())
@@ -60,7 +60,7 @@ def fit_batches(
             opening = b""
         yield opening + pb.FitRequest(end=True).SerializeToString()
 
-    _fit(server, opened.call.model, _Outgoing(outgoing()), on_progress, verbose)
+    return _fit(connection, opened.call.model, _Outgoing(outgoing()), on_progress, verbose)
 
 
 def batches_of(generator: Any, nb_epochs: int) -> Iterator[tuple[Any, Any]]:
@@ -95,9 +95,9 @@ class _Outgoing(Iterator[bytes]):
             raise StopIteration from None
 
 
-def _fit(server: Server, model: str, outgoing: _Outgoing, on_progress: OnProgress, verbose: bool) -> None:
-    stream = outgoing.stream = server.open_grpc_stream("Fit", model)
-    server.watch(stream)
+def _fit(connection: Connection, model: str, outgoing: _Outgoing, on_progress: OnProgress, verbose: bool) -> str:
+    stream = outgoing.stream = connection.open_grpc_stream("Fit", model)
+    connection.watch(stream)
     report = _Report(on_progress, verbose)
     try:
         stream.send(outgoing)
@@ -106,7 +106,7 @@ def _fit(server: Server, model: str, outgoing: _Outgoing, on_progress: OnProgres
     except grpc.RpcError as e:
         if outgoing.error is not None:
             raise outgoing.error from None
-        raise server.error_on(stream, e) from None
+        raise connection.error_on(stream, e) from None
     except WireError as e:
         stream.cancel()
         raise error_of_wire(e) from None
@@ -115,12 +115,13 @@ def _fit(server: Server, model: str, outgoing: _Outgoing, on_progress: OnProgres
         stream.cancel()
         raise
     except BaseException:
-        server.interrupted(stream)
+        connection.interrupted(stream)
         raise
     else:
         stream.close()
+        return str(answer.version)
     finally:
-        server.unwatch(stream)
+        connection.unwatch(stream)
 
 
 class _Report:

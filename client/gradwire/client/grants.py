@@ -5,27 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
-from gradwire.client.card import OPERATION_NAMES
 from gradwire.client.errors import InvalidCall
+from gradwire.client.transport.connection import Connection
 from gradwire.v1 import grants_pb2 as pb
 from gradwire.v1 import grants_pb2_grpc, model_pb2
-
-if TYPE_CHECKING:
-    from gradwire.client.connection import Server
+from gradwire.wire.names import ACCESS_LEVELS, ACCESS_NAMES, OPERATION_NAMES, OPERATIONS
 
 Access: TypeAlias = Literal["labels", "scores", "gradients", "trainer"]
 
-_ACCESS: dict[str, model_pb2.Access] = {
-    "labels": model_pb2.ACCESS_LABELS,
-    "scores": model_pb2.ACCESS_SCORES,
-    "gradients": model_pb2.ACCESS_GRADIENTS,
-    "trainer": model_pb2.ACCESS_TRAINER,
-}
-assert set(_ACCESS) == set(get_args(Access))
-_ACCESS_NAMES = {value: name for name, value in _ACCESS.items()}
-_OPERATIONS = {name: value for value, name in OPERATION_NAMES.items()}
+assert set(ACCESS_LEVELS) == set(get_args(Access))
 
 
 @dataclass(frozen=True)
@@ -82,8 +72,8 @@ class Grants:
     Every method raises NotGranted for others.
     """
 
-    def __init__(self, server: Server) -> None:
-        self._server = server
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
 
     def put(self, grant: Grant) -> Grant:
         """Gives access, in place of what the principal had of the model before; what is used stays used.
@@ -92,26 +82,26 @@ class Grants:
             InvalidCall: It cannot be given: the model is not served, say, or not with so much access.
         """
         request = pb.PutGrantRequest(grant=message_of(grant))
-        return grant_of(self._server.ask(lambda call: self._stub().PutGrant(request, **call), model=grant.model).grant)
+        return grant_of(self._connection.ask(lambda call: self._stub().PutGrant(request, **call), model=grant.model).grant)
 
     def revoke(self, principal: str, model: str) -> None:
         """Ends access, wherever it was given. Raises InvalidCall if there is none."""
         request = pb.RevokeGrantRequest(principal=principal, model=model)
-        self._server.ask(lambda call: self._stub().RevokeGrant(request, **call), again=False, model=model)
+        self._connection.ask(lambda call: self._stub().RevokeGrant(request, **call), again=False, model=model)
 
     def list(self, principal: str = "") -> list[Grant]:
         """The grants in force, of one principal or of all."""
         request = pb.ListGrantsRequest(principal=principal)
-        return [grant_of(message) for message in self._server.ask(lambda call: self._stub().ListGrants(request, **call)).grants]
+        return [grant_of(message) for message in self._connection.ask(lambda call: self._stub().ListGrants(request, **call)).grants]
 
     def _stub(self) -> grants_pb2_grpc.GrantServiceStub:
-        return grants_pb2_grpc.GrantServiceStub(self._server.channel())
+        return grants_pb2_grpc.GrantServiceStub(self._connection.channel())
 
 
 def message_of(grant: Grant) -> pb.Grant:
     """A grant as it travels. Raises InvalidCall if it is not one."""
-    if grant.access not in _ACCESS:
-        raise InvalidCall(f"access is {grant.access!r}; expected one of: {', '.join(_ACCESS)}")
+    if grant.access not in ACCESS_LEVELS:
+        raise InvalidCall(f"access is {grant.access!r}; expected one of: {', '.join(ACCESS_LEVELS)}")
     if grant.expires is not None and grant.expires.tzinfo is None:
         raise InvalidCall(f"expires is {grant.expires}, without a time zone; expected one, datetime.timezone.utc for example")
     for name, rows in vars(grant.budget).items():
@@ -124,7 +114,7 @@ def message_of(grant: Grant) -> pb.Grant:
     result = pb.Grant(
         principal=grant.principal,
         model=grant.model,
-        access=_ACCESS[grant.access],
+        access=ACCESS_LEVELS[grant.access],
         activations=grant.activations,
         operations=_numbers(grant.operations),
         decimals=grant.decimals,
@@ -143,7 +133,7 @@ def grant_of(message: pb.Grant) -> Grant:
     return Grant(
         principal=message.principal,
         model=message.model,
-        access=_ACCESS_NAMES.get(message.access, "labels"),  # type: ignore[arg-type]
+        access=ACCESS_NAMES.get(message.access, "labels"),  # type: ignore[arg-type]
         activations=message.activations,
         operations=tuple(OPERATION_NAMES.get(number, str(number)) for number in message.operations),
         decimals=message.decimals if message.HasField("decimals") else None,
@@ -158,7 +148,7 @@ def grant_of(message: pb.Grant) -> Grant:
 
 
 def _numbers(operations: Iterable[str]) -> list[model_pb2.Operation]:
-    unknown = [name for name in operations if name not in _OPERATIONS]
+    unknown = [name for name in operations if name not in OPERATIONS]
     if unknown:
-        raise InvalidCall(f"operations names {unknown[0]!r}; expected some of: {', '.join(_OPERATIONS)}")
-    return [_OPERATIONS[name] for name in operations]
+        raise InvalidCall(f"operations names {unknown[0]!r}; expected some of: {', '.join(OPERATIONS)}")
+    return [OPERATIONS[name] for name in operations]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
-from gradwire.client.card import access_name
 from gradwire.v1 import usage_pb2 as pb
+from gradwire.wire.names import ACCESS_NAMES, name_in
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def usage_of(message: pb.ModelUsage) -> Usage:
         rows_per_s=message.budget.rows_per_s or None,
         expires=message.expires.ToDatetime(timezone.utc) if message.HasField("expires") else None,
         principal=message.principal,
-        access=access_name(message.access),
+        access=name_in(ACCESS_NAMES, message.access),
     )
 
 

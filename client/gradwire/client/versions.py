@@ -9,7 +9,7 @@ from typing import Any
 
 from gradwire.client import arguments
 from gradwire.client.card import ModelCard, card_of
-from gradwire.client.connection import Server
+from gradwire.client.transport.connection import Connection
 from gradwire.v1 import model_pb2 as pb
 from gradwire.v1.model_pb2_grpc import ModelServiceStub
 
@@ -27,12 +27,12 @@ class Versions:
     """The versions of one model.
 
     Args:
-        server: Where it is.
+        connection: To the model's server.
         model: Its served name.
     """
 
-    def __init__(self, server: Server, model: str) -> None:
-        self._server = server
+    def __init__(self, connection: Connection, model: str) -> None:
+        self._connection = connection
         self._model = model
 
     def save(self, version: str, overwrite: bool) -> Version:
@@ -75,9 +75,9 @@ class Versions:
 
     def _ask(self, method: str, request: Any, again: bool = True) -> Any:
         def unary(options: dict[str, Any]) -> Any:
-            return getattr(ModelServiceStub(self._server.channel()), method)(request, **options)
+            return getattr(ModelServiceStub(self._connection.channel()), method)(request, **options)
 
-        return self._server.ask(unary, again=again, model=self._model)
+        return self._connection.ask(unary, again=again, model=self._model)
 
 
 def _version(message: pb.ModelVersion) -> Version:

@@ -63,6 +63,12 @@ def to_contract(dtype: np.dtype[Any]) -> Dtype:
         raise WireError(ERROR_REASON_BAD_DTYPE, f"dtype {dtype} cannot be sent; cast the array to one of: {_NAMES}") from None
 
 
+def travelling(dtype: np.dtype[Any]) -> tuple[Dtype, np.dtype[Any]]:
+    """The contract's value for a numpy dtype, and the little-endian dtype that travels. Raises WireError if there is none."""
+    value = to_contract(dtype)
+    return value, _NUMPY[value]
+
+
 def to_numpy(value: Dtype) -> np.dtype[Any]:
     """The little-endian numpy dtype of a contract value; of bfloat16 without ``ml_dtypes`` its bits. Raises WireError."""
     try:

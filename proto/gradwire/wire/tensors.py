@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
@@ -19,7 +19,7 @@ from gradwire.v1.errors_pb2 import (
 )
 from gradwire.v1.tensor_pb2 import CODEC_UNSPECIFIED, Codec, Dtype, Tensor
 from gradwire.wire.codecs import CODINGS, decode, encode, name_of, rows_and_elements
-from gradwire.wire.dtypes import to_contract, to_numpy, widened
+from gradwire.wire.dtypes import to_numpy, travelling, widened
 from gradwire.wire.errors import WireError
 
 Array: TypeAlias = NDArray[Any]
@@ -135,8 +135,8 @@ def elements(array: Array) -> tuple[Array, Dtype]:
     Raises:
         WireError: The dtype is not in the contract; object arrays never are.
     """
-    value = to_contract(array.dtype)
-    return np.asarray(array, to_numpy(value), order="C"), value
+    value, dtype = travelling(array.dtype)
+    return np.asarray(array, dtype, order="C"), value
 
 
 def raw(array: Array) -> memoryview:
@@ -166,6 +166,11 @@ def outgoing(array: Array, codec: Codec = CODEC_UNSPECIFIED) -> Outgoing:
     if codec and value in CODINGS[codec].dtypes:
         return Outgoing(value, array.shape, codec, encode(array, codec).data)
     return Outgoing(value, array.shape, CODEC_UNSPECIFIED, raw(array))
+
+
+def all_outgoing(arrays: Sequence[tuple[str, Array | Outgoing]]) -> list[tuple[str, Outgoing]]:
+    """Named arrays made ready to travel; those that are ready stay as they are. Raises WireError as `elements`."""
+    return [(name, array if isinstance(array, Outgoing) else outgoing(array)) for name, array in arrays]
 
 
 @lru_cache(maxsize=1024)

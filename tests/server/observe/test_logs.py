@@ -55,13 +55,13 @@ def test_the_errors_of_calls_are_found_by_their_request_id(tmp_path: Path, monke
         with connect(process.address, token=token, retry=Retry(attempts=1)) as server:
             digits = server.estimator("digits")
             ids = iter(["good-1", "failed-2", "good-4"])
-            monkeypatch.setattr(server, "new_request_id", lambda: next(ids))
+            monkeypatch.setattr(server.connection, "new_request_id", lambda: next(ids))
             digits.predict(X)
             with pytest.raises(GradwireError):
                 digits.predict(-X)
             with pytest.raises(GradwireError):
                 refused = CallHeader(model="digits", request_id="refused-3")
-                server.call("Predict", open_field(PredictOpen(call=refused).SerializeToString()), [("x", X[:, :3])])
+                server.connection.call("Predict", open_field(PredictOpen(call=refused).SerializeToString()), [("x", X[:, :3])])
             digits.predict(X)
         told = lines(process.log)
         text = process.log.read_text()

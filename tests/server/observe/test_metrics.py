@@ -57,7 +57,7 @@ def test_every_call_is_counted_by_outcome_rows_and_duration(scrape, free_port):
             digits.predict(X)
         digits.loss_gradient(X, np.array([0, 1, 2]))
         with pytest.raises(InvalidCall):
-            server.call("Predict", opening("digits"), [("x", np.ones((2, 5)))])
+            server.connection.call("Predict", opening("digits"), [("x", np.ones((2, 5)))])
         seen = scrape(free_port)
     calls = seen["gradwire_calls_total"]
     assert calls[labels(model="digits", operation="predict", outcome="OK")] == 3

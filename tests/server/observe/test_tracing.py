@@ -25,7 +25,7 @@ from opentelemetry.trace import StatusCode
 from gradwire.client import connect
 from gradwire.client.errors import UnknownModel
 from gradwire.client.estimator import RemoteEstimator
-from gradwire.client.tracing import traceparent
+from gradwire.client.transport.tracing import traceparent
 from gradwire.server import serving
 from gradwire.server.errors import ConfigError
 from gradwire.server.store.records import CallRecord

@@ -11,8 +11,8 @@ import numpy as np
 from art.attacks.evasion import DeepFool, FastGradientMethod, HopSkipJump, ProjectedGradientDescent
 
 from gradwire.client.art import art_estimator
-from gradwire.client.connection import Server
 from gradwire.client.estimator import RemoteEstimator
+from gradwire.client.server import Server
 from gradwire.wire.tensors import Array
 
 WHITE_BOX = "digits"

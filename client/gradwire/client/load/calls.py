@@ -10,9 +10,9 @@ import numpy as np
 
 from gradwire.client import arguments
 from gradwire.client.card import ModelCard
+from gradwire.client.check.random_rows import random_rows
 from gradwire.client.errors import InvalidCall, NotGranted
 from gradwire.client.estimator import RemoteEstimator
-from gradwire.client.random_rows import random_rows
 from gradwire.wire.tensors import Array
 
 _POOL = 8

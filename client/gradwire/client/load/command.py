@@ -23,14 +23,14 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from gradwire.client.commands import Address, Certificate, Key, Timeout, Tls, Token, TokenFile
-from gradwire.client.credentials import caller
-from gradwire.client.endings import ended, told
+from gradwire.client.commands.exit_codes import error_exit, exit_on_errors
+from gradwire.client.commands.options import Address, Certificate, Key, Timeout, Tls, Token, TokenFile
 from gradwire.client.errors import InvalidCall
 from gradwire.client.load.calls import OPERATIONS
 from gradwire.client.load.plan import Load, Step, Target, plan
 from gradwire.client.load.report import Figures, Report, all_failed, as_json, cores
 from gradwire.client.load.run import Progress, run_load
+from gradwire.client.transport.credentials import caller
 
 _BUSY_CORES = 0.8
 """A process that uses so much of a core has its interpreter's lock for most of the time."""
@@ -99,7 +99,7 @@ def bench(
       gradwire bench gpu-node:50051 digits --rate 200 -c 32 -d 30 \\
         --mix predict=9,loss_gradient=1
     """
-    with told():
+    with exit_on_errors():
         load = plan(
             Target(address, model, timeout_s=timeout_s, same_host=same_host, **caller(token, token_file, tls, certificate, key)),
             operations=operation or (),
@@ -120,10 +120,10 @@ def bench(
     if json == "-":
         sys.stdout.write(as_json(report))
     elif json is not None:
-        with told():
+        with exit_on_errors():
             Path(json).write_text(as_json(report))
     if not report.figures:
-        raise ended("nothing was measured", 1)
+        raise error_exit("nothing was measured", 1)
     if all_failed(report.figures):
         raise typer.Exit(1)
 

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from gradwire.client import arguments
-from gradwire.client.connection import Server, connect
-from gradwire.client.credentials import ClientCertificate
+from gradwire.client.check.random_rows import random_rows
 from gradwire.client.errors import InvalidCall
 from gradwire.client.load.calls import Inputs, all_classes_nbytes, check_size, checked, granted
-from gradwire.client.random_rows import random_rows
+from gradwire.client.server import Server, connect
 from gradwire.client.settings import Retry
+from gradwire.client.transport.credentials import ClientCertificate
 
 _LARGE_NBYTES = 256 << 20
 """Gradients of all classes beyond this are measured only if they are asked for by name."""

@@ -14,9 +14,9 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
 
-from gradwire.client.commands import Address, Certificate, Key, Timeout, Tls, Token, TokenFile, opened
-from gradwire.client.connection import Server
+from gradwire.client.commands.options import Address, Certificate, Key, Timeout, Tls, Token, TokenFile, connected
 from gradwire.client.errors import Unavailable
+from gradwire.client.server import Server
 from gradwire.client.top.activity import Activity, activity
 from gradwire.client.top.table import shown
 from gradwire.v1 import status_pb2 as pb
@@ -42,7 +42,7 @@ def top(
     Example: gradwire top 127.0.0.1:50051
     """
     console = Console()
-    with opened(address, token, token_file, tls, certificate, key, timeout_s) as server:
+    with connected(address, token, token_file, tls, certificate, key, timeout_s) as server:
         if once:
             _print(console, activity(_read(server)), as_json)
             return
@@ -80,10 +80,12 @@ def _periods(server: Server, every_s: float) -> Iterator[Activity]:
 
 def _read(server: Server) -> pb.GetStatusResponse:
     def ask(call: dict[str, Any]) -> pb.GetStatusResponse:
-        answer: pb.GetStatusResponse = status_pb2_grpc.StatusServiceStub(server.channel()).GetStatus(pb.GetStatusRequest(), **call)
+        answer: pb.GetStatusResponse = status_pb2_grpc.StatusServiceStub(server.connection.channel()).GetStatus(
+            pb.GetStatusRequest(), **call
+        )
         return answer
 
-    return server.ask(ask)
+    return server.connection.ask(ask)
 
 
 def _print(console: Console, seen: Activity, as_json: bool) -> None:

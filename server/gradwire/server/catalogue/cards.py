@@ -16,15 +16,8 @@ from gradwire.v1.tensor_pb2 import Tensor
 from gradwire.wire.codecs import CODINGS
 from gradwire.wire.dtypes import to_contract
 from gradwire.wire.frames import CHUNK_NBYTES
+from gradwire.wire.names import OUTPUT_KINDS, TASKS
 from gradwire.wire.tensors import elements, raw
-
-_TASKS: dict[str, pb.Task] = {"classification": pb.TASK_CLASSIFICATION, "regression": pb.TASK_REGRESSION}
-_OUTPUT_KINDS: dict[str, pb.OutputKind] = {
-    "logits": pb.OUTPUT_KIND_LOGITS,
-    "probabilities": pb.OUTPUT_KIND_PROBABILITIES,
-    "labels": pb.OUTPUT_KIND_LABELS,
-    "values": pb.OUTPUT_KIND_VALUES,
-}
 
 
 def operations(admitted: Admitted) -> list[pb.Operation]:
@@ -38,13 +31,13 @@ def card(admitted: Admitted, limits: Limits) -> pb.ModelCard:
     result = pb.ModelCard(
         name=admitted.name,
         backend=config.backend,
-        task=_TASKS[config.task],
+        task=TASKS[config.task],
         input_shape=config.input_shape,
         input_dtype=to_contract(np.dtype(model.input_dtype)),
         output_shape=[config.nb_classes] if admitted.labels_only else estimator.output_shape,
         output_dtype=to_contract(np.dtype(np.float32) if admitted.labels_only else estimator.output_dtype),
         nb_classes=config.nb_classes,
-        output_kind=pb.OUTPUT_KIND_LABELS if admitted.labels_only else _OUTPUT_KINDS[model.output_kind],
+        output_kind=pb.OUTPUT_KIND_LABELS if admitted.labels_only else OUTPUT_KINDS[model.output_kind],
         access=CONTRACT[admitted.access],
         operations=operations(admitted),
         answers=sorted(ANSWERS[answer] for answer in admitted.answers),

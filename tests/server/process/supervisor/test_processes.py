@@ -105,7 +105,7 @@ def test_a_connections_unix_socket_leads_to_the_process_that_it_was_asked_of(sit
             ops.estimator("net").predict(ROW)
             ops.usage("net")  # the ledger is written before that is answered
             [answered] = servers(site, "ops")[before:]
-            assert listens(answered, ops._same_host._name or "")
+            assert listens(answered, ops.connection._same_host._name or "")
 
 
 def listens(pid: int, socket_name: str) -> bool:

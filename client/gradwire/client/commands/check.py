@@ -1,14 +1,13 @@
-"""``gradwire models`` and ``gradwire check``.
+"""``gradwire check``: a check of every operation of a model, as a table of findings.
 
-Exit codes: 0, all is well; 1, a check has found something wrong; 2, what was asked for is wrong; 3, no server answers.
+Exit codes: 0, all granted operations are right; 1, an operation is wrong; 2, a wrong argument, name or permission;
+3, no server answers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -17,57 +16,14 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
-from gradwire.client.card import OPERATION_NAMES, ModelCard
+from gradwire.client.card import ModelCard
 from gradwire.client.check import Finding, check_model
-from gradwire.client.connection import Server, connect
-from gradwire.client.credentials import caller
-from gradwire.client.endings import told
+from gradwire.client.commands.models import cells
+from gradwire.client.commands.options import Address, Certificate, Key, Timeout, Tls, Token, TokenFile, connected
 from gradwire.client.errors import InvalidCall
 from gradwire.client.usage import Usage
 
-Address: TypeAlias = Annotated[str, typer.Argument(help="host:port or unix:PATH of a server.", show_default=False)]
-Token: TypeAlias = Annotated[
-    str | None, typer.Option(help="Who calls. Better set in the environment, where others do not see it.", envvar="GRADWIRE_TOKEN")
-]
-TokenFile: TypeAlias = Annotated[
-    Path | None, typer.Option(help="A file that holds the token.", envvar="GRADWIRE_TOKEN_FILE", show_default=False)
-]
-Tls: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        help="Encrypt: 'system' for the system's certificates, or a PEM file to trust.", envvar="GRADWIRE_TLS", show_default=False
-    ),
-]
-Certificate: TypeAlias = Annotated[
-    Path | None, typer.Option(help="Your certificate, a PEM file.", envvar="GRADWIRE_CERTIFICATE", show_default=False)
-]
-Key: TypeAlias = Annotated[Path | None, typer.Option(help="Its key, a PEM file.", envvar="GRADWIRE_KEY", show_default=False)]
-Timeout: TypeAlias = Annotated[float, typer.Option("--timeout", help="Seconds that a call may take.")]
-
 _STYLES = {"ok": "green", "wrong": "bold red", "unclear": "yellow", "not granted": "dim"}
-
-
-def models(
-    address: Address,
-    token: Token = None,
-    token_file: TokenFile = None,
-    tls: Tls = None,
-    certificate: Certificate = None,
-    key: Key = None,
-    timeout_s: Timeout = 60.0,
-) -> None:
-    """List the models that a server offers to you.
-
-    Example: gradwire models 127.0.0.1:50051
-    """
-    with opened(address, token, token_file, tls, certificate, key, timeout_s) as server:
-        cards = server.models()
-    table = Table(title=f"{len(cards)} models at {escape(address)}", title_justify="left", title_style="bold")
-    for heading in ("name", "backend", "input", "classes", "access", "operations", "version", "device"):
-        table.add_column(heading, overflow="fold", ratio=2 if heading == "operations" else None)
-    for card in cards:
-        table.add_row(*(escape(cell) for cell in _cells(card)))
-    Console().print(table)
 
 
 def check(
@@ -89,7 +45,7 @@ def check(
     Example: gradwire check 127.0.0.1:50051 digits --data test.npz
     """
     console = Console()
-    with opened(address, token, token_file, tls, certificate, key, timeout_s) as server:
+    with connected(address, token, token_file, tls, certificate, key, timeout_s) as server:
         x, y = (None, None) if data is None else _read(data)
         remote = server.estimator(model)
         console.print(_panel(remote.card))
@@ -105,21 +61,6 @@ def check(
         raise typer.Exit(1)
 
 
-@contextmanager
-def opened(
-    address: str,
-    token: str | None,
-    token_file: Path | None,
-    tls: str | None,
-    certificate: Path | None,
-    key: Path | None,
-    timeout_s: float,
-) -> Iterator[Server]:
-    """A connection whose errors end the command with one line."""
-    with told(), connect(address, **caller(token, token_file, tls, certificate, key), timeout_s=timeout_s) as server:
-        yield server
-
-
 def _read(path: Path) -> tuple[Any, Any]:
     """``x``, and ``y`` or None, of a .npz file. Arrays of objects are not read: they would be unpickled."""
     try:
@@ -131,15 +72,8 @@ def _read(path: Path) -> tuple[Any, Any]:
         raise InvalidCall(f"{path} is not a .npz file of plain arrays; make it with numpy.savez(path, x=rows, y=labels)") from None
 
 
-def _cells(card: ModelCard) -> tuple[str, ...]:
-    operations = [name for name in OPERATION_NAMES.values() if name in card.operations]
-    shape = "x".join("any" if size == -1 else str(size) for size in card.input_shape)
-    row = f"{shape} {card.input_dtype}"
-    return (card.name, card.backend, row, str(card.nb_classes), card.access, ", ".join(operations), card.version, card.device)
-
-
 def _panel(card: ModelCard) -> Panel:
-    name, backend, row, _, access, operations, version, device = _cells(card)
+    name, backend, row, _, access, operations, version, device = cells(card)
     lines = {
         "model": f"{backend} {card.task} on {device}, version {version}",
         "input": row + ("" if card.clip_values is None else f", clip values {_bounds(card.clip_values)}"),

@@ -12,11 +12,21 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from gradwire.client import arguments
-from gradwire.client.card import OPERATION_NAMES, ModelCard
-from gradwire.client.differences import COARSE, PRECISIONS, Agreement, Differences, Precision, agreement, differences, directions
+from gradwire.client.card import ModelCard
+from gradwire.client.check.differences import (
+    COARSE,
+    PRECISIONS,
+    Agreement,
+    Differences,
+    Precision,
+    agreement,
+    differences,
+    directions,
+)
+from gradwire.client.check.random_rows import random_rows
 from gradwire.client.errors import AccessError, InvalidCall, LayerError, ModelFailed, ServerError, Unsupported
 from gradwire.client.estimator import RemoteEstimator
-from gradwire.client.random_rows import random_rows
+from gradwire.wire.names import OPERATIONS
 from gradwire.wire.tensors import Array
 
 ROWS = 4
@@ -71,7 +81,7 @@ def check_model(remote: RemoteEstimator, x: Array | None = None, y: Array | None
         return _Trial(remote, rows, labels, rng, precisions)
 
     first = trial(0)
-    for operation in OPERATION_NAMES.values():
+    for operation in OPERATIONS:
         if operation in card.operations:
             finding = _finding(operation, first)
             if operation in _COMPARED and finding.verdict == "unclear":
@@ -339,7 +349,7 @@ _TRIALS: dict[str, Callable[[_Trial], str]] = {
     "save": _save,
     "clone_for_refitting": _clone,
 }
-assert set(_TRIALS) == set(OPERATION_NAMES.values())
+assert set(_TRIALS) == set(OPERATIONS)
 
 _COMPARED = frozenset({"loss_gradient", "class_gradient", "vjp"})
 """Held against differences."""

@@ -12,7 +12,7 @@ from gradwire.client.errors import InvalidCall, Unsupported
 from gradwire.wire.tensors import Array
 
 
-class Described:
+class ModelAttributes:
     """A model's description. What is set here concerns this object alone.
 
     Attributes:

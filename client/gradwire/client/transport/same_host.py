@@ -20,7 +20,7 @@ from google.protobuf.message import DecodeError
 from google.rpc.status_pb2 import Status
 
 from gradwire.client.errors import Unavailable
-from gradwire.client.streams import result_of
+from gradwire.client.transport.streams import result_of
 from gradwire.v1 import transport_pb2, transport_pb2_grpc
 from gradwire.v1.transport_pb2 import SameHostHello
 from gradwire.wire.frames import CHUNK_NBYTES, Chunk, chunk_header
@@ -176,9 +176,9 @@ class SocketStream:
         """Sends of a call's messages what the socket takes at once; the others go while the answer is waited for."""
         self.calls += 1
         self._lent = None
-        self._returned.clear()
         if isinstance(self._segment, Segment):
             self._segment.all_freed()
+            self._returned.clear()
         self._unsent = messages
         self._push()
 

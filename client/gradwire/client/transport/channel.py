@@ -10,8 +10,8 @@ import ipaddress
 
 import grpc
 
-from gradwire.client.credentials import AnyPath, ClientCertificate, channel_credentials
 from gradwire.client.errors import InvalidCall
+from gradwire.client.transport.credentials import AnyPath, ClientCertificate, channel_credentials
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", -1),

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gradwire.client.commands import Address, Certificate, Key, Timeout, Tls, Token, TokenFile, opened
+from gradwire.client.commands.options import Address, Certificate, Key, Timeout, Tls, Token, TokenFile, connected
 from gradwire.client.errors import InvalidCall
 from gradwire.client.grants import Access, Budget, Grant
 from gradwire.client.usage import Usage
@@ -46,7 +46,7 @@ def grant(
 
     Example: gradwire grant gpu-node:50051 alice digits --access scores --forward 10000 --expires 30d
     """
-    with opened(address, token, token_file, tls, certificate, key, timeout_s) as server:
+    with connected(address, token, token_file, tls, certificate, key, timeout_s) as server:
         budget = Budget(
             forward=forward,
             backward=backward,
@@ -86,7 +86,7 @@ def revoke(
 
     Example: gradwire revoke gpu-node:50051 alice digits
     """
-    with opened(address, token, token_file, tls, certificate, key, timeout_s) as server:
+    with connected(address, token, token_file, tls, certificate, key, timeout_s) as server:
         server.grants.revoke(principal, model)
     Console().print(f"{escape(principal)} has no access to {escape(model)} any more", highlight=False)
 
@@ -105,7 +105,7 @@ def grants(
 
     Example: gradwire grants gpu-node:50051
     """
-    with opened(address, token, token_file, tls, certificate, key, timeout_s) as server:
+    with connected(address, token, token_file, tls, certificate, key, timeout_s) as server:
         found = server.grants.list(principal)
     Console().print(_grants(found))
 
@@ -126,7 +126,7 @@ def usage(
 
     Example: gradwire usage gpu-node:50051
     """
-    with opened(address, token, token_file, tls, certificate, key, timeout_s) as server:
+    with connected(address, token, token_file, tls, certificate, key, timeout_s) as server:
         found = server.usage(model, principal, everybody)
     Console().print(_usage(found))
 

@@ -13,10 +13,10 @@ from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 from rich.console import Console
 from rich.markup import escape
 
-from gradwire.client.commands import Address, Certificate, Key, Tls, Token, TokenFile, opened
-from gradwire.client.connection import Server
-from gradwire.client.endings import ended
+from gradwire.client.commands.exit_codes import error_exit
+from gradwire.client.commands.options import Address, Certificate, Key, Tls, Token, TokenFile, connected
 from gradwire.client.errors import GradwireError, Unauthenticated, Unavailable
+from gradwire.client.server import Server
 
 _CHECK = "/grpc.health.v1.Health/Check"
 _STATES = {0: "UNKNOWN", 1: "SERVING", 2: "NOT_SERVING", 3: "SERVICE_UNKNOWN"}
@@ -40,11 +40,11 @@ def health(
 
     Example: gradwire health 127.0.0.1:50051 --service digits
     """
-    with opened(address, token, token_file, tls, certificate, key, timeout_s) as server:
+    with connected(address, token, token_file, tls, certificate, key, timeout_s) as server:
         state = state_of(server, service)
     what = f"{service!r} at {address}" if service else address
     if state != _SERVING:
-        raise ended(f"{what} is {_STATES.get(state, state)}", 1)
+        raise error_exit(f"{what} is {_STATES.get(state, state)}", 1)
     if not quiet:
         Console(soft_wrap=True).print(f"{escape(what)} is [green]SERVING[/]", highlight=False)
 
@@ -59,9 +59,11 @@ def state_of(server: Server, service: str) -> int:
         Unauthenticated: Somebody in front of the server wants to know who asks.
     """
     # Its two messages have one field each, and on the wire they are these: no generated code for them is needed here.
-    call = server.channel().unary_unary(_CHECK, StringValue.SerializeToString, Int32Value.FromString)
+    call = server.connection.channel().unary_unary(_CHECK, StringValue.SerializeToString, Int32Value.FromString)
     try:
-        answer: Int32Value = server.ask(lambda options: call(StringValue(value=service), **options), again=False, model=service)
+        answer: Int32Value = server.connection.ask(
+            lambda options: call(StringValue(value=service), **options), again=False, model=service
+        )
     except Unauthenticated:
         raise
     except GradwireError as e:

@@ -15,28 +15,23 @@ import weakref
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import grpc
 
-from gradwire.client import arguments, errors
-from gradwire.client.card import ModelCard, card_of
-from gradwire.client.channel import local, open_channel, several, target
-from gradwire.client.credentials import ClientCertificate, channel_credentials, check_token
+from gradwire.client import errors
 from gradwire.client.errors import CallTimeout, Exhausted, GradwireError, InvalidCall, Unavailable, error_of, error_of_wire
-from gradwire.client.grants import Grants
-from gradwire.client.routing import Metadata, naming
-from gradwire.client.same_host import SameHost, SocketStream
 from gradwire.client.settings import Renewal, Retry
-from gradwire.client.streams import Deadlines, Stream
-from gradwire.client.usage import Usage, usage_of
-from gradwire.v1 import estimator_pb2, model_pb2, model_pb2_grpc, usage_pb2, usage_pb2_grpc
+from gradwire.client.transport.channel import local, open_channel, several, target
+from gradwire.client.transport.credentials import ClientCertificate, channel_credentials, check_token
+from gradwire.client.transport.routing import Metadata, naming
+from gradwire.client.transport.same_host import SameHost, SocketStream
+from gradwire.client.transport.streams import Deadlines, Stream
+from gradwire.client.transport.tracing import traceparent
+from gradwire.v1 import estimator_pb2
 from gradwire.wire.errors import WireError
 from gradwire.wire.frames import first_message, open_field
-from gradwire.wire.tensors import Array, Outgoing, outgoing
-
-if TYPE_CHECKING:
-    from gradwire.client.estimator import RemoteEstimator
+from gradwire.wire.tensors import Array, Outgoing, all_outgoing
 
 T = TypeVar("T")
 AnyStream: TypeAlias = Stream | SocketStream
@@ -51,55 +46,31 @@ _GRACE_S = 0.25
 """How much later than the server the client ends a call whose time is over, so that the server's word comes first."""
 
 
-def connect(
+def connection_to(
     address: str,
-    *,
-    token: str | None = None,
-    tls: str | os.PathLike[str] | bool | None = None,
-    certificate: ClientCertificate | None = None,
-    timeout_s: float | None = None,
-    retry: Retry | None = None,
-    renewal: Renewal | None = None,
-    same_host: bool = True,
-) -> Server:
-    """A connection to the server at ``address``. Nothing is sent before it is used.
-
-    Args:
-        address: ``host:port``; several IP addresses with their ports, separated by commas; ``dns:///NAME:PORT``, a name that
-            leads to several servers; ``unix:PATH``; or any other target that gRPC knows. Several servers take turns, and one
-            that ends is left for the others.
-        token: Who calls; sent only over TLS or to this host.
-        tls: A file with the certificates to trust (PEM), or True for the system's; None: no TLS.
-        certificate: Two files (PEM), the caller's certificate and its key, for servers that know callers by them; read at each
-            new connection.
-        timeout_s: How long a call may take, with all its attempts; None: as long as it takes, provided that the server
-            is alive.
-        retry: How safe calls are made again.
-        renewal: When open streams give way to new ones.
-        same_host: Whether calls to an address of this host may take the server's Unix socket in place of gRPC, which is
-            faster. They do if the server offers one and runs under the same user; not if there are several addresses.
-
-    Returns:
-        A `Server`; a context manager, to close it.
-
-    Raises:
-        InvalidCall: A token would be sent to another host without TLS, or is none; ``timeout_s`` is not a time; ``tls`` or
-            ``certificate`` are not files that can be read; a certificate is given without ``tls``; ``address`` is a list of
-            something else than IP addresses.
-    """
+    token: str | None,
+    tls: str | os.PathLike[str] | bool | None,
+    certificate: ClientCertificate | None,
+    timeout_s: float | None,
+    retry: Retry,
+    renewal: Renewal,
+    same_host: bool,
+) -> Connection:
+    """Checks the arguments of `gradwire.client.connect` and makes a connection of them. Raises InvalidCall."""
     target(address)
     if token is not None and not tls and not local(address):
-        raise InvalidCall(f"a token would travel to {address} in the clear; pass tls=, a file with certificates to trust, or True")
+        raise InvalidCall(
+            f"a token needs TLS: it would travel to {address} in the clear; pass tls=, a file with certificates to trust, or True"
+        )
     check_token(token)
     channel_credentials(tls, certificate)
-    caller = (token, tls, certificate)
-    return Server(address, *caller, arguments.timeout_s(timeout_s), retry or Retry(), renewal or Renewal(), same_host)
+    return Connection(address, token, tls, certificate, timeout_s, retry, renewal, same_host)
 
 
-class Server:
-    """A server at an address, as one caller sees it. Made by `connect`.
+class Connection:
+    """Calls to the servers at an address: streams, retries, deadlines, and a new start after a fork or a pickle.
 
-    Threads may share it. It can be pickled and copied (a copy is the same connection; what is unpickled connects anew).
+    Threads may share it. It can be pickled and copied: a copy is the same connection; an unpickled one is a new one.
     """
 
     def __init__(
@@ -129,50 +100,6 @@ class Server:
         self._forget()
         _connections.add(self)
 
-    # What is there.
-
-    def models(self) -> list[ModelCard]:
-        """The cards of what this caller may use."""
-        reply = self.ask(lambda timeout: self._models().ListModels(model_pb2.ListModelsRequest(), **timeout))
-        return [card_of(message) for message in reply.models]
-
-    def card(self, name: str) -> ModelCard:
-        """The card of one served name. Raises UnknownModel."""
-        name = arguments.name("name", name)
-        reply = self.ask(lambda timeout: self._models().GetModel(model_pb2.GetModelRequest(model=name), **timeout), model=name)
-        return card_of(reply.model)
-
-    def estimator(self, name: str) -> RemoteEstimator:
-        """The estimator behind a served name. Raises UnknownModel."""
-        from gradwire.client.estimator import RemoteEstimator
-
-        return RemoteEstimator(self, self.card(name))
-
-    def usage(self, name: str = "", principal: str = "", everybody: bool = False) -> list[Usage]:
-        """What has been used of one served name, or of all.
-
-        Args:
-            name: The served name; empty: all.
-            principal: Whose; empty: this caller's own. Only admins may ask for others'.
-            everybody: Everybody's; only for admins.
-
-        Returns:
-            One `Usage` a name and principal, with the rows used so far and those that are left.
-
-        Raises:
-            UnknownModel: Nothing is served under that name, to this caller.
-            NotGranted: Only admins may ask that.
-        """
-        name, principal = arguments.name("name", name), arguments.name("principal", principal)
-        request = usage_pb2.GetUsageRequest(model=name, principal=principal, everybody=everybody)
-        reply = self.ask(lambda timeout: usage_pb2_grpc.UsageServiceStub(self.channel()).GetUsage(request, **timeout), model=name)
-        return [usage_of(message) for message in reply.models]
-
-    @property
-    def grants(self) -> Grants:
-        """Who may do what, for admins."""
-        return Grants(self)
-
     def close(self) -> None:
         """Closes the connection. It opens again if it is used again."""
         with self._lock:
@@ -186,30 +113,30 @@ class Server:
         if channel is not None:
             channel.close()
 
-    def __enter__(self) -> Server:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def __reduce__(self) -> tuple[Any, ...]:
         caller = (self._token, self._tls, self._certificate)
-        return Server, (self.address, *caller, self.timeout_s, self.retry, self._renewal, self._may_leave_grpc)
+        return Connection, (self.address, *caller, self.timeout_s, self.retry, self._renewal, self._may_leave_grpc)
 
-    def __copy__(self) -> Server:
+    def __copy__(self) -> Connection:
         return self
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Server:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Connection:
         return self
 
     def __repr__(self) -> str:
-        return f"Server({self.address!r})"
+        return f"Connection({self.address!r})"
 
     # Calls, for the estimator.
 
     def new_request_id(self) -> str:
         """An id that no other call of any client has."""
         return f"{self._id}-{next(self._numbers)}"
+
+    def header(self, model: str) -> estimator_pb2.CallHeader:
+        """The header of a new call: its model, an id, the time limit and the trace."""
+        return estimator_pb2.CallHeader(
+            model=model, request_id=self.new_request_id(), timeout_s=self.timeout_s or 0.0, traceparent=traceparent()
+        )
 
     def call(self, method: str, opening: bytes, arrays: Sequence[tuple[str, Array | Outgoing]], model: str = "") -> Array:
         """One call on rows, made again where that is safe and may help.
@@ -223,7 +150,7 @@ class Server:
         due_s = self._due_s()
 
         try:
-            ready = [(name, array if isinstance(array, Outgoing) else outgoing(array)) for name, array in arrays]
+            ready = all_outgoing(arrays)
         except WireError as e:
             raise error_of_wire(e) from None
 
@@ -270,9 +197,6 @@ class Server:
                 raise error_of(e, self.address, bool(self._tls) and self._certificate is None) from None
 
         return self._again(once, due_s, self.retry.attempts if again else 1)
-
-    def _models(self) -> model_pb2_grpc.ModelServiceStub:
-        return model_pb2_grpc.ModelServiceStub(self.channel())
 
     def interrupted(self, stream: AnyStream) -> None:
         """Ends a call that Ctrl-C broke off, on the server too, and leaves its channel.
@@ -405,15 +329,15 @@ def _later_header(attempt: int, due_s: float | None) -> bytes:
 _abandoned: list[grpc.Channel] = []
 """Channels that must not even be collected: that would close them."""
 
-_connections: weakref.WeakSet[Server] = weakref.WeakSet()
+_connections: weakref.WeakSet[Connection] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
     """In a forked child the parent's sockets and threads are of no use: every connection starts anew."""
-    for server in list(_connections):
-        server._lock = threading.Lock()
-        server._deadlines = Deadlines()
-        server._forget()
+    for connection in list(_connections):
+        connection._lock = threading.Lock()
+        connection._deadlines = Deadlines()
+        connection._forget()
 
 
 os.register_at_fork(after_in_child=_after_fork)
