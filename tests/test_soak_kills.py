@@ -29,10 +29,11 @@ SECONDS = 20
 CLIENTS = 3
 GROWTH_BYTES = 48 << 20
 OPENED_LATER = 4
-MODELS: list[dict[str, Any]] = [
-    {"name": "m", "access": "trainer", **torch_nets.DENSE},
-    {"name": "fitted", "access": "trainer", **torch_nets.DENSE},
-]
+
+
+def served() -> list[dict[str, Any]]:
+    return [{"name": name, "access": "trainer", **torch_nets.DENSE} for name in ("m", "fitted")]
+
 
 CLIENT = """
 import sys
@@ -134,7 +135,7 @@ def soak(folder: Path, seconds: float, report: Any = lambda text: None) -> None:
     chance = random.Random(0)
     x = np.random.default_rng(0).uniform(-1, 1, (50, *weights.DENSE_INPUT_SHAPE)).astype(np.float32)
     killed = 0
-    with server_process(folder, MODELS, limits={"max_clones": 4}) as process:
+    with server_process(folder, served(), limits={"max_clones": 4}) as process:
         with connect(process.address, retry=Retry(attempts=5)) as server:
             expected = server.estimator("m").predict(x)
         clients = [Client(process.address, seed, 4.0) for seed in range(CLIENTS)]

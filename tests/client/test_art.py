@@ -128,7 +128,7 @@ ACCEPTED: dict[Callable[..., Any], set[str]] = {
 
 
 def _name(attack: Any) -> str:
-    return str(getattr(attack, "func", attack).__name__)
+    return str((attack.func if isinstance(attack, partial) else attack).__name__)
 
 
 @pytest.mark.parametrize("attack", ACCEPTED, ids=_name)

@@ -83,9 +83,9 @@ def moody(hangs_s: float) -> Callable[[Any], Any]:
 
 def with_small_ledger(capacity_calls: int) -> Callable[[Any], Any]:
     """`sums`, on a server that keeps only so many calls when it cannot write them."""
-    from gradwire.server.store.writer import LedgerWriter
+    from gradwire.server.store.writer import CallWriter
 
-    LedgerWriter.__init__.__kwdefaults__["capacity_calls"] = capacity_calls
+    CallWriter.__init__.__kwdefaults__["capacity_calls"] = capacity_calls
     return sums()
 
 

@@ -57,7 +57,7 @@ def test_scores_do_not_tell_what_postprocessing_hides(server: Server) -> None:
         remote.predict(X, logits=True)
     lying = RemoteEstimator(server, replace(remote.card, answers=frozenset({"outputs", "logits", "uncertainty"})))
     for ask in (lambda: lying.predict(X, logits=True), lambda: lying.predict_uncertainty(X)):
-        with pytest.raises(NotGranted, match="needs 'gradients', because outputs are blurred or postprocessed"):
+        with pytest.raises(NotGranted, match="needs 'gradients', because outputs are rounded or postprocessed"):
             ask()
     np.testing.assert_array_equal(remote.predict(X), np.round(server.estimator("plain").predict(X), 1))
 

@@ -82,10 +82,10 @@ OTHER = {**NET, "nb_classes": 3}
 @pytest.mark.parametrize(
     ("entries", "why"),
     [
-        (dict(a=NET, e=ensemble("a", "b")), r"models\[1\] \(e\): members: 'b' is not a model of its own here; .* some of: a$"),
-        (dict(a=NET, alias=ALIAS, e=ensemble("a", "alias")), r"models\[2\] \(e\): members: 'alias' is not a model of its own"),
-        (dict(e=ensemble("e")), r"models\[0\] \(e\): members: e in e: a model cannot be made of itself"),
-        (dict(e=ensemble("f"), f=ensemble("e")), r"models\[\d\] \(.\): members: . in . in .: a model cannot be made of itself"),
+        (dict(a=NET, e=ensemble("a", "b")), r"models\[1\] \(e\): members: 'b' is not a name with its own model; .* names of: a$"),
+        (dict(a=NET, alias=ALIAS, e=ensemble("a", "alias")), r"models\[2\] \(e\): members: 'alias' is not a name with its own"),
+        (dict(e=ensemble("e")), r"models\[0\] \(e\): members: e in e: a model cannot be its own member"),
+        (dict(e=ensemble("f"), f=ensemble("e")), r"models\[\d\] \(.\): members: . in . in .: a model cannot be its own member"),
         (dict(a=NET, b=OTHER, e=ensemble("a", "b")), r"models\[2\] \(e\): members: nb_classes differs: a 4, b 3"),
         (dict(a=NET, e=ensemble("a", nb_classes=7)), r"models\[1\] \(e\): nb_classes: given 7; the members have 4"),
         (dict(a=NET, e=ensemble("a", member_weights=[1, 2])), r"models\[1\] \(e\): member_weights: expected one finite number"),

@@ -136,7 +136,7 @@ class Differentiable(Protocol):
 class Trainable(Protocol):
     """Fitting: ``train_step``, or ``fit`` where the framework trains on all rows together.
 
-    `snapshot` and `rollback` make a fit a transaction, `save` and `restore` keep versions, `fresh` makes clones.
+    `snapshot` and `rollback` make a fit a transaction, `save` and `restore` keep versions, `untrained_clone` makes clones.
     """
 
     def train_step(self, x: Array, y: Array, *, training_mode: bool) -> float | None:
@@ -163,7 +163,7 @@ class Trainable(Protocol):
         """Loads the weights from a file of `save`. Raises before any change if they do not fit."""
         ...
 
-    def fresh(self) -> Model:
+    def untrained_clone(self) -> Model:
         """Makes an independent model of the same architecture that has not been fitted."""
         ...
 

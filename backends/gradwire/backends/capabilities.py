@@ -33,7 +33,7 @@ _DEFINED_BY: dict[Operation, tuple[tuple[str, ...], ...]] = {
     Operation.FIT: (("train_step", "snapshot", "rollback"), ("fit", "snapshot", "rollback")),
     Operation.FIT_BATCHES: (("train_step", "snapshot", "rollback"),),
     Operation.VERSIONS: (("save", "restore", "snapshot", "rollback"),),
-    Operation.CLONE: (("fresh",),),
+    Operation.CLONE: (("untrained_clone",),),
 }
 assert set(_DEFINED_BY) == set(Operation)
 

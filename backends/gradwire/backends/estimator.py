@@ -299,11 +299,11 @@ class Estimator:
             self._do.rollback(self._initial)
         self._version = "initial"
 
-    def fresh(self) -> Estimator:
+    def untrained_clone(self) -> Estimator:
         """Makes an estimator of the same architecture that has not been fitted."""
         self._require(Operation.CLONE)
         with _owners_code("clone"):
-            clone = Estimator(self._do.fresh(), self.config, self.preprocessing, self.postprocessing)
+            clone = Estimator(self._do.untrained_clone(), self.config, self.preprocessing, self.postprocessing)
         clone.output_shape, clone.output_dtype = self.output_shape, self.output_dtype
         return clone
 

@@ -26,8 +26,14 @@ def load(config: ModelConfig, loaded: Mapping[str, Estimator] | None = None) -> 
     Raises:
         ModelConfigError: A key of the configuration is wrong; the error names it.
     """
-    members = _members(config, loaded or {})
-    config = config.completed({name: member.config for name, member in members.items()})
+    loaded = loaded or {}
+    members = _members(config, loaded)
+    return load_completed(config.completed({name: member.config for name, member in members.items()}), loaded)
+
+
+def load_completed(config: ModelConfig, loaded: Mapping[str, Estimator]) -> Estimator:
+    """Loads a model as `load` does, from a configuration that is completed with its members' already."""
+    members = _members(config, loaded)
     module = backend(config.backend)
     model = module.load(config, members) if members else module.load(config)
     estimator = Estimator(model, config, _preprocessing(config, model.input_dtype), _postprocessing(config))

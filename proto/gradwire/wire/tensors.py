@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
@@ -17,7 +17,7 @@ from gradwire.v1.errors_pb2 import (
     ERROR_REASON_BAD_TENSOR,
     ERROR_REASON_TOO_LARGE,
 )
-from gradwire.v1.tensor_pb2 import CODEC_UNSPECIFIED, Codec, Dtype, Tensor
+from gradwire.v1.tensor_pb2 import CODEC_UNSPECIFIED, DTYPE_BFLOAT16, Codec, Dtype, Tensor
 from gradwire.wire.codecs import CODINGS, decode, encode, name_of, rows_and_elements
 from gradwire.wire.dtypes import to_numpy, travelling, widened
 from gradwire.wire.errors import WireError
@@ -61,6 +61,11 @@ class TensorSpec(NamedTuple):
     def row_nbytes(self) -> int:
         """Bytes in memory of one entry along the first axis; of a scalar, its own."""
         return math.prod(self.shape[1:]) * self.dtype.itemsize
+
+
+def specs_of(headers: Iterable[Tensor], max_nbytes: int) -> list[TensorSpec]:
+    """Checks the headers of several tensors, each as `spec_of` does."""
+    return [spec_of(header, max_nbytes) for header in headers]
 
 
 def spec_of(header: Tensor, max_nbytes: int, limit: str = "max_tensor_bytes") -> TensorSpec:
@@ -196,7 +201,7 @@ def inline(data: bytes, spec: TensorSpec) -> Array:
         decode(np.frombuffer(data, np.uint8), spec.codec, decoded)
         return decoded
     array = np.frombuffer(bytearray(data), spec.dtype).reshape(spec.shape)
-    return widened(array, spec.value)
+    return widened(array, spec.value) if spec.value == DTYPE_BFLOAT16 else array
 
 
 class Assembler:

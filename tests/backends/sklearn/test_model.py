@@ -177,13 +177,13 @@ def test_a_fit_can_be_rolled_back_and_a_failed_one_changes_nothing() -> None:
 
 def test_a_fresh_model_has_the_hyperparameters_but_no_fit() -> None:
     model = _model(SVC(C=3.0).fit(X, Y))
-    fresh = model.fresh()
+    untrained = model.untrained_clone()
     with pytest.raises(Unsupported, match="SVC has not been fitted; call fit first"):
-        fresh.predict(X, training_mode=False)
-    assert not fresh.fitted
-    assert capabilities(fresh) == capabilities(model)
-    fresh.fit(X, Y)
-    np.testing.assert_array_equal(fresh.predict(X, training_mode=False), model.predict(X, training_mode=False))
+        untrained.predict(X, training_mode=False)
+    assert not untrained.fitted
+    assert capabilities(untrained) == capabilities(model)
+    untrained.fit(X, Y)
+    np.testing.assert_array_equal(untrained.predict(X, training_mode=False), model.predict(X, training_mode=False))
 
 
 def test_one_hot_labels_fit_as_indices_do_and_soft_ones_are_refused() -> None:

@@ -325,9 +325,9 @@ def test_a_pipeline_is_saved_restored_and_cloned(last: Any, tmp_path: Path) -> N
     before, gradients = model.predict(X, training_mode=False), model.loss_gradient(X, Y, training_mode=False)
     model.fit(X[1::2], Y[1::2])
     assert not np.array_equal(model.loss_gradient(X, Y, training_mode=False), gradients)
-    fresh = model.fresh()
-    assert not fresh.fitted
-    assert capabilities(fresh) == capabilities(model)
+    untrained = model.untrained_clone()
+    assert not untrained.fitted
+    assert capabilities(untrained) == capabilities(model)
     model.restore(tmp_path / "version")
     np.testing.assert_array_equal(model.predict(X, training_mode=False), before)
     np.testing.assert_allclose(model.loss_gradient(X, Y, training_mode=False), gradients, rtol=1e-12, atol=1e-15)

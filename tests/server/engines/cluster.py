@@ -23,8 +23,6 @@ from typing import IO, Any
 import psutil
 from commands import TESTS, environment
 
-from gradwire.server.process.ray_app import FRONT
-
 CPUS = 2
 STORE_NBYTES = 200 << 20
 """Processors, as Ray counts them, and shared memory of each node."""
@@ -105,6 +103,8 @@ def main() -> None:
     import ray
     from ray import serve
     from ray.cluster_utils import Cluster as Nodes
+
+    from gradwire.server.process.ray_app import FRONT
 
     # Ray's own output must not mix with the answers on stdout.
     answers = os.fdopen(os.dup(1), "w")

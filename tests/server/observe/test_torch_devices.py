@@ -19,8 +19,8 @@ from models import cnn
 CNN = {"backend": "torch", "factory": cnn, "input_shape": [1, 8, 8], "nb_classes": 5}
 ABSENT = "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6"
 
-without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-with_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+without_gpu = pytest.mark.skipif("torch.cuda.is_available()", reason="there is a GPU")
+with_gpu = pytest.mark.skipif("not torch.cuda.is_available()", reason="there is no GPU")
 
 
 @pytest.mark.parametrize("name", ["gpu:0", "cuda:", "cuda:x", "GPU-", "GPU-$(reboot)", "Auto", ""])
@@ -33,8 +33,8 @@ def test_what_names_no_device_is_refused(name: str) -> None:
 @pytest.mark.parametrize("name", ["cuda:99", ABSENT])
 def test_a_gpu_that_is_not_there_is_named_with_those_that_are(name: str) -> None:
     shown = os.environ.get("CUDA_VISIBLE_DEVICES")
-    with pytest.raises(ModelConfigError, match=rf"{name} is not here; torch sees \d+ GPU\(s\)"):
-        device.device(name)
+    with pytest.raises(ModelConfigError, match=rf"{name} is not available; torch sees \d+ GPU\(s\)"):
+        device.find_device(name)
     assert os.environ.get("CUDA_VISIBLE_DEVICES") == shown
 
 
@@ -51,7 +51,7 @@ def test_auto_is_the_cpu_where_there_is_no_gpu_and_the_log_says_so(caplog: pytes
     with caplog.at_level(logging.INFO), serving({"digits": {**CNN, "device": "auto"}}) as address, connect(address) as server:
         card = server.estimator("digits").card
     assert (card.device, card.device_uuid) == ("cpu", "")
-    assert "no GPU is here" in caplog.text
+    assert "no GPU is available" in caplog.text
 
 
 @without_gpu
@@ -62,9 +62,9 @@ def test_auto_finds_nothing_for_a_model_that_needs_a_gpu() -> None:
 
 
 def test_a_cpu_has_no_uuid_and_nothing_to_read() -> None:
-    cpu = device.device("cpu")
-    assert device.uuid(cpu) == ""
-    assert device.reading(cpu) is None
+    cpu = device.find_device("cpu")
+    assert device.device_uuid(cpu) == ""
+    assert device.read_device(cpu) is None
 
 
 @with_gpu
@@ -75,7 +75,7 @@ def test_a_gpu_tells_its_uuid_and_its_memory() -> None:
     assert card.device.startswith("cuda:")
     assert card.device_uuid
     assert card.device_uuid in listed
-    assert device.device(card.device_uuid[:12]).index == torch.device(card.device).index
-    reading = device.reading(torch.device(card.device))
+    assert device.find_device(card.device_uuid[:12]).index == torch.device(card.device).index
+    reading = device.read_device(torch.device(card.device))
     assert reading is not None
     assert 0 < reading.memory_nbytes["used"] <= reading.memory_nbytes["total"]

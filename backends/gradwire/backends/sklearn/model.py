@@ -190,7 +190,7 @@ class SklearnModel(ABC):
             raise ModelConfigError("weights", f"{path} holds a {type(before).__name__} without this model's outputs or gradients")
         self._take(state_of(estimator, self._config))
 
-    def fresh(self) -> SklearnModel:
+    def untrained_clone(self) -> SklearnModel:
         """Makes a model with the same hyperparameters that has not been fitted."""
         return type(self)(clone(self._state.estimator), self._config)
 

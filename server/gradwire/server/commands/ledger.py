@@ -22,9 +22,9 @@ from rich.table import Table
 
 from gradwire.server.errors import StoreConfigError, StoreUnavailable
 from gradwire.server.store.export import write_csv, write_parquet
-from gradwire.server.store.place import store_of
 from gradwire.server.store.records import CallFilter, CallRecord, moment
 from gradwire.server.store.store import Store
+from gradwire.server.store.url import store_of
 
 ledger = typer.Typer(no_args_is_help=True, help="Show, export or delete the calls in a server's ledger.")
 

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from gradwire.server.config.reading import content_of, read_config, read_text
+from gradwire.server.config.reading import content_of, parse_config, read_text
 from gradwire.server.errors import ConfigError
 from gradwire.server.process.logs import log_to_stderr
 from gradwire.server.process.serve import serve_until_signal
@@ -60,7 +60,7 @@ def serve(
             # Before any framework is imported: only the processes of the devices need them.
             log_to_stderr("json" if content.get("log_format") == "json" else "text")
             raise typer.Exit(supervise(Source(config, text, changes), names, _announce))
-        parsed = read_config(config, **changes)
+        parsed = parse_config(content, config.parent, str(config))
     except ConfigError as e:
         raise _exit(str(e)) from None
     except SupervisionFailed as e:

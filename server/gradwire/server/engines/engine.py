@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from gradwire.backends.errors import BackendError
 from gradwire.backends.estimator import Estimator
-from gradwire.backends.load import load
+from gradwire.backends.load import load_completed
 from gradwire.server.config.reading import parts
 from gradwire.server.config.server import ServerConfig
 from gradwire.server.errors import ConfigError
@@ -39,7 +39,7 @@ def load_models(config: ServerConfig) -> dict[str, Estimator]:
     estimators: dict[str, Estimator] = {}
     for name in parts(config.models):
         try:
-            estimators[name] = load(configs[name], estimators)
+            estimators[name] = load_completed(configs[name], estimators)
         except BackendError as e:
             raise ConfigError(f"{name}: {e}") from e
         model = estimators[name].model

@@ -200,7 +200,7 @@ class ReplicatedEstimator(Estimator):
         self._require(Operation.VERSIONS)
         self._weights = self._first
 
-    def fresh(self) -> NoReturn:
+    def untrained_clone(self) -> NoReturn:
         """Raises Unsupported: a clone would exist in one replica only."""
         raise Unsupported(f"a replicated {self.config.backend} model cannot be cloned; serve it a second time, under another name")
 

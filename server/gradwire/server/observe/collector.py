@@ -146,8 +146,8 @@ class ServerCollector(Collector):
         return infos
 
     def _process(self) -> list[Sample]:
-        sibling = self._view.sibling
-        return [] if sibling is None else [((self._view.trust.server, str(sibling.number), sibling.device), 1)]
+        process_index = self._view.process_index
+        return [] if process_index is None else [((self._view.trust.server, str(process_index.number), process_index.device), 1)]
 
 
 def _family(spec: MetricSpec) -> Family:

@@ -11,7 +11,7 @@ from gradwire.server.observe.device_readings import DeviceStatus, read_devices
 from gradwire.server.scheduling.scheduler import Scheduler
 from gradwire.server.transport.streams import OpenStreams
 from gradwire.server.trust.trust import Trust
-from gradwire.server.values.sibling import Sibling
+from gradwire.server.values.process_index import ProcessIndex
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +25,7 @@ class View:
         trust: Counts of calls, the ledger's writer, and budgets.
         version: Version of gradwire.
         started_s: Start time of the server, seconds since 1970.
-        sibling: Which of several processes at its address it is; None: it is alone there.
+        process_index: Index of this process, if several share the address.
     """
 
     served: Iterable[Served]
@@ -34,7 +34,7 @@ class View:
     trust: Trust
     version: str
     started_s: float = field(default_factory=time.time)
-    sibling: Sibling | None = None
+    process_index: ProcessIndex | None = None
 
     def devices(self) -> list[DeviceStatus]:
         """Reads the devices of the models, and this process's memory."""

@@ -45,6 +45,7 @@ class Front:
 
     def __init__(self, path: str, handles: Mapping[str, Any]) -> None:
         config = _read(path)
+        check_listening(config)
         log_to_stderr(config.log_format)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="gradwire-server", daemon=True)

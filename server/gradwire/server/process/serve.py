@@ -17,7 +17,7 @@ from gradwire.server.config.reading import parse_config
 from gradwire.server.config.server import ServerConfig
 from gradwire.server.engines.engine import loaded
 from gradwire.server.process.service import Service, check_listening
-from gradwire.server.system import allow_many_files, keep_freed_memory, leave_alone_what_is_loaded
+from gradwire.server.system import allow_many_files, freeze_loaded_objects, keep_freed_memory
 
 log = logging.getLogger("gradwire.server")
 
@@ -44,6 +44,7 @@ def serving(models: Mapping[str, Mapping[str, Any] | ModelConfig], **settings: A
     with tempfile.TemporaryDirectory(prefix="gradwire-") as folder:
         content = {"listen": "127.0.0.1:0", **settings, "models": entries}
         config = parse_config(content, Path(folder), "serving")
+        check_listening(config)
         with loaded(config) as estimators:
             service = Service(config, estimators)
             loop = asyncio.new_event_loop()
@@ -80,7 +81,7 @@ def serve_until_signal(config: ServerConfig, ready: Callable[[str], None]) -> No
 
 def run_until_signal(service: Service, ready: Callable[[str], None]) -> None:
     """As `serve_until_signal`, for a service whose models are loaded."""
-    leave_alone_what_is_loaded()
+    freeze_loaded_objects()
 
     async def run() -> None:
         end = asyncio.Event()

@@ -40,11 +40,11 @@ from gradwire.server.transport.same_host import SameHost
 from gradwire.server.transport.streams import OpenStreams
 from gradwire.server.trust.identity.callers import Identity
 from gradwire.server.trust.identity.certificates import ServerCertificate
-from gradwire.server.trust.identity.exposure import check_exposure, exposed
 from gradwire.server.trust.identity.files import Polled, watch
 from gradwire.server.trust.identity.guard import Guard
+from gradwire.server.trust.identity.listener import beyond_loopback, check_listener
 from gradwire.server.trust.trust import Trust
-from gradwire.server.values.sibling import Sibling
+from gradwire.server.values.process_index import ProcessIndex
 from gradwire.v1 import (
     grants_pb2,
     grants_pb2_grpc,
@@ -72,24 +72,26 @@ _USAGE = usage_pb2.DESCRIPTOR.services_by_name["UsageService"].full_name
 
 
 class Service:
-    """Server of one configuration. Made, started and ended on one event loop.
+    """Server of a configuration that `check_listening` has passed. Made, started and ended on one event loop.
 
     Args:
         config: The configuration.
         estimators: The models by name; see `engine.loaded`.
-        sibling: Index of this process, if several share the address.
+        process_index: Index of this process, if several share the address.
 
     Raises:
         ConfigError: The configuration asks for several processes, and this is not one of them.
     """
 
-    def __init__(self, config: ServerConfig, estimators: Mapping[str, Estimator], sibling: Sibling | None = None) -> None:
-        if config.devices is not None and sibling is None:
+    def __init__(
+        self, config: ServerConfig, estimators: Mapping[str, Estimator], process_index: ProcessIndex | None = None
+    ) -> None:
+        if config.devices is not None and process_index is None:
             raise ConfigError("devices: only the command `gradwire serve` starts a process for each; leave the key out here")
         self._config = config
-        self._sibling = sibling
+        self._process_index = process_index
         limits = config.limits
-        fixed = "" if sibling is None else sibling.fixed
+        fixed = "" if process_index is None else process_index.fixed
         self._served = [
             Served(m.name, estimators[m.same_as or m.name], m.same_as or m.name, m.access, fixed=fixed) for m in config.models
         ]
@@ -111,7 +113,6 @@ class Service:
 
     async def start(self) -> str:
         """Begins to listen, and returns the address to connect to. Raises ConfigError if it cannot."""
-        check_exposure(self._config)
         self._trust = await asyncio.to_thread(Trust, self._config)
         try:
             return await self._start()
@@ -123,14 +124,16 @@ class Service:
         config = self._config
         self._catalogue = Catalogue(self._served, config.limits.max_clones, self._trust.book, self._trust.accounts)
         self._watched += self._trust.watched
-        self._view = View(self._served, self._scheduler, self._streams, self._trust, version("gradwire"), sibling=self._sibling)
+        self._view = View(
+            self._served, self._scheduler, self._streams, self._trust, version("gradwire"), process_index=self._process_index
+        )
         self._runner = Runner(self._scheduler, asyncio.get_running_loop(), threads=max(1, sum(self._parallel_blocks.values())))
         self._server = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", config.limits.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
                 # A second server on the same port is an error, unless it is another process of this one.
-                ("grpc.so_reuseport", int(self._sibling is not None)),
+                ("grpc.so_reuseport", int(self._process_index is not None)),
                 # Clients may send keepalive pings every few seconds during long calls.
                 ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
                 ("grpc.keepalive_permit_without_calls", 1),
@@ -190,7 +193,7 @@ class Service:
         log.info("ended")
 
     def _add_services(self) -> None:
-        limits, ledger = self._config.limits, self._trust.ledger
+        limits, ledger = self._config.limits, self._trust.recorder
         admission = Admission(self._catalogue, self._scheduler, ledger)
         rows = EstimatorServicer(admission, self._scheduler, self._streams, limits)
         fit = FitServicer(admission, self._scheduler, self._streams, limits, self._config.spool_dir)
@@ -202,7 +205,7 @@ class Service:
         model_pb2_grpc.add_ModelServiceServicer_to_server(models, self._server)
         usage_pb2_grpc.add_UsageServiceServicer_to_server(UsageServicer(self._catalogue, self._streams, self._trust), self._server)
         grants_pb2_grpc.add_GrantServiceServicer_to_server(GrantServicer(self._streams, self._trust), self._server)
-        to_all = self._identity.anonymous and not exposed(self._config.listen)
+        to_all = self._identity.anonymous and not beyond_loopback(self._config.listen)
         status_pb2_grpc.add_StatusServiceServicer_to_server(StatusServicer(self._view, to_all), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         health = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
@@ -226,7 +229,7 @@ class Service:
         if address is None:
             return None
         # Processes at one address share it: any running one answers a probe, for itself.
-        server = grpc.aio.server(options=[("grpc.so_reuseport", int(self._sibling is not None))])
+        server = grpc.aio.server(options=[("grpc.so_reuseport", int(self._process_index is not None))])
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         try:
             server.add_insecure_port(address)
@@ -240,7 +243,7 @@ class Service:
             return None
         named = self._config.metrics_principals
         if named is None:
-            named = not exposed(address)
+            named = not beyond_loopback(address)
         listener = MetricsListener(address, ServerCollector(self._view, self._trust.left if named else None))
         log.info("metrics", extra={"address": listener.address, "principals": named})
         return listener
@@ -276,7 +279,7 @@ def _certificate(config: ServerConfig, tls: Tls) -> ServerCertificate:
 
 def check_listening(config: ServerConfig) -> None:
     """Checks a configuration's listener, certificates and identity before models are loaded. Raises ConfigError."""
-    check_exposure(config)
+    check_listener(config)
     Identity(config.identity)
     if config.tls is not None:
         _certificate(config, config.tls)

@@ -68,8 +68,8 @@ class StatusServicer(status_pb2_grpc.StatusServiceServicer):
             devices=[_device(device) for device in devices],
             models=[self._model(served) for served in view.served],
         )
-        if view.sibling is not None:
-            result.process.CopyFrom(pb.ProcessStatus(**view.sibling.model_dump()))
+        if view.process_index is not None:
+            result.process.CopyFrom(pb.ProcessStatus(**view.process_index.model_dump()))
         waiting = scheduler.waiting()
         for name in dict.fromkeys(served.model for served in view.served):
             result.queues.append(self._queue(name, waiting.get(name, 0)))

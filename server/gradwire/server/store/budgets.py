@@ -12,8 +12,8 @@ from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import Connection, Row, select, update
 
+from gradwire.server.errors import BudgetShort
 from gradwire.server.store.database import Database
-from gradwire.server.store.errors import BudgetShort
 from gradwire.server.store.records import BudgetLimits, Lease, Taken
 from gradwire.server.store.schema import budgets
 from gradwire.server.values.rows import Rows

@@ -24,7 +24,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from gradwire.server.errors import StoreConfigError, StoreUnavailable
-from gradwire.server.store.errors import broken_off, retryable, shown, unavailable
+from gradwire.server.store.translation import broken_off, retryable, shown, unavailable
 
 T = TypeVar("T")
 

@@ -13,7 +13,7 @@ from sqlalchemy import Column, Connection, MetaData, String, Table, inspect, sel
 from gradwire.server.errors import StoreConfigError
 from gradwire.server.store import schema
 from gradwire.server.store.database import Database
-from gradwire.server.store.errors import shown
+from gradwire.server.store.translation import shown
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 _LOCK = 0x67726164

@@ -10,9 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from types import TracebackType
 
-from gradwire.server.store import budgets, grants, ledger
+from gradwire.server.store import budgets, calls, grants
 from gradwire.server.store.database import Database
-from gradwire.server.store.errors import shown
 from gradwire.server.store.migrate import migrate
 from gradwire.server.store.records import (
     BudgetLimits,
@@ -26,6 +25,7 @@ from gradwire.server.store.records import (
     UsedRows,
     microseconds,
 )
+from gradwire.server.store.translation import shown
 from gradwire.server.values.rows import Rows
 
 
@@ -154,7 +154,7 @@ class Store:
         Raises:
             BudgetShort, StoreUnavailable: As for `take`.
         """
-        return self._database.write(lambda connection: ledger.take_for(self._database, connection, charge, limits, now))
+        return self._database.write(lambda connection: calls.take_for(self._database, connection, charge, limits, now))
 
     def give_back_for(self, charge: ChargeRecord, lease: Lease) -> None:
         """Undoes `take_for`, unless it was called for the same charge again since: then somebody else answers for it.
@@ -162,7 +162,7 @@ class Store:
         Raises:
             StoreUnavailable: As for `give_back`.
         """
-        self._database.write(lambda connection: ledger.give_back_for(self._database, connection, charge, lease))
+        self._database.write(lambda connection: calls.give_back_for(self._database, connection, charge, lease))
 
     def restock(self, principal: str, model: str) -> None:
         """Makes a budget full again, its windows too. Leases that servers hold stay theirs."""
@@ -194,22 +194,22 @@ class Store:
         """
         now_us = microseconds(datetime.now(timezone.utc))
         return self._database.write(
-            lambda connection: ledger.write(self._database, connection, batch, charges, writer, number, now_us)
+            lambda connection: calls.write(self._database, connection, batch, charges, writer, number, now_us)
         )
 
     def usage(self, principal: str | None = None, model: str | None = None) -> list[UsedRows]:
         """What was used, by principal and model: always the sum of the ledger, with what was forgotten of it."""
         with self._database.read() as connection:
-            return ledger.used(connection, principal, model)
+            return calls.used(connection, principal, model)
 
     def charged(self, principal: str, model: str, request_id: str) -> dict[bytes, Rows]:
         """What any server has charged under a request id, by what was asked."""
         with self._database.read() as connection:
-            return ledger.charged(connection, principal, model, request_id)
+            return calls.charged(connection, principal, model, request_id)
 
     def prune_charges(self, before: datetime) -> int:
         """Forgets what was charged before a moment; a retry that comes later is charged anew. Returns how many."""
-        return self._database.write(lambda connection: ledger.prune(connection, microseconds(before)))
+        return self._database.write(lambda connection: calls.prune(connection, microseconds(before)))
 
     def forget_calls(self, before: datetime, most: int = 1000) -> int:
         """Removes calls that began before a moment from the ledger, the earliest first; usage and budgets stay as they are.
@@ -219,7 +219,7 @@ class Store:
         Returns:
             How many were removed; none: there are no more, or others are removing them.
         """
-        return self._database.write(lambda connection: ledger.forget(connection, microseconds(before), most))
+        return self._database.write(lambda connection: calls.forget(connection, microseconds(before), most))
 
     def calls(self, wanted: CallFilter = CallFilter()) -> Iterator[list[CallRecord]]:  # noqa: B008
         """The calls that a filter leaves, the earliest first, in batches as they are read.
@@ -227,14 +227,14 @@ class Store:
         A ledger of any length takes the same memory. Calls that are added meanwhile are not among them.
         """
         with self._database.read() as connection:
-            yield from ledger.batches(connection, wanted)
+            yield from calls.batches(connection, wanted)
 
     def last_calls(self, count: int, wanted: CallFilter = CallFilter()) -> list[CallRecord]:  # noqa: B008
         """The last calls that a filter leaves, the latest first."""
         with self._database.read() as connection:
-            return ledger.last_calls(connection, wanted, count)
+            return calls.last_calls(connection, wanted, count)
 
     def count_calls(self, wanted: CallFilter = CallFilter()) -> int:  # noqa: B008
         """How many calls a filter leaves."""
         with self._database.read() as connection:
-            return ledger.count_calls(connection, wanted)
+            return calls.count_calls(connection, wanted)

@@ -27,7 +27,7 @@ _ROOM_LEFT = 0.9
 """Beyond this part of the room no call should begin: those under way must still fit."""
 
 
-class LedgerWriter:
+class CallWriter:
     """Writes to one store until it is closed. `append` and the properties may be used from any thread, and never wait."""
 
     def __init__(
@@ -124,7 +124,7 @@ class LedgerWriter:
             _log.error("%d calls were not written to the ledger when the server ended: %s", left, self._problem or "out of time")
         return self._lost + left
 
-    def __enter__(self) -> LedgerWriter:
+    def __enter__(self) -> CallWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 from gradwire.server.config.server import ServerConfig, TracingConfig
 from gradwire.server.errors import ConfigError, NotGranted, StoreConfigError, StoreUnavailable
-from gradwire.server.store.place import store_url
 from gradwire.server.store.store import Store
-from gradwire.server.store.writer import LedgerWriter
+from gradwire.server.store.url import store_url
+from gradwire.server.store.writer import CallWriter
 from gradwire.server.telemetry.counts import Counts
 from gradwire.server.trust.budgets.account import Desk
 from gradwire.server.trust.budgets.accounts import Accounts
 from gradwire.server.trust.budgets.left import BudgetsLeft
 from gradwire.server.trust.grants.book import GrantBook, read_grants
 from gradwire.server.trust.identity.files import Watched
-from gradwire.server.trust.ledger import Ledger
+from gradwire.server.trust.recorder import CallRecorder
 from gradwire.server.values.access import AccessLevel
 from gradwire.server.values.clock import SteadyClock
 
@@ -54,7 +54,7 @@ class Trust:
     Attributes:
         book: Who may do what.
         accounts: What is left to whom.
-        ledger: Where calls are written down.
+        recorder: Where calls are written down.
         desk: The store, for accounts.
         store: The same.
         server: What this process is called in the ledger.
@@ -80,10 +80,10 @@ class Trust:
             raise ConfigError(f"store: {e}") from e
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="gradwire-store")
         self.server = f"{socket.gethostname()}:{os.getpid()}"
-        self.writer = LedgerWriter(self.store)
+        self.writer = CallWriter(self.store)
         self.counts = Counts(model.name for model in config.models)
         self._tracing = _tracing(config.tracing, self.server)
-        self.ledger = Ledger(self.writer, self.server, self.counts, self._tracing)
+        self.recorder = CallRecorder(self.writer, self.server, self.counts, self._tracing)
         self.desk = Desk(self.store, self._thread, clock, config.lease_rows)
         self.accounts = Accounts(self.desk)
         self.left = BudgetsLeft(self.book, self.accounts, self.store)

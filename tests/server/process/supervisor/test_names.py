@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gradwire.server import serving
-from gradwire.server.config.devices import device_names
+from gradwire.server.config.device_names import device_names
 from gradwire.server.errors import ConfigError
 from gradwire.server.process.supervisor.gpus import DeviceNotFound, find_devices, uuids
 from gradwire.server.process.supervisor.placement import place_models
@@ -121,9 +121,9 @@ def test_a_reserved_port_is_nobody_elses_and_takes_no_connection() -> None:
     host, _, port = first.address.rpartition(":")
     with pytest.raises(ConfigError, match="listen: cannot listen on '127.0.0.1:.*is another server running there?"):
         Reserved("listen", first.address)
-    with socket.socket() as sibling:
-        sibling.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        sibling.bind((host, int(port)))
+    with socket.socket() as shared:
+        shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        shared.bind((host, int(port)))
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection((host, int(port)), 5)
     first.close()
@@ -178,5 +178,5 @@ def test_only_the_command_starts_processes() -> None:
     with pytest.raises(ConfigError, match="devices and engine 'ray' are both set"):
         with serving({"m": model}, devices="cpu", engine="ray"):
             pass
-    with pytest.raises(ConfigError, match="devices: .*gpu7.* is no device"), serving({"m": model}, devices=["gpu7"]):
+    with pytest.raises(ConfigError, match="devices: .*gpu7.* is not a device"), serving({"m": model}, devices=["gpu7"]):
         pass

@@ -35,7 +35,7 @@ from .child_processes import children, runs, until
 STEPS = 6
 X = np.random.default_rng(0).uniform(-1, 1, (5, 6)).astype(np.float32)
 Y = np.arange(5) % 3
-FIXED = "2 processes answer at this address, and a fit, a version or a clone would be in one of them alone"
+FIXED = "2 processes answer at this address, and a fit, version or clone would exist in one of them only"
 
 
 def ports(count: int) -> int:
@@ -53,7 +53,7 @@ def ports(count: int) -> int:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
-    folder = tmp_path_factory.mktemp("siblings")
+    folder = tmp_path_factory.mktemp("devices")
     budgets = {(name, "net"): {"forward": 1000, "backward": 1000} for name in ("alice", "bob", "carol")}
     port = ports(3)
     settings = {
@@ -279,7 +279,7 @@ def wrong(tmp_path: Path, **keys: Any) -> Path:
 @pytest.mark.parametrize(
     ("model", "keys", "text"),
     [
-        (black_box("sums", "sums"), {"lisen": "127.0.0.1:0"}, "lisen: there is no such key"),
+        (black_box("sums", "sums"), {"lisen": "127.0.0.1:0"}, "lisen: unknown key"),
         (black_box("sums", "no_such_factory"), {}, "no_such_factory.*in the process of cpu"),
         (black_box("sums", "sums"), {"listen": "unix:/tmp/gradwire.sock"}, "processes cannot share a Unix socket"),
     ],
@@ -297,7 +297,7 @@ def test_a_wrong_configuration_is_told_once_with_exit_code_2(
 
 
 @pytest.mark.parametrize(
-    ("devices", "text"), [("all", "no GPU is visible"), ("gpu1", "'gpu1' is no device"), ("cuda:0", "does not exist")]
+    ("devices", "text"), [("all", "no GPU is visible"), ("gpu1", "'gpu1' is not a device"), ("cuda:0", "does not exist")]
 )
 def test_devices_that_are_not_there_are_told_with_exit_code_2(devices: str, text: str, tmp_path: Path) -> None:
     config = wrong(tmp_path, models=[black_box("sums", "sums")])
@@ -315,7 +315,7 @@ def test_processes_whose_factory_draws_other_weights_in_each_do_not_serve(tmp_pa
     config = wrong(tmp_path, models=[linear("drawn")])
     with pytest.raises(ConfigError, match="linear: the processes of cpu and cpu have different weights"):
         supervise(Source(config, config.read_text(), {}), ("cpu", "cpu"), pytest.fail)
-    assert not siblings()
+    assert not processes_started()
 
 
 def test_a_process_that_dies_at_each_start_is_given_up(tmp_path: Path) -> None:
@@ -341,7 +341,7 @@ def failing(tmp_path: Path, model: dict[str, Any], change: Any, text: str) -> li
     pids: list[int] = []
 
     def ready(address: str) -> None:
-        pids.extend(siblings())
+        pids.extend(processes_started())
         change()
         os.kill(pids[0], signal.SIGKILL)
 
@@ -352,7 +352,7 @@ def failing(tmp_path: Path, model: dict[str, Any], change: Any, text: str) -> li
     return pids
 
 
-def siblings() -> list[int]:
+def processes_started() -> list[int]:
     """The pids of those that this process supervises itself."""
     return [
         pid

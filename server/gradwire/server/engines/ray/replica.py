@@ -21,7 +21,7 @@ from gradwire.backends.load import load
 from gradwire.backends.training import FitOptions, FitProgress
 from gradwire.server.engines.facts import Facts
 from gradwire.server.engines.replica import ErrorMessage, NotLoaded, Replica, Weights
-from gradwire.server.system import keep_freed_memory, leave_alone_what_is_loaded
+from gradwire.server.system import freeze_loaded_objects, keep_freed_memory
 
 
 class RayReplica:
@@ -44,7 +44,7 @@ class RayReplica:
         except BackendError as e:
             # Ray would restart a failing actor forever; this one stays, and reports the reason.
             self._problem = NotLoaded(ErrorMessage.of(e))
-        leave_alone_what_is_loaded()
+        freeze_loaded_objects()
 
     def check_health(self) -> None:
         """Raises if loading failed and the reason was reported; Ray then starts another replica, possibly elsewhere."""

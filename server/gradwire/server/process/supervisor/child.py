@@ -46,17 +46,17 @@ def main() -> None:
 
 
 def _serve(orders: Orders, supervisor: _SupervisorSocket) -> None:
-    path, sibling = Path(orders.source), orders.sibling
-    content = place_models(content_of(orders.text, path, **orders.changes), sibling.device)
+    path, process_index = Path(orders.source), orders.process_index
+    content = place_models(content_of(orders.text, path, **orders.changes), process_index.device)
     config = parse_config(content, path.parent, orders.source)
-    log_to_stderr(config.log_format, served_on=sibling.device)
+    log_to_stderr(config.log_format, served_on=process_index.device)
     try:
         check_listening(config)
         keep_freed_memory()
         allow_many_files()
         estimators = load_models(config)
     except ConfigError as e:
-        raise ConfigError(f"{orders.source}: {e} (in the process of {sibling.device})") from None
+        raise ConfigError(f"{orders.source}: {e} (in the process of {process_index.device})") from None
     supervisor.write(
         Loaded(
             listen=config.listen,
@@ -68,7 +68,7 @@ def _serve(orders: Orders, supervisor: _SupervisorSocket) -> None:
     )
     config = _listening(config, Addresses.model_validate_json(supervisor.read()))
     try:
-        run_until_signal(Service(config, estimators, sibling), lambda address: supervisor.write(Serving(address=address)))
+        run_until_signal(Service(config, estimators, process_index), lambda address: supervisor.write(Serving(address=address)))
     except ConfigError as e:
         raise ConfigError(f"{orders.source}: {e}") from None
 

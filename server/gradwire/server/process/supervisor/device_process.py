@@ -27,7 +27,7 @@ from gradwire.server.process.supervisor.messages import (
     Report,
     Serving,
 )
-from gradwire.server.values.sibling import Sibling
+from gradwire.server.values.process_index import ProcessIndex
 
 
 class ProcessDied(Exception):
@@ -58,12 +58,12 @@ class DeviceProcess:
 
     Args:
         source: The configuration to serve.
-        sibling: Index of this process among those at the address.
+        process_index: Index of this process among those at the address.
         visible: Value of CUDA_VISIBLE_DEVICES.
     """
 
-    def __init__(self, source: Source, sibling: Sibling, visible: str) -> None:
-        self.sibling = sibling
+    def __init__(self, source: Source, process_index: ProcessIndex, visible: str) -> None:
+        self.index = process_index
         self._source = source
         self._visible = visible
         self._process: asyncio.subprocess.Process | None = None
@@ -77,7 +77,7 @@ class DeviceProcess:
             with theirs:
                 self._process = await asyncio.create_subprocess_exec(
                     *(sys.executable, "-m", f"{__package__}.child"),
-                    *(str(theirs.fileno()), self.sibling.device, str(self._source.path)),
+                    *(str(theirs.fileno()), self.index.device, str(self._source.path)),
                     stdin=asyncio.subprocess.DEVNULL,
                     pass_fds=(theirs.fileno(),),
                     env={**os.environ, VISIBLE: self._visible},
@@ -92,7 +92,7 @@ class DeviceProcess:
             source=str(source.path),
             text=source.text,
             changes=source.changes,
-            sibling=self.sibling,
+            process_index=self.index,
             supervisor=os.getpid(),
             path=sys.path,
         )
@@ -174,7 +174,7 @@ class DeviceProcess:
                     raise ConfigError(report.text)
                 return report
         await self.wait()
-        text = f"the process of {self.sibling.device} ended with {self.exit_reason()} before it served; see its log"
+        text = f"the process of {self.index.device} ended with {self.exit_reason()} before it served; see its log"
         raise ProcessDied(text, self.exit_code)
 
     def _signal(self, number: signal.Signals) -> None:

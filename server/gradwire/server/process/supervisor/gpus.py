@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from itertools import takewhile
 from pathlib import Path
 
-from gradwire.server.config.devices import ALL, CPU, UUID
+from gradwire.server.config.device_names import ALL, CPU, UUID
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 """Environment variable with the GPUs that CUDA shows to a process, in their order."""

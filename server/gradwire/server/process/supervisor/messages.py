@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from gradwire.server.values.sibling import Sibling
+from gradwire.server.values.process_index import ProcessIndex
 
 LONGEST_NBYTES = 64 << 20
 """Longest line: a configuration, or the outputs of models."""
@@ -28,7 +28,7 @@ class Orders(_Message):
         source: Name of the configuration file.
         text: Its content when the supervisor read it, so that a restarted process serves the same.
         changes: Keys from the command line.
-        sibling: Index of this process among those at the address.
+        process_index: Index of this process among those at the address.
         supervisor: Pid of the supervisor.
         path: Python's module search path.
     """
@@ -36,7 +36,7 @@ class Orders(_Message):
     source: str
     text: str
     changes: dict[str, Any]
-    sibling: Sibling
+    process_index: ProcessIndex
     supervisor: int
     path: list[str]
 

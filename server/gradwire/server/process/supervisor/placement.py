@@ -8,7 +8,7 @@ from typing import Any
 
 from gradwire.backends.errors import ModelConfigError
 from gradwire.backends.registry import backend
-from gradwire.server.config.devices import CPU
+from gradwire.server.config.device_names import CPU
 
 
 def place_models(content: Any, device: str) -> Any:

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from gradwire.server.config.devices import device_names
+from gradwire.server.config.device_names import device_names
 from gradwire.server.errors import ConfigError
 from gradwire.server.process.supervisor.device_process import DeviceProcess, ProcessDied, Source
 from gradwire.server.process.supervisor.gpus import DeviceNotFound, find_devices
@@ -22,7 +22,7 @@ from gradwire.server.process.supervisor.messages import Addresses, Loaded
 from gradwire.server.process.supervisor.ports import Reserved, metrics_address
 from gradwire.server.process.supervisor.probe_outputs import differing_models
 from gradwire.server.process.supervisor.restarts import RestartCount, RestartPolicy
-from gradwire.server.values.sibling import Sibling
+from gradwire.server.values.process_index import ProcessIndex
 
 T = TypeVar("T")
 
@@ -111,7 +111,7 @@ class _Supervisor:
         for other, process in zip(loaded, self._processes, strict=True):
             if models := differing_models(first.probe_outputs, other.probe_outputs):
                 raise ConfigError(
-                    f"{self._source.path}: {models[0]}: the processes of {self._devices[0][0]} and {process.sibling.device} have "
+                    f"{self._source.path}: {models[0]}: the processes of {self._devices[0][0]} and {process.index.device} have "
                     "different weights, so that answers would depend on the connection. A factory that draws them needs a seed, "
                     "or weights: FILE"
                 )
@@ -123,7 +123,7 @@ class _Supervisor:
         )
         metrics_address(first.metrics_listen, len(self._processes) - 1)
         await self._all(self._serve, self._processes)
-        pids = {str(process.sibling.number): process.pid for process in self._processes}
+        pids = {str(process.index.number): process.pid for process in self._processes}
         log.info("all processes serve", extra={"address": self._addresses.listen, "pids": pids})
         return True
 
@@ -132,7 +132,7 @@ class _Supervisor:
         return await process.loaded()
 
     async def _serve(self, process: DeviceProcess) -> None:
-        metrics = metrics_address(self._addresses.metrics_listen, process.sibling.number)
+        metrics = metrics_address(self._addresses.metrics_listen, process.index.number)
         await process.serve(self._addresses.model_copy(update={"metrics_listen": metrics}))
 
     async def _keep(self, number: int) -> None:
@@ -141,7 +141,7 @@ class _Supervisor:
         while True:
             process = self._processes[number]
             await process.wait()
-            reason, name = process.exit_reason(), process.sibling.device
+            reason, name = process.exit_reason(), process.index.device
             while True:
                 delay_s = failures.delay_s(process.served_s)
                 if delay_s is None:
@@ -186,7 +186,7 @@ class _Supervisor:
 
     def _new(self, number: int) -> DeviceProcess:
         name, visible = self._devices[number]
-        return DeviceProcess(self._source, Sibling(number=number, count=len(self._devices), device=name), visible)
+        return DeviceProcess(self._source, ProcessIndex(number=number, count=len(self._devices), device=name), visible)
 
     def _reserve(self, key: str, listen: str) -> str:
         try:

@@ -17,8 +17,7 @@ from datetime import datetime, timezone
 from functools import partial
 from typing import Any, TypeVar
 
-from gradwire.server.errors import BudgetSpent, StoreUnavailable
-from gradwire.server.store.errors import BudgetShort
+from gradwire.server.errors import BudgetShort, BudgetSpent, StoreUnavailable
 from gradwire.server.store.records import BudgetLimits, ChargeRecord, Lease
 from gradwire.server.store.store import Store
 from gradwire.server.trust.budgets.rate import RowRate

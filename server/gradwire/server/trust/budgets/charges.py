@@ -7,7 +7,7 @@ Attempts under one id are let in one after the other: whoever sends an id again 
 connection may have died unnoticed, and which therefore gives way.
 
 What two servers have charged under one id, because the second attempt came before the first was written down, the store
-gives back when it is (see `store.ledger`).
+gives back when it is (see `store.calls`).
 
 With ``lease_rows`` 1 each block is charged by itself, in the store, in one transaction with its request id: then nothing is
 held here that a crash could lose.

@@ -82,7 +82,7 @@ class Grant(BaseModel):
     def _of_one_piece(self) -> Grant:
         if (self.decimals is not None or self.top_k is not None) and self.access != "scores":
             raise ValueError(
-                f"decimals and top_k blur what access 'scores' answers; access {self.access!r} shows "
+                f"decimals and top_k need access 'scores'; access {self.access!r} shows "
                 f"{'no scores' if self.access == 'labels' else 'them through gradients and losses anyway'}"
             )
         if self.activations and Operation.GET_ACTIVATIONS not in GRANTED[self.access]:
@@ -102,7 +102,7 @@ class Grant(BaseModel):
         return given if self.operations is None else given & self.operations
 
     @property
-    def blurs(self) -> bool:
+    def rounded(self) -> bool:
         """Whether outputs are made less telling."""
         return self.decimals is not None or self.top_k is not None
 
