@@ -1,4 +1,4 @@
-"""The devices of a server's models, as far as their backends can tell of them, and this process on its host."""
+"""Readings of the devices of a server's models, from their backends, and of this process's memory."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from gradwire.server.catalogue.cards import device_uuid
 log = logging.getLogger("gradwire.server")
 
 HOST = "cpu"
-"""The device whose memory is this process's."""
+"""Name of the host's device, whose memory is this process's."""
 
 _CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 _STATM = Path("/proc/self/statm")
 
 
 @dataclass(frozen=True)
-class Device:
-    """A device, and how it is.
+class DeviceStatus:
+    """A device with its current reading.
 
     Attributes:
-        name: As the card says.
-        uuid: Empty for what has none.
-        reading: Its memory, and how busy it is.
+        name: Name of the device on the card.
+        uuid: Identifier of the device; empty if it has none.
+        reading: Its memory and utilisation.
     """
 
     name: str
@@ -36,28 +36,28 @@ class Device:
     reading: DeviceReading
 
 
-def read_devices(models: Iterable[Model]) -> list[Device]:
-    """Each device once, the host first. A device that does not answer is left out."""
-    found = {HOST: Device(HOST, "", DeviceReading(_process_memory()))}
+def read_devices(models: Iterable[Model]) -> list[DeviceStatus]:
+    """Reads each device once, the host first. A device that does not answer is left out."""
+    statuses = {HOST: DeviceStatus(HOST, "", DeviceReading(_process_memory()))}
     for model in models:
-        ask = getattr(model, "device_reading", None)
-        if ask is None or model.device in found:
+        read = getattr(model, "device_reading", None)
+        if read is None or model.device in statuses:
             continue
         try:
-            reading = ask()
+            reading = read()
         except Exception as e:
-            # What watches a device in trouble must not be in trouble too.
+            # Monitoring of a failing device must not fail itself.
             log.warning("a device does not answer", extra={"device": model.device, "reason": str(e)})
             continue
         if reading is not None:
-            found[model.device] = Device(model.device, device_uuid(model), reading)
-    return list(found.values())
+            statuses[model.device] = DeviceStatus(model.device, device_uuid(model), reading)
+    return list(statuses.values())
 
 
 def _process_memory() -> dict[str, int]:
-    """What this process holds, and what there is for it: the container's limit, or the host's memory."""
+    """Memory used by this process, and its total: the container's limit, or the host's memory."""
     memory = {}
-    # Files of Linux; elsewhere there is nothing to tell.
+    # These files exist on Linux only; elsewhere the readings are empty.
     with suppress(OSError, ValueError, AttributeError):
         page_nbytes = os.sysconf("SC_PAGE_SIZE")
         memory["used"] = int(_STATM.read_text().split()[1]) * page_nbytes

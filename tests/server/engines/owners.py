@@ -1,4 +1,4 @@
-"""What owners of replicated models have written."""
+"""Owners' code of replicated models."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 
 def whereabouts(seconds: float) -> Callable[[Any], Any]:
-    """Answers a row with its first value and the process that answers, after a while."""
+    """Predictor of a row's first value and of the pid, after a delay."""
 
     def predict(x: Any) -> Any:
         time.sleep(seconds)

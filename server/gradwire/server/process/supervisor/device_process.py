@@ -1,4 +1,4 @@
-"""One device's process, seen from the supervisor: started, told what to do, waited for, ended."""
+"""Handle of one device's process in the supervisor: start, orders, reports, exit."""
 
 from __future__ import annotations
 
@@ -16,13 +16,22 @@ from typing import Any
 from pydantic import BaseModel
 
 from gradwire.server.errors import ConfigError
-from gradwire.server.process.devices.found import VISIBLE
-from gradwire.server.process.devices.messages import LONGEST_NBYTES, TOLD, Addresses, Loaded, Orders, Serving, Told, Wrong
+from gradwire.server.process.supervisor.gpus import VISIBLE
+from gradwire.server.process.supervisor.messages import (
+    LONGEST_NBYTES,
+    REPORT,
+    Addresses,
+    ConfigRejected,
+    Loaded,
+    Orders,
+    Report,
+    Serving,
+)
 from gradwire.server.values.process_index import ProcessIndex
 
 
-class Died(Exception):
-    """The process has ended before it served, and nobody had asked it to. Its exit code is ``exit_code``."""
+class ProcessDied(Exception):
+    """A process has ended unasked before it served. Its exit code is ``exit_code``."""
 
     def __init__(self, text: str, exit_code: int) -> None:
         super().__init__(text)
@@ -31,12 +40,12 @@ class Died(Exception):
 
 @dataclass(frozen=True)
 class Source:
-    """What every process serves.
+    """The configuration that every process serves.
 
     Attributes:
         path: The configuration file.
-        text: What was in it.
-        changes: Keys that were given on the command line.
+        text: Its content.
+        changes: Keys from the command line.
     """
 
     path: Path
@@ -45,12 +54,12 @@ class Source:
 
 
 class DeviceProcess:
-    """A process, from its start to its end; the next one of the same device is another.
+    """One process, from its start to its exit; a restart makes a new one.
 
     Args:
-        source: What it serves.
-        process_index: Which of the processes it is.
-        visible: The GPUs that it sees, as CUDA takes them.
+        source: The configuration to serve.
+        process_index: Index of this process among those at the address.
+        visible: Value of CUDA_VISIBLE_DEVICES.
     """
 
     def __init__(self, source: Source, process_index: ProcessIndex, visible: str) -> None:
@@ -61,7 +70,7 @@ class DeviceProcess:
         self._served_since_s: float | None = None
 
     async def start(self) -> None:
-        """Starts it, and gives it its orders. Raises OSError if there is no memory, or no number, for a process now."""
+        """Starts the process and sends its orders. Raises OSError if the system has no memory or no pid for it."""
         ours, theirs = socket.socketpair()
         self._reader, self._writer = await asyncio.open_connection(sock=ours, limit=LONGEST_NBYTES)
         try:
@@ -72,7 +81,7 @@ class DeviceProcess:
                     stdin=asyncio.subprocess.DEVNULL,
                     pass_fds=(theirs.fileno(),),
                     env={**os.environ, VISIBLE: self._visible},
-                    # Ctrl-C in a terminal is for the supervisor, which lets its processes finish.
+                    # Ctrl-C in a terminal goes to the supervisor, which lets its processes finish.
                     start_new_session=True,
                 )
         except OSError:
@@ -87,57 +96,59 @@ class DeviceProcess:
             supervisor=os.getpid(),
             path=sys.path,
         )
-        self._tell(orders)
+        self._send(orders)
 
     async def loaded(self) -> Loaded:
-        """Waits until it has loaded its models. Raises ConfigError, Died."""
-        told = await self._told()
-        assert isinstance(told, Loaded), told
-        return told
+        """Waits until the process has loaded its models. Raises ConfigError, ProcessDied."""
+        report = await self._receive()
+        assert isinstance(report, Loaded), report
+        return report
 
     async def serve(self, addresses: Addresses) -> str:
-        """Lets it listen, and returns where it does. Raises ConfigError, Died."""
-        self._tell(addresses)
-        told = await self._told()
-        assert isinstance(told, Serving), told
+        """Lets the process listen, and returns its address. Raises ConfigError, ProcessDied."""
+        self._send(addresses)
+        report = await self._receive()
+        assert isinstance(report, Serving), report
         self._served_since_s = time.monotonic()
-        return told.address
+        return report.address
 
-    async def ended(self) -> int:
-        """Waits until it has ended, and returns its exit code, negative after a signal."""
-        code = await self._there.wait()
+    async def wait(self) -> int:
+        """Waits until the process has ended, and returns its exit code, negative after a signal."""
+        code = await self._child.wait()
         self._writer.close()
         return code
 
-    def ask_to_end(self) -> None:
-        """Lets it drain; if it does not serve yet, it ends at once."""
+    def terminate(self) -> None:
+        """Sends SIGTERM: a process that serves drains, any other ends immediately."""
         self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
+        """Sends SIGKILL."""
         self._signal(signal.SIGKILL)
 
     @property
     def pid(self) -> int:
-        return self._there.pid
+        """Pid of the process, which has been started."""
+        return self._child.pid
 
     @property
     def runs(self) -> bool:
-        """Whether it has been started and has not ended, as far as is known."""
+        """True if the process has been started and is not known to have ended."""
         return self._process is not None and self._process.returncode is None
 
     @property
     def serving(self) -> bool:
-        """Whether it has come to that."""
+        """True once the process has served."""
         return self._served_since_s is not None
 
     @property
     def served_s(self) -> float:
-        """For how long; 0 if it never came to that."""
+        """Time since the process began to serve; 0 if it never did."""
         return 0.0 if self._served_since_s is None else time.monotonic() - self._served_since_s
 
-    def how_it_ended(self) -> str:
-        """For people. Of a process that has ended."""
-        code = self._there.returncode
+    def exit_reason(self) -> str:
+        """Exit code or signal of a process that has ended, as text."""
+        code = self._child.returncode
         assert code is not None
         if code >= 0:
             return f"exit code {code}"
@@ -147,30 +158,30 @@ class DeviceProcess:
 
     @property
     def exit_code(self) -> int:
-        """As shells count: 128 and the number of the signal."""
-        code = self._there.returncode
+        """Exit code as in shells: 128 plus the number of the signal after one."""
+        code = self._child.returncode
         assert code is not None
         return code if code >= 0 else 128 - code
 
-    def _tell(self, message: BaseModel) -> None:
+    def _send(self, message: BaseModel) -> None:
         self._writer.write(message.model_dump_json().encode() + b"\n")
 
-    async def _told(self) -> Told:
-        with suppress(OSError):  # it has died before it read what it was told
+    async def _receive(self) -> Report:
+        with suppress(OSError):  # the process ended before it read its last message
             if line := await self._reader.readline():
-                told = TOLD.validate_json(line)
-                if isinstance(told, Wrong):
-                    raise ConfigError(told.text)
-                return told
-        await self.ended()
-        text = f"the process of {self.index.device} ended with {self.how_it_ended()} before it served; its log says why"
-        raise Died(text, self.exit_code)
+                report = REPORT.validate_json(line)
+                if isinstance(report, ConfigRejected):
+                    raise ConfigError(report.text)
+                return report
+        await self.wait()
+        text = f"the process of {self.index.device} ended with {self.exit_reason()} before it served; see its log"
+        raise ProcessDied(text, self.exit_code)
 
     def _signal(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):
-            self._there.send_signal(number)
+            self._child.send_signal(number)
 
     @property
-    def _there(self) -> asyncio.subprocess.Process:
+    def _child(self) -> asyncio.subprocess.Process:
         assert self._process is not None
         return self._process

@@ -1,4 +1,4 @@
-"""Metrics of running servers, against what was really asked of them."""
+"""Metrics of running servers, compared with the calls made."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gradwire.server import serving
 from gradwire.server.commands.token import app
 from gradwire.server.errors import ConfigError
 from gradwire.server.observe.collector import METRICS
-from gradwire.server.observe.devices import read_devices
+from gradwire.server.observe.device_readings import read_devices
 from gradwire.server.telemetry.counts import REFUSED, SECONDS_BOUNDS, UNKNOWN
 from gradwire.server.trust.grants.grant import Budget, Grant
 from gradwire.v1.estimator_pb2 import CallHeader, PredictOpen
@@ -38,7 +38,7 @@ DIGITS = {
     "access": "trainer",
 }
 X = np.linspace(-1, 1, 18).reshape(3, 6)
-DOCUMENT = Path(__file__).parents[2] / "docs/observation.md"
+DOCUMENT = Path(__file__).parents[3] / "docs/observation.md"
 
 
 def labels(**values):
@@ -185,7 +185,7 @@ def test_metrics_are_told_while_the_event_loop_is_busy(scrape, free_port):
 
 def test_an_address_that_is_taken_is_named(free_port):
     with serving({"digits": DIGITS}, metrics_listen=f"127.0.0.1:{free_port}"):
-        with pytest.raises(ConfigError, match=f"metrics_listen: '127.0.0.1:{free_port}' cannot be listened on"):
+        with pytest.raises(ConfigError, match=f"metrics_listen: cannot listen on '127.0.0.1:{free_port}'"):
             with serving({"digits": DIGITS}, metrics_listen=f"127.0.0.1:{free_port}"):
                 pass
 
@@ -215,7 +215,7 @@ def test_bounds_of_durations_are_round_numbers():
 
 
 class OnGpu:
-    """What a backend tells of a GPU."""
+    """Reading of a GPU from a backend."""
 
     device, device_uuid = "cuda:1", "GPU-1"
 

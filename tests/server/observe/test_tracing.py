@@ -1,4 +1,4 @@
-"""Traces: from a client's own span to the device, over a real OTLP collector; and what spans say."""
+"""Traces: from a client's own span to the device, over a real OTLP collector; and the attributes of spans."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ X = np.linspace(-1, 1, 18).reshape(3, 6)
 
 
 class Collector:
-    """Takes OTLP over HTTP, as a collector does.
+    """Collector that receives OTLP over HTTP.
 
     Attributes:
         spans: What came.

@@ -1,4 +1,4 @@
-"""Which devices are meant, where they are looked for, and what models on them are told."""
+"""Names of devices, their discovery, ports, restarts, and the placement of models."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pytest
 from gradwire.server import serving
 from gradwire.server.config.device_names import device_names
 from gradwire.server.errors import ConfigError
-from gradwire.server.process.devices.found import NoDevice, found, uuids
-from gradwire.server.process.devices.placed import placed
-from gradwire.server.process.devices.ports import Reserved, metrics_address
-from gradwire.server.process.devices.restarts import Deaths, Pace
+from gradwire.server.process.supervisor.gpus import DeviceNotFound, find_devices, uuids
+from gradwire.server.process.supervisor.placement import place_models
+from gradwire.server.process.supervisor.ports import Reserved, metrics_address
+from gradwire.server.process.supervisor.restarts import RestartCount, RestartPolicy
 
 A100 = "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6"
 OTHER = "GPU-1c2f0a1e-0000-4106-c12f-20bd9faed9f6"
@@ -53,35 +53,38 @@ def test_all_are_those_that_the_driver_lists_and_of_one_in_slices_its_slices(tmp
     program.write_text(f'#!/bin/sh\n[ "$1" = -L ] && cat <<END\n{LISTED}END\n')
     program.chmod(0o755)
     path = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
-    assert found(("all",), path, tmp_path) == [(A100, A100), (MIG, MIG)]
-    assert found(("all",), {**path, "CUDA_VISIBLE_DEVICES": f"{OTHER}, 3,-1,0"}, tmp_path) == [(OTHER, OTHER), ("cuda:1", "3")]
+    assert find_devices(("all",), path, tmp_path) == [(A100, A100), (MIG, MIG)]
+    assert find_devices(("all",), {**path, "CUDA_VISIBLE_DEVICES": f"{OTHER}, 3,-1,0"}, tmp_path) == [
+        (OTHER, OTHER),
+        ("cuda:1", "3"),
+    ]
 
 
 def test_without_the_drivers_program_its_folder_is_read(tmp_path: Path) -> None:
     for bus, uuid in (("0000:07:00.0", A100), ("0000:0f:00.0", OTHER)):
         (tmp_path / bus).mkdir()
         (tmp_path / bus / "information").write_text(f"Model: \t\t NVIDIA A100\nGPU UUID: \t {uuid}\nBus Type: PCIe\n")
-    assert found(("all",), {"PATH": str(tmp_path)}, tmp_path) == [(A100, A100), (OTHER, OTHER)]
+    assert find_devices(("all",), {"PATH": str(tmp_path)}, tmp_path) == [(A100, A100), (OTHER, OTHER)]
 
 
 def test_without_a_gpu_all_says_what_was_looked_for(tmp_path: Path) -> None:
-    with pytest.raises(NoDevice, match=r"CUDA_VISIBLE_DEVICES \(not set\), `nvidia-smi -L` \(there is no such program\), .*none"):
-        found(("all",), {"PATH": str(tmp_path)}, tmp_path)
+    with pytest.raises(DeviceNotFound, match=r"CUDA_VISIBLE_DEVICES \(not set\), `nvidia-smi -L` \(not installed\), .*none"):
+        find_devices(("all",), {"PATH": str(tmp_path)}, tmp_path)
     program = tmp_path / "nvidia-smi"
     program.write_text("#!/bin/sh\necho NVIDIA-SMI has failed because it could not communicate with the driver.; exit 9\n")
     program.chmod(0o755)
-    with pytest.raises(NoDevice, match="could not communicate with the driver"):
-        found(("all",), {"PATH": f"{tmp_path}:/usr/bin:/bin"}, tmp_path)
-    with pytest.raises(NoDevice, match="CUDA_VISIBLE_DEVICES is '', which hides all"):
-        found(("all",), {"CUDA_VISIBLE_DEVICES": ""}, tmp_path)
+    with pytest.raises(DeviceNotFound, match="could not communicate with the driver"):
+        find_devices(("all",), {"PATH": f"{tmp_path}:/usr/bin:/bin"}, tmp_path)
+    with pytest.raises(DeviceNotFound, match="CUDA_VISIBLE_DEVICES is '', which hides all"):
+        find_devices(("all",), {"CUDA_VISIBLE_DEVICES": ""}, tmp_path)
     assert uuids("No devices were found") == []
 
 
 def test_a_place_is_counted_in_what_is_shown_to_the_server() -> None:
-    assert found(("cuda:1", "cuda", "cpu", A100), {}) == [("cuda:1", "1"), ("cuda", "0"), ("cpu", ""), (A100, A100)]
-    assert found(("cuda:1",), {"CUDA_VISIBLE_DEVICES": f"3,{A100}"}) == [("cuda:1", A100)]
-    with pytest.raises(NoDevice, match="cuda:2 is not here: CUDA_VISIBLE_DEVICES is '3,4', which shows 2"):
-        found(("cuda:2",), {"CUDA_VISIBLE_DEVICES": "3,4"})
+    assert find_devices(("cuda:1", "cuda", "cpu", A100), {}) == [("cuda:1", "1"), ("cuda", "0"), ("cpu", ""), (A100, A100)]
+    assert find_devices(("cuda:1",), {"CUDA_VISIBLE_DEVICES": f"3,{A100}"}) == [("cuda:1", A100)]
+    with pytest.raises(DeviceNotFound, match="cuda:2 does not exist: CUDA_VISIBLE_DEVICES is '3,4', which shows 2"):
+        find_devices(("cuda:2",), {"CUDA_VISIBLE_DEVICES": "3,4"})
 
 
 @pytest.mark.parametrize(
@@ -103,20 +106,20 @@ def test_models_go_to_the_device_of_their_process_unless_they_say_cpu(
     model = {"name": "m", "backend": backend} if said is None else {"name": "m", "backend": backend, "device": said}
     content = {"listen": "127.0.0.1:0", "models": [model, {"name": "n", "same_as": "m"}, "wrong"]}
     for device, expected in ((A100, on_gpu), ("cuda:1", on_gpu), ("cpu", on_cpu)):
-        first, *others = placed(content, device)["models"]
+        first, *others = place_models(content, device)["models"]
         assert first.get("device") == expected
         assert others == [{"name": "n", "same_as": "m"}, "wrong"]
 
 
 def test_what_is_no_configuration_is_left_to_whoever_checks_it() -> None:
-    assert placed([1, 2], "cpu") == [1, 2]
-    assert placed({"models": 3}, "cpu") == {"models": 3}
+    assert place_models([1, 2], "cpu") == [1, 2]
+    assert place_models({"models": 3}, "cpu") == {"models": 3}
 
 
 def test_a_reserved_port_is_nobody_elses_and_takes_no_connection() -> None:
     first = Reserved("listen", "127.0.0.1:0")
     host, _, port = first.address.rpartition(":")
-    with pytest.raises(ConfigError, match="listen: '127.0.0.1:.*is another server there already?"):
+    with pytest.raises(ConfigError, match="listen: cannot listen on '127.0.0.1:.*is another server running there?"):
         Reserved("listen", first.address)
     with socket.socket() as shared:
         shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -132,7 +135,7 @@ def test_a_port_that_somebody_listens_on_is_not_shared_whatever_that_one_allows(
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        with pytest.raises(ConfigError, match="health_listen: .*cannot be listened on"):
+        with pytest.raises(ConfigError, match="health_listen: cannot listen on"):
             Reserved("health_listen", f"127.0.0.1:{taken.getsockname()[1]}")
 
 
@@ -157,15 +160,15 @@ def test_each_process_is_scraped_at_a_port_of_its_own() -> None:
     ]
     assert metrics_address("127.0.0.1:0", 3) == "127.0.0.1:0"
     assert metrics_address(None, 3) is None
-    with pytest.raises(ConfigError, match="none after 65535"):
+    with pytest.raises(ConfigError, match="65535 is the last"):
         metrics_address("127.0.0.1:65535", 1)
 
 
 def test_a_process_is_started_again_ever_later_until_it_has_died_quickly_too_often() -> None:
-    deaths = Deaths(Pace(first_delay_s=1, longest_delay_s=3, quick_s=60, most=4))
-    assert [deaths.delay_s(served_s=0.0) for _ in range(3)] == [1, 2, 3]
-    assert deaths.delay_s(served_s=100.0) == 0, "it had served for long: that is a new beginning"
-    assert [deaths.delay_s(served_s=59.0) for _ in range(5)] == [1, 2, 3, 3, None]
+    failures = RestartCount(RestartPolicy(first_delay_s=1, longest_delay_s=3, quick_s=60, most=4))
+    assert [failures.delay_s(served_s=0.0) for _ in range(3)] == [1, 2, 3]
+    assert failures.delay_s(served_s=100.0) == 0, "a long service resets the count"
+    assert [failures.delay_s(served_s=59.0) for _ in range(5)] == [1, 2, 3, 3, None]
 
 
 def test_only_the_command_starts_processes() -> None:

@@ -1,4 +1,4 @@
-"""What owners of replicated torch models have written."""
+"""Owners' code of replicated torch models."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from torch import nn
 
 
 def mlp() -> nn.Module:
-    """Six inputs, three classes, the same weights in every process."""
+    """Network of six inputs and three classes, with the same weights in every process."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3))
 
 
 def unseeded() -> nn.Module:
-    """Other weights each time."""
+    """Network with new weights in each process."""
     torch.seed()
     return nn.Linear(6, 3)
 
 
 def while_allowed(forbidden: str) -> nn.Module:
-    """A file that is not always there."""
+    """Network that fails to load while a file exists."""
     if Path(forbidden).exists():
         raise OSError("the disk with the weights is not there now")
     return mlp()
 
 
 def broken() -> nn.Module:
-    """Of no use."""
+    """Factory that always fails."""
     raise RuntimeError("the disk with the weights is not there")

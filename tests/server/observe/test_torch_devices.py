@@ -1,4 +1,4 @@
-"""Naming the device of a torch model: by place, by UUID, or the one with most room. What needs a GPU runs where there is one."""
+"""Names of a torch model's device: by index, by UUID, or the one with most free memory. GPU tests need a GPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What owners of models behind several processes have written: weights from chance or from a file, and code that dies."""
+"""Owners' code of models behind several processes: weights from chance or from a file, and code that ends its process."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import numpy as np
 
 
 def drawn() -> Any:
-    """Weights that are drawn anew in each process, which is a mistake."""
+    """New weights in each process, which is a mistake of the owner's."""
     return _linear(np.random.default_rng())
 
 
 def filed(file: str) -> Any:
-    """Weights that are those of the file's number, when it is read."""
+    """Weights drawn from the seed in a file."""
     return _linear(np.random.default_rng(int(Path(file).read_text())))
 
 
 def dying(file: str) -> Any:
-    """Two columns; ends the process at loading if there is a file."""
+    """Predictor of the first two columns; ends the process at loading if the file exists."""
     if Path(file).exists():
         os._exit(3)
     return lambda x: x[:, :2]

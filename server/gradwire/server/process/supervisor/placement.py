@@ -1,4 +1,4 @@
-"""The models of a configuration, put on the one device that a process has."""
+"""Placement of a configuration's models on the one device of a process."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from gradwire.backends.registry import backend
 from gradwire.server.config.device_names import CPU
 
 
-def placed(content: Any, device: str) -> Any:
-    """A configuration whose models are on the process's device.
+def place_models(content: Any, device: str) -> Any:
+    """Copies a configuration with its models on the process's device.
 
-    A model that says ``device: cpu`` stays there, and so does one whose backend knows no GPUs. All others go where the process is:
-    those that say nothing, and those that name a GPU, which means a GPU and no longer which.
+    A model with ``device: cpu`` stays there, and so does one whose backend has no GPUs. All others are placed on the process's
+    device: those without the key, and those that name any GPU.
 
     Args:
-        content: As YAML gives it; what is wrong in it is left to whoever checks it.
-        device: As `device_names` returns it; of a GPU the process sees that one alone.
+        content: The configuration from YAML; errors in it are found later.
+        device: As `device_names` returns it; a process of a GPU sees only that one.
     """
     if not isinstance(content, Mapping) or not isinstance(content.get("models"), list):
         return content
-    return {**content, "models": [_placed(model, device) for model in content["models"]]}
+    return {**content, "models": [_place(model, device) for model in content["models"]]}
 
 
-def _placed(model: Any, device: str) -> Any:
+def _place(model: Any, device: str) -> Any:
     if not isinstance(model, Mapping) or "backend" not in model or model.get("device") == CPU:
         return model
     gpu = ""

@@ -20,7 +20,7 @@ from commands import TESTS, environment, gradwire
 from environments import MXNET, python_of
 from faults.site import ONCE, OPS, PATIENT, Site, check_consistency
 from processes import ServerProcess, server_process
-from replicas.cluster import Cluster, cannot_unshare, cluster
+from server.engines.cluster import Cluster, cannot_unshare, cluster
 
 from gradwire.client import RemoteEstimator, Server, connect
 from gradwire.client.errors import BudgetSpent, CallTimeout, Unavailable, Unsupported
@@ -35,13 +35,13 @@ pytestmark = [
 BUDGET = 1_000_000
 TWO = {"least": 2, "cpus": 0.25}
 MLP: dict[str, Any] = {
-    "name": "mlp", "backend": "torch", "factory": "replicas.torch_owners:mlp", "input_shape": [6], "nb_classes": 3,
+    "name": "mlp", "backend": "torch", "factory": "server.engines.torch_owners:mlp", "input_shape": [6], "nb_classes": 3,
     "access": "trainer",
     "loss": "torch.nn.CrossEntropyLoss", "optimizer": {"path": "torch.optim.SGD", "args": {"lr": 0.1}},
     "preprocessing": {"mean": 0.1, "std": 0.5},
 }  # fmt: skip
 WHEREABOUTS: dict[str, Any] = {
-    "name": "where", "backend": "blackbox", "factory": {"path": "replicas.owners:whereabouts", "args": {"seconds": 0.1}},
+    "name": "where", "backend": "blackbox", "factory": {"path": "server.engines.owners:whereabouts", "args": {"seconds": 0.1}},
     "input_shape": [6], "nb_classes": 2, "access": "trainer", "max_batch_rows": 10,
 }  # fmt: skip
 X = np.linspace(-1, 1, 60, dtype=np.float32).reshape(10, 6)
@@ -242,14 +242,14 @@ def test_a_fit_whose_replica_is_killed_says_so_and_changes_nothing(mlp: RemoteEs
         fit = threads.submit(mlp.fit, np.tile(X, (200, 1)), np.tile(Y, 200), batch_size=2, nb_epochs=1000)
         time.sleep(1.0)
         nodes.kill_replicas("mlp")
-        with pytest.raises(Unavailable, match="that was fitting is gone; the model is as it was"):
+        with pytest.raises(Unavailable, match="was lost during the fit; the model is unchanged"):
             fit.result(60)
     np.testing.assert_array_equal(mlp.predict(X), before)
 
 
 def test_replicas_that_cannot_load_their_model_are_told_of_in_time_and_replaced(tmp_path: Path, nodes: Cluster) -> None:
     forbidden = tmp_path / "forbidden"
-    factory = {"path": "replicas.torch_owners:while_allowed", "args": {"forbidden": str(forbidden)}}
+    factory = {"path": "server.engines.torch_owners:while_allowed", "args": {"forbidden": str(forbidden)}}
     models = [{**MLP, "factory": factory, "replicas": {"least": 1, "cpus": 0.1}, "name": "disk"}]
     ray = {"address": nodes.address, "app": "disk", "patience_s": 8}
     with tempfile.TemporaryDirectory(prefix="gw-") as folder:
@@ -331,9 +331,9 @@ def test_the_front_can_be_a_deployment_and_replicas_have_the_weights_of_one_of_t
     """A front as KubeRay runs it, of a model whose factory makes up other weights each time."""
     with tempfile.TemporaryDirectory(prefix="gw-") as folder:
         config = tmp_path / "serve.yaml"
-        models = [{**MLP, "factory": "replicas.torch_owners:unseeded", "replicas": {"least": 2, "cpus": 0.1}}]
+        models = [{**MLP, "factory": "server.engines.torch_owners:unseeded", "replicas": {"least": 2, "cpus": 0.1}}]
         config.write_text(json.dumps({"listen": f"unix:{folder}/socket", "models": models}))
-        command = [*nodes.prefix, sys.executable, "-m", "replicas.front", nodes.address, str(config)]
+        command = [*nodes.prefix, sys.executable, "-m", "server.engines.front", nodes.address, str(config)]
         with subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment(), cwd=TESTS
         ) as front:
@@ -349,14 +349,12 @@ def test_the_front_can_be_a_deployment_and_replicas_have_the_weights_of_one_of_t
 
 def test_a_model_that_cannot_be_loaded_is_told_at_start(tmp_path: Path, nodes: Cluster) -> None:
     config = tmp_path / "serve.yaml"
-    broken = {**MLP, "factory": "replicas.torch_owners:broken"}
+    broken = {**MLP, "factory": "server.engines.torch_owners:broken"}
     config.write_text(json.dumps({"listen": "127.0.0.1:0", "ray": {"address": nodes.address, "app": "broken"}, "models": [broken]}))
     told = gradwire("serve", str(config), "--engine", "ray", prefix=nodes.prefix, timeout_s=120)
     assert told.returncode == 2, told
-    assert (
-        "mlp: factory: 'replicas.torch_owners:broken' called with {} raised RuntimeError: the disk with the weights is not there"
-        in told.stderr
-    )
+    problem = "called with {} raised RuntimeError: the disk with the weights is not there"
+    assert f"mlp: factory: 'server.engines.torch_owners:broken' {problem}" in told.stderr
 
 
 def test_ensembles_are_refused_with_what_to_do_instead(tmp_path: Path, nodes: Cluster) -> None:

@@ -1,4 +1,4 @@
-"""Several processes behind one address: callers see one server, whatever happens to each of them."""
+"""Several processes behind one address: callers see one server, also while processes end and restart."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from processes import ServerProcess
 
 from gradwire.client.errors import Unsupported
 from gradwire.server.errors import ConfigError
-from gradwire.server.process.devices.process import Source
-from gradwire.server.process.devices.restarts import Pace
-from gradwire.server.process.devices.supervisor import GIVEN_UP, Failed, supervise
+from gradwire.server.process.supervisor.device_process import Source
+from gradwire.server.process.supervisor.restarts import RestartPolicy
+from gradwire.server.process.supervisor.supervisor import EXIT_GIVEN_UP, SupervisionFailed, supervise
 from gradwire.server.values.rows import Rows
 
-from .offspring import children, runs, until
+from .child_processes import children, runs, until
 
 STEPS = 6
 X = np.random.default_rng(0).uniform(-1, 1, (5, 6)).astype(np.float32)
@@ -109,7 +109,7 @@ def test_a_connections_unix_socket_leads_to_the_process_that_it_was_asked_of(sit
 
 
 def listens(pid: int, socket_name: str) -> bool:
-    """Whether a process listens on an abstract Unix socket."""
+    """True if a process listens on an abstract Unix socket."""
     inodes = [line.split()[6] for line in Path("/proc/net/unix").read_text().splitlines() if line.endswith(f"@{socket_name}")]
     held = {os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir() if entry.is_symlink()}
     return any(f"socket:[{inode}]" in held for inode in inodes)
@@ -198,7 +198,7 @@ def test_a_process_that_is_killed_in_an_attack_is_not_missed_nothing_is_charged_
 
 
 def again(pair: ServerProcess) -> int:
-    """How many processes have been started again, and serve."""
+    """Number of processes that have been restarted, and serve."""
     return pair.log.read_text().count("a process serves again")
 
 
@@ -213,7 +213,7 @@ def attack(remote: Any, half_way: Callable[[], None] = lambda: None) -> Any:
 
 
 def healthy(site: Site) -> bool:
-    """What every process says of itself, as far as so many questions find them all."""
+    """True if every process reports SERVING, as far as repeated probes reach them all."""
     for _ in range(16):
         with grpc.insecure_channel(site.settings["health_listen"], [("grpc.use_local_subchannel_pool", 1)]) as channel:
             answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10, wait_for_ready=True)
@@ -281,7 +281,7 @@ def wrong(tmp_path: Path, **keys: Any) -> Path:
     [
         (black_box("sums", "sums"), {"lisen": "127.0.0.1:0"}, "lisen: unknown key"),
         (black_box("sums", "no_such_factory"), {}, "no_such_factory.*in the process of cpu"),
-        (black_box("sums", "sums"), {"listen": "unix:/tmp/gradwire.sock"}, "a Unix socket is one process's"),
+        (black_box("sums", "sums"), {"listen": "unix:/tmp/gradwire.sock"}, "processes cannot share a Unix socket"),
     ],
     ids=["key", "factory", "socket"],
 )
@@ -297,7 +297,7 @@ def test_a_wrong_configuration_is_told_once_with_exit_code_2(
 
 
 @pytest.mark.parametrize(
-    ("devices", "text"), [("all", "there is no GPU"), ("gpu1", "'gpu1' is not a device"), ("cuda:0", "not here")]
+    ("devices", "text"), [("all", "no GPU is visible"), ("gpu1", "'gpu1' is not a device"), ("cuda:0", "does not exist")]
 )
 def test_devices_that_are_not_there_are_told_with_exit_code_2(devices: str, text: str, tmp_path: Path) -> None:
     config = wrong(tmp_path, models=[black_box("sums", "sums")])
@@ -307,7 +307,7 @@ def test_devices_that_are_not_there_are_told_with_exit_code_2(devices: str, text
 
 
 def linear(factory: str, **arguments: Any) -> dict[str, Any]:
-    path = {"path": f"devices.owners:{factory}", "args": arguments}
+    path = {"path": f"server.process.supervisor.owners:{factory}", "args": arguments}
     return {"name": "linear", "backend": "sklearn", "factory": path, "input_shape": [6], "nb_classes": 2}
 
 
@@ -320,7 +320,10 @@ def test_processes_whose_factory_draws_other_weights_in_each_do_not_serve(tmp_pa
 
 def test_a_process_that_dies_at_each_start_is_given_up(tmp_path: Path) -> None:
     file = tmp_path / "dies"
-    model = {**black_box("sums", "sums"), "factory": {"path": "devices.owners:dying", "args": {"file": str(file)}}}
+    model = {
+        **black_box("sums", "sums"),
+        "factory": {"path": "server.process.supervisor.owners:dying", "args": {"file": str(file)}},
+    }
     pids = failing(tmp_path, model, file.touch, "the process of cpu has ended 2 times in a row.*exit code 3")
     assert not any(map(runs, pids))
 
@@ -328,7 +331,7 @@ def test_a_process_that_dies_at_each_start_is_given_up(tmp_path: Path) -> None:
 def test_a_process_that_comes_back_with_other_weights_is_not_let_in(tmp_path: Path) -> None:
     file = tmp_path / "number"
     file.write_text("1")
-    text = "linear: its weights are not those that the other processes have loaded"
+    text = "linear: its weights differ from those that the other processes have loaded"
     failing(tmp_path, linear("filed", file=str(file)), lambda: file.write_text("2"), text)
 
 
@@ -342,9 +345,9 @@ def failing(tmp_path: Path, model: dict[str, Any], change: Any, text: str) -> li
         change()
         os.kill(pids[0], signal.SIGKILL)
 
-    with pytest.raises(Failed, match=text) as failed:
-        supervise(Source(config, config.read_text(), {}), ("cpu", "cpu"), ready, Pace(first_delay_s=0.01, most=1))
-    assert failed.value.exit_code == GIVEN_UP
+    with pytest.raises(SupervisionFailed, match=text) as failed:
+        supervise(Source(config, config.read_text(), {}), ("cpu", "cpu"), ready, RestartPolicy(first_delay_s=0.01, most=1))
+    assert failed.value.exit_code == EXIT_GIVEN_UP
     assert len(pids) == 2
     return pids
 
@@ -352,5 +355,7 @@ def failing(tmp_path: Path, model: dict[str, Any], change: Any, text: str) -> li
 def processes_started() -> list[int]:
     """The pids of those that this process supervises itself."""
     return [
-        pid for pid in children(os.getpid()) if "gradwire.server.process.devices.child" in Path(f"/proc/{pid}/cmdline").read_text()
+        pid
+        for pid in children(os.getpid())
+        if "gradwire.server.process.supervisor.child" in Path(f"/proc/{pid}/cmdline").read_text()
     ]

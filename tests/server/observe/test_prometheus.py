@@ -24,7 +24,7 @@ needs_prometheus = pytest.mark.skipif(shutil.which("prometheus") is None, reason
 needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed here")
 
 CNN = {"name": "digits", "backend": "torch", "factory": "models:cnn", "input_shape": [1, 8, 8], "nb_classes": 5}
-RULES = sorted((Path(__file__).parents[2] / "deploy/prometheus").rglob("*rules*.y*ml"))
+RULES = sorted((Path(__file__).parents[3] / "deploy/prometheus").rglob("*rules*.y*ml"))
 
 
 @pytest.fixture(scope="module")

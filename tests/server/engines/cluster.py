@@ -1,8 +1,9 @@
-"""A Ray cluster of two nodes in a network namespace of its own: Ray's daemons listen on all addresses of the one they are in.
+"""Ray cluster of two nodes in a network namespace of its own.
 
-Servers of the cluster listen on Unix sockets, which are reached from outside of the namespace.
+Ray's daemons listen on all addresses of their namespace. Servers of the cluster listen on Unix sockets, which are reachable from
+outside.
 
-Run as a program, it is the cluster: it says where it is, and does what it is told until its input ends.
+Run as a program, it is the cluster: it prints its address, and executes commands until its input ends.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from commands import TESTS, environment
 
 CPUS = 2
 STORE_NBYTES = 200 << 20
-"""Of each node: processors, as Ray counts them, and shared memory."""
+"""Processors, as Ray counts them, and shared memory of each node."""
 
 
 @dataclass
@@ -32,8 +33,8 @@ class Cluster:
     """A running cluster.
 
     Attributes:
-        address: Inside of the namespace.
-        prefix: What a command must begin with to run inside of it.
+        address: Address inside the namespace.
+        prefix: Prefix of commands that run inside the namespace.
     """
 
     address: str
@@ -42,7 +43,7 @@ class Cluster:
     _tells: IO[str]
 
     def kill_node(self) -> None:
-        """Kills the second node, with all that runs on it, and starts a new one in its place."""
+        """Kills the second node with all of its processes, and starts a new one in its place."""
         self._ask("kill")
 
     def kill_replicas(self, model: str) -> None:
@@ -50,7 +51,7 @@ class Cluster:
         assert self._ask(f"replicas {model}") > 0
 
     def applications(self) -> list[str]:
-        """What is deployed."""
+        """Names of the deployed applications."""
         return list(self._ask("applications"))
 
     def _ask(self, what: str) -> Any:
@@ -60,7 +61,7 @@ class Cluster:
 
 
 def cannot_unshare() -> str:
-    """Why this process cannot make network namespaces; empty if it can."""
+    """Reason for which this process cannot make network namespaces; empty if it can."""
     tried = subprocess.run(["unshare", "-n", "ip", "link", "set", "lo", "up"], capture_output=True, text=True, check=False)
     return tried.stderr.strip() if tried.returncode else ""
 
@@ -68,11 +69,11 @@ def cannot_unshare() -> str:
 @contextmanager
 def cluster(folder: Path) -> Iterator[Cluster]:
     """Two nodes, as long as the context lasts."""
-    inside = f"ip link set lo up && exec {sys.executable} -m replicas.cluster"
+    inside = f"ip link set lo up && exec {sys.executable} -m server.engines.cluster"
     # Sockets' paths must be short, and Ray's are long.
     sockets = tempfile.mkdtemp(prefix="gw-ray-")
     settings = {"RAY_TMPDIR": sockets, "RAY_USAGE_STATS_ENABLED": "0"}
-    # A node that does not answer is given up after a second or two, not after fifteen.
+    # A node that does not answer counts as lost after a second or two, not after fifteen.
     settings |= {
         "RAY_health_check_period_ms": "300",
         "RAY_health_check_timeout_ms": "500",
@@ -98,14 +99,14 @@ def cluster(folder: Path) -> Iterator[Cluster]:
 
 
 def main() -> None:
-    """The cluster."""
+    """Runs the cluster."""
     import ray
     from ray import serve
     from ray.cluster_utils import Cluster as Nodes
 
     from gradwire.server.process.ray_app import FRONT
 
-    # Whatever Ray prints is not for who reads this process's output.
+    # Ray's own output must not mix with the answers on stdout.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     head = {"num_cpus": CPUS, "include_dashboard": False, "object_store_memory": STORE_NBYTES, "resources": {FRONT: 1}}

@@ -1,4 +1,4 @@
-"""``gradwire top`` against running servers: its numbers, who may see them, and what becomes of it when a server goes."""
+"""``gradwire top`` against running servers: its numbers, access to them, and the end of a server."""
 
 from __future__ import annotations
 

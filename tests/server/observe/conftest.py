@@ -1,4 +1,4 @@
-"""Servers that are watched, and what reads their metrics."""
+"""Fixtures that read the metrics of running servers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Labels = frozenset[tuple[str, str]]
 
 @pytest.fixture
 def scrape() -> Callable[[int], dict[str, dict[Labels, float]]]:
-    """``scrape(port)``: every sample by name and labels. The text must be what Prometheus' own parser takes."""
+    """``scrape(port)``: every sample by name and labels, read by Prometheus's own parser."""
 
     def read(port: int) -> dict[str, dict[Labels, float]]:
         # A call is counted when its answer has been sent, and the test may be faster.

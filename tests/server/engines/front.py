@@ -1,4 +1,4 @@
-"""What an operator of a cluster does with a declared application: runs it, and deletes it."""
+"""Operator of a declared application: runs it, and deletes it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from gradwire.server.process.ray_app import application
 
 
 def main(address: str, config: str) -> None:
-    """Says where the front listens, and waits until its input ends."""
-    # Whatever Ray prints is not for who reads this process's output.
+    """Prints the front's address, and waits until its input ends."""
+    # Ray's own output must not mix with the address on stdout.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     ray.init(address, namespace="gradwire", log_to_driver=False)
