@@ -141,24 +141,34 @@ def make_real(item: pytest.Item) -> None:
     module.import_frameworks()
     item.obj = getattr(item.parent.obj, item.originalname)
     if hasattr(item, "callspec"):
-        for name, index in item.callspec.indices.items():
-            item.callspec.params[name] = _parameter(item, module, name, index)
+        for name, listed in item.callspec.params.items():
+            item.callspec.params[name] = _parameter(item, module, name, listed)
 
 
-def _parameter(item: pytest.Function, module: FrameworkModule, name: str, index: int) -> Any:
-    marks = [*getattr(item.obj, "pytestmark", ()), *_list(getattr(module.obj, "pytestmark", ()))]
-    for mark in marks:
-        if getattr(mark, "name", "") != "parametrize":
-            continue
-        names, values = _arguments(*mark.args, **mark.kwargs)
+def _parameter(item: pytest.Function, module: FrameworkModule, name: str, listed: Any) -> Any:
+    """The value that takes the place of the one that was listed: that of the same position in the same list."""
+    now = [*getattr(item.obj, "pytestmark", ()), *_list(getattr(module.obj, "pytestmark", ()))]
+    marks = zip(item.iter_markers("parametrize"), (m for m in now if getattr(m, "name", "") == "parametrize"), strict=True)
+    for before, after in marks:
+        names, values = _arguments(*after.args, **after.kwargs)
         if name in names:
-            return ParameterSet.extract_from(values[index], force_tuple=len(names) == 1).values[names.index(name)]
+            _, old = _arguments(*before.args, **before.kwargs)
+            return _at(_position(old, listed, names, name), values, names, name)
     fixture = item._fixtureinfo.name2fixturedefs[name][-1]
     again = getattr(module.obj, fixture.func.__name__, None)
     if fixture.func.__module__ != module.obj.__name__ or again is None:
-        return item.callspec.params[name]
+        return listed
     params = list(again._fixture_function_marker.params)
-    return ParameterSet.extract_from(params[index], force_tuple=True).values[0]
+    return _at(_position(list(fixture.params), listed, [name], name), params, [name], name)
+
+
+def _at(position: int, values: list[Any], names: list[str], name: str) -> Any:
+    return ParameterSet.extract_from(values[position], force_tuple=len(names) == 1).values[names.index(name)]
+
+
+def _position(values: list[Any], listed: Any, names: list[str], name: str) -> int:
+    # By identity: placeholders cannot be compared. pytest's own indices count the product of several lists.
+    return next(i for i in range(len(values)) if _at(i, values, names, name) is listed)
 
 
 def _arguments(argnames: Any, argvalues: Any, **_: Any) -> tuple[list[str], list[Any]]:
