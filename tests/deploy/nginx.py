@@ -18,7 +18,7 @@ _START_S = 20.0
 
 
 def needs_nginx() -> str:
-    """Where nginx is; skips the test, and says why, where there is none."""
+    """Path of nginx; skips the test, with the reason, if it is not installed."""
     # Debian's lies where only root's PATH leads.
     found = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin")
     if found is None:
@@ -27,7 +27,7 @@ def needs_nginx() -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """Loopback ports that nobody listens on, each another."""
+    """Distinct free loopback ports."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:
@@ -37,7 +37,7 @@ def free_ports(count: int) -> list[int]:
 
 @contextmanager
 def gateway(folder: Path, models: str, secrets: Path | None = None) -> Iterator[str]:
-    """nginx as long as the context lasts.
+    """Context in which nginx runs.
 
     Args:
         folder: For its files; those that a running one writes too.

@@ -228,7 +228,7 @@ def test_a_member_of_the_family_has_the_gradients_of_its_outputs_or_says_why_not
 @pytest.mark.parametrize("name", NOT_SERVED)
 def test_a_classifier_of_several_labels_a_row_is_refused(name: str) -> None:
     kind = {member: kind for member, kind, _ in FAMILY}[name]
-    with pytest.raises(ModelConfigError, match=f"factory: gave {name}, which gives a row several labels"):
+    with pytest.raises(ModelConfigError, match=f"factory: returned {name}, which gives a row several labels"):
         load(_config(kind(LogisticRegression()), X, Y, "classifier"))
 
 
