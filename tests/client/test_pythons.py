@@ -1,7 +1,6 @@
-"""The client as it is installed: from a wheel, with nothing but its own dependencies, on the oldest Python and the newest that are
-here, and on that of the tests.
+"""The client from a wheel with its own dependencies, on the oldest and the newest Python here, and on the tests'.
 
-protobuf is taken at both ends of the range that the generated code allows.
+protobuf is installed at both ends of the range that the generated code allows.
 """
 
 from __future__ import annotations

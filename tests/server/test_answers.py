@@ -53,7 +53,7 @@ def test_scores_tell_logits_and_uncertainty_of_outputs_that_nothing_is_done_to(s
 def test_scores_do_not_tell_what_postprocessing_hides(server: Server) -> None:
     remote = server.estimator("defended-scores")
     assert remote.card.answers == {"outputs"}
-    with pytest.raises(Unsupported, match="'defended-scores' does not answer logits .* it answers outputs"):
+    with pytest.raises(Unsupported, match="'defended-scores' does not answer logits .* it answers: outputs"):
         remote.predict(X, logits=True)
     lying = RemoteEstimator(server, replace(remote.card, answers=frozenset({"outputs", "logits", "uncertainty"})))
     for ask in (lambda: lying.predict(X, logits=True), lambda: lying.predict_uncertainty(X)):

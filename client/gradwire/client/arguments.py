@@ -1,4 +1,4 @@
-"""Checks the arguments of a call against the model's card before anything is sent, and casts them to the model's dtypes."""
+"""Checks of a call's arguments against the model's card before anything is sent, and casts to the model's dtypes."""
 
 from __future__ import annotations
 

@@ -64,7 +64,9 @@ def build(points: Iterable[EntryPoint]) -> typer.Typer:
         except ModuleNotFoundError as e:
             text = what_to_install(point, e)
             settings = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-            app.command(point.name, help=f"[dim]{escape(text)}[/]", context_settings=settings)(_refusing(f"{point.name} {text}"))
+            app.command(point.name, help=f"[dim]{escape(text)}[/]", context_settings=settings)(
+                _not_installed(f"{point.name} {text}")
+            )
         else:
             if isinstance(command, typer.Typer):
                 app.add_typer(command, name=point.name)
@@ -80,7 +82,7 @@ def what_to_install(point: EntryPoint, error: ModuleNotFoundError) -> str:
     return f"needs {error.name}, which is not installed: pip install '{package}{extras}'"
 
 
-def _refusing(text: str) -> Callable[[], None]:
+def _not_installed(text: str) -> Callable[[], None]:
     def command() -> None:
         sys.stderr.write(f"error: {text}\n")
         sys.exit(2)

@@ -66,19 +66,19 @@ class RemoteEnsemble(ModelAttributes):
     ) -> None:
         self.members = _members(members)
         self.weights = _weights(weights, len(self.members))
-        self._said = {
+        self._overrides = {
             "output_kind": output,
             "clip_values": arguments.clip_values(clip_values),
             "channels_first": channels_first,
         }
-        super().__init__(card_of_ensemble([member.card for member in self.members], self.weights, self._said))
+        super().__init__(card_of_ensemble([member.card for member in self.members], self.weights, self._overrides))
         self._pool: tuple[int, ThreadPoolExecutor] | None = None
 
     def refresh(self) -> ModelCard:
         """Fetches the members' cards again: a fit makes a new version, and an owner may change the access."""
         for member in self.members:
             member.refresh()
-        self.card = card_of_ensemble([member.card for member in self.members], self.weights, self._said)
+        self.card = card_of_ensemble([member.card for member in self.members], self.weights, self._overrides)
         return self.card
 
     def predict(

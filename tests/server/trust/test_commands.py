@@ -51,7 +51,7 @@ def test_a_grant_is_given_listed_used_and_revoked(served: Site) -> None:
     assert cells(run(served, "usage", "sums", "--principal", "bob"))[1] == shown[1]
     assert [line[:2] for line in cells(run(served, "usage", "--all"))[1:]] == [["alice", "sums"], ["bob", "sums"]]
     ended = run(served, "revoke", "bob", "sums")
-    assert (ended.returncode, ended.stdout.strip()) == (0, "bob has no access to sums any more")
+    assert (ended.returncode, ended.stdout.strip()) == (0, "bob no longer has access to sums")
     assert [line[0] for line in cells(run(served, "grants"))] == ["principal", "alice"]
 
 
@@ -63,15 +63,15 @@ def test_an_end_may_be_said_as_a_time_from_now(served: Site) -> None:
 
 WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "access": (("--access", "all"), "access is 'all'; expected one of: labels, scores, gradients, trainer"),
-    "beyond": (("--access", "trainer"), "access: 'trainer' is more than 'sums' is served with: its own access, 'scores'"),
-    "operation": (("--access", "labels", "--operation", "guess"), "operations names 'guess'; expected some of: predict"),
+    "beyond": (("--access", "trainer"), "access: 'trainer' exceeds the access of 'sums'; expected at most 'scores'"),
+    "operation": (("--access", "labels", "--operation", "guess"), "operations contains 'guess'; expected names out of: predict"),
     "decimals": (
         ("--access", "labels", "--decimals", "2"),
         "decimals and top_k need access 'scores'; access 'labels' shows no scores",
     ),
     "rows": (("--access", "labels", "--forward", "-1"), "forward is -1; expected at least 0"),
     "window": (("--access", "labels", "--window", "soon"), "--window is 'soon'; expected a number and one of s, m, h, d, w"),
-    "part of a second": (("--access", "labels", "--window", "0.4s"), "--window is '0.4s'; expected whole seconds"),
+    "part of a second": (("--access", "labels", "--window", "0.4s"), "--window is '0.4s'; expected a whole number of seconds"),
     "half a window": (("--access", "labels", "--window", "1h"), "window_s goes with window_forward"),
     "expires": (("--access", "labels", "--expires", "tomorrow"), "--expires is 'tomorrow'; expected 12h, 30d, or a date such as"),
     "never": (("--access", "labels", "--expires", "99999999d"), "--expires is '99999999d'"),
@@ -90,7 +90,7 @@ def test_what_cannot_be_given_ends_with_2_and_one_line(served: Site, what: str) 
 
 def test_names_that_are_not_there_end_with_2(served: Site) -> None:
     for arguments, expected in (
-        (("grant", "bob", "gone", "--access", "labels"), "'gone' is not served here; there are: sums"),
+        (("grant", "bob", "gone", "--access", "labels"), "'gone' is not served here; expected one of: sums"),
         (("revoke", "nobody", "sums"), "'nobody' has no grant for 'sums'"),
         (("usage", "gone"), "'gone' is not served here"),
     ):
@@ -105,7 +105,7 @@ def test_others_than_admins_are_told_so(served: Site) -> None:
     ):  # fmt: skip
         ended = run(served, *arguments, who="alice")
         assert ended.returncode == 2
-        assert "'alice' is none of the admins of this server; identity.admins in its configuration names them" in ended.stderr
+        assert "'alice' is not an admin of this server; identity.admins in its configuration lists them" in ended.stderr
     ended = run(served, "usage", who="alice")
     assert ended.returncode == 0
 

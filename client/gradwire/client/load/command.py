@@ -130,7 +130,7 @@ def bench(
         raise typer.Exit(1)
 
 
-# What was given.
+# Options.
 
 
 def _mix(text: str) -> dict[str, float]:
@@ -212,7 +212,7 @@ def _title(step: Step) -> str:
     return f"{operations}, {_count(step.rows, 'row')}, {_count(step.concurrency, 'client')}"
 
 
-# What came of it.
+# Output.
 
 
 def _show(report: Report, console: Console) -> None:

@@ -65,7 +65,7 @@ def crews(load: Load) -> Iterator[list[Connection[Any, Any]]]:
             _end(crew)
 
 
-def say(pipe: Connection[Any, Any], message: Order | Window | None) -> None:
+def send(pipe: Connection[Any, Any], message: Order | Window | None) -> None:
     """Sends a message to a process. Raises GradwireError if it has died."""
     try:
         pipe.send(message)

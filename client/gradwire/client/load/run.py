@@ -12,7 +12,7 @@ from typing import Any
 
 from gradwire.client.load.clients import Counts, Measured, Window
 from gradwire.client.load.plan import Load, Step
-from gradwire.client.load.processes import Order, crews, ready, received, say
+from gradwire.client.load.processes import Order, crews, ready, received, send
 from gradwire.client.load.report import Figures, Report, figures, report_of
 from gradwire.client.load.tally import Tally
 
@@ -76,7 +76,7 @@ def _measure(
     """Measures one step and returns its figures; none if it was stopped before its start."""
     step = load.steps[number]
     for share, pipe in enumerate(pipes):
-        say(pipe, Order(step, share, len(pipes)))
+        send(pipe, Order(step, share, len(pipes)))
     unready = set(pipes)
     while unready:
         for pipe in ready(unready):
@@ -87,7 +87,7 @@ def _measure(
     begin_s = time.perf_counter() + _LEAD_S
     window = Window(begin_s, begin_s + load.warmup_s, begin_s + load.warmup_s + load.duration_s)
     for pipe in pipes:
-        say(pipe, window)
+        send(pipe, window)
     counts: dict[Connection[Any, Any], Counts] = {}
     measured: list[Measured] = []
     running, stopping = set(pipes), False
@@ -102,7 +102,7 @@ def _measure(
         if stop.is_set() and not stopping:
             stopping = True
             for pipe in running:
-                say(pipe, None)
+                send(pipe, None)
         calls, failed = sum(of.calls for of in counts.values()), sum(of.failed for of in counts.values())
         on_progress(Progress(step, number, max(0.0, time.perf_counter() - begin_s), calls, failed))
     return _figures(step, measured, load)

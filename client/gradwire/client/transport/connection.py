@@ -1,7 +1,7 @@
-"""Connection to a server: streams, retries, deadlines; it opens at its first use, and again after a fork or a lost network.
+"""Connection to a server: streams, retries and deadlines.
 
-Streams stay open between calls, and each serves one caller at a time, so that any number of threads can share a connection
-without waiting for each other.
+It opens at its first use, and again after a fork or a lost network. Streams stay open between calls, and each serves one
+caller at a time, so that any number of threads can share a connection without waiting for each other.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class Connection:
     def __repr__(self) -> str:
         return f"Connection({self.address!r})"
 
-    # Calls, for the estimator.
+    # Calls.
 
     def new_request_id(self) -> str:
         """Returns an id that is unique among all calls of all clients."""

@@ -280,7 +280,7 @@ class SocketStream:
             self._queue(SHARED, PLACE.pack(segment.put(chunk.data), chunk.offset, len(chunk.data)))
 
     def _give_back(self) -> None:
-        """Returns slots that were read to the server, once there are enough of them."""
+        """Gives slots that were read back to the server, once there are enough of them."""
         if self._lent is None:
             return
         frames, self._lent = self._returned.add(self._lent), None

@@ -296,7 +296,7 @@ def test_a_certificate_goes_with_tls_and_with_its_key(tmp_path: Path) -> None:
     for pair, tls, told in (
         ((certificate, key), None, "pass tls="),
         ((key, certificate), True, "in this order"),
-        (certificate, True, "not a pair"),
+        (certificate, True, "must be two files"),
         ((certificate, tmp_path / "nowhere.pem"), True, "nowhere.pem"),
     ):
         with pytest.raises(InvalidCall, match=told):

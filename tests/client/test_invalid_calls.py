@@ -1,4 +1,4 @@
-"""What is passed wrongly is refused with an error of gradwire that says what was given and what is right."""
+"""Wrong arguments raise gradwire's errors, with the given value and the expected one."""
 
 from __future__ import annotations
 
@@ -75,15 +75,15 @@ def test_ragged_and_unreadable_arguments_are_refused_by_their_names(remote: Remo
         def __array__(self, *_: Any, **__: Any) -> Any:
             raise TypeError("cannot convert a tensor of another device")
 
-    with pytest.raises(ShapeError, match="x makes no array: .* one shape"):
+    with pytest.raises(ShapeError, match="cannot convert x to an array: .* one shape"):
         remote.predict(ragged)
-    with pytest.raises(ShapeError, match="y makes no array"):
+    with pytest.raises(ShapeError, match="cannot convert y to an array"):
         remote.loss_gradient(X, ragged)
-    with pytest.raises(ShapeError, match="label makes no array"):
+    with pytest.raises(ShapeError, match="cannot convert label to an array"):
         remote.class_gradient(X, ragged)
-    with pytest.raises(ShapeError, match="cotangent makes no array"):
+    with pytest.raises(ShapeError, match="cannot convert cotangent to an array"):
         remote.vjp(X, ragged)
-    with pytest.raises(DtypeError, match="x makes no array: cannot convert"):
+    with pytest.raises(DtypeError, match="cannot convert x to an array: cannot convert"):
         remote.predict(Elsewhere())
     with pytest.raises(LayerError):
         remote.get_activations(X, 1 << 40)
@@ -113,7 +113,7 @@ def test_a_name_that_is_no_string_is_refused(remote: RemoteEstimator) -> None:
 
 @pytest.mark.parametrize("wrong", [0, -1.0, "a", True, float("nan"), float("inf")])
 def test_a_timeout_that_is_no_time_is_refused(wrong: Any) -> None:
-    with pytest.raises(InvalidCall, match="timeout_s is .* expected seconds, more than 0"):
+    with pytest.raises(InvalidCall, match="timeout_s is .* expected a number of seconds greater than 0"):
         connect("localhost:1", timeout_s=wrong)
 
 
