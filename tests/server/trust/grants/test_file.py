@@ -58,11 +58,11 @@ WRONG: dict[str, tuple[Any, str]] = {
     "an operation": ([{**ALICE, "operations": ["guess"]}], r"grants\[0\]: operations\.0: .*given: 'guess'"),
     "a time without a zone": (
         [{**ALICE, "expires": "2027-01-31T12:00:00"}],
-        r"grants\[0\]: expires: given: 2027-01-31T12:00:00; expected a time with its zone, for example 2027-01-31T12:00:00Z",
+        r"grants\[0\]: expires: given: 2027-01-31T12:00:00; expected a time with a time zone, for example 2027-01-31T12:00:00Z",
     ),
     "a date": (
         [{**ALICE, "expires": datetime(2027, 1, 31).date()}],
-        r"grants\[0\]: expires: given: 2027-01-31; expected a time with its zone",
+        r"grants\[0\]: expires: given: 2027-01-31; expected a time with a time zone",
     ),
     "a model": ([ALICE, {**ALICE, "model": "none"}], r"grants\[1\]: model: 'none' is not served here; expected one of: sums, more"),
     "beyond the model's access": (
