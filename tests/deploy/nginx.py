@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import time
@@ -11,19 +10,15 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import pytest
+import programs
 
 GATEWAY = Path(__file__).parent.parent.parent / "deploy" / "gateway"
 _START_S = 20.0
 
 
 def needs_nginx() -> str:
-    """Path of nginx; skips the test, with the reason, if it is not installed."""
-    # Debian's lies where only root's PATH leads.
-    found = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin")
-    if found is None:
-        pytest.skip("nginx is not installed: apt-get install nginx-light")
-    return found
+    """The path of nginx; skips the test if there is none."""
+    return programs.need("nginx")
 
 
 def free_ports(count: int) -> list[int]:

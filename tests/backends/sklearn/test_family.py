@@ -110,7 +110,7 @@ DIFFERENTIABLE = {
 
 
 def listed(mixin: type) -> list[tuple[str, Any]]:
-    """What `all_estimators` lists: it imports torch on its way, and this does not."""
+    """Estimators that `all_estimators` lists, without the torch that it imports on its way."""
     public = (module.name for module in pkgutil.iter_modules(sklearn.__path__) if not module.name.startswith("_"))
     modules = [
         importlib.import_module(f"sklearn.{name}") for name in public if name not in ("conftest", "experimental", "externals")

@@ -29,6 +29,7 @@ from gradwire.server import serving
 
 pytestmark = [
     pytest.mark.timeout(300),
+    pytest.mark.program("ip"),
     pytest.mark.skipif(bool(cannot_unshare()), reason=f"Ray's daemons listen on all addresses: unshare -n: {cannot_unshare()}"),
 ]
 

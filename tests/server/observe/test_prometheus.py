@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import subprocess
 import time
@@ -20,8 +19,8 @@ from processes import server_process
 from gradwire.client import connect
 from gradwire.server.observe.collector import METRICS
 
-needs_prometheus = pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed here")
-needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed here")
+needs_prometheus = pytest.mark.program("prometheus")
+needs_promtool = pytest.mark.program("promtool")
 
 CNN = {"name": "digits", "backend": "torch", "factory": "models:cnn", "input_shape": [1, 8, 8], "nb_classes": 5}
 RULES = sorted((Path(__file__).parents[3] / "deploy/prometheus").rglob("*rules*.y*ml"))
