@@ -1,4 +1,4 @@
-# Commands for developers; `make` lists them. Every target but `help` and `clean` first creates .venv, once.
+# Commands for developers; `make` lists them. Every target but `help`, `findings` and `clean` first creates .venv, once.
 
 PYTHON ?= python3
 ENV := .venv
@@ -18,7 +18,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo quick test test-one lint format types proto readme proto-check containers bench clean
+.PHONY: help env demo quick test test-one lint format types proto readme proto-check containers bench findings clean
 
 help: ## list the targets
 	@echo "gradwire: make TARGET"
@@ -84,7 +84,7 @@ proto: $(STAMP) ## regenerate the Python code of the contract
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=proto --pyi_out=proto --grpc_python_out=proto $(PROTOS)
 
 readme: $(STAMP) $(MXNET_STAMP) ## write the tables in README.md and docs/security.md from servers' answers
-	GRADWIRE_WRITE_README=1 $(BIN)/python -m pytest -q tests/conformance/test_readme.py tests/trust/test_matrix.py
+	GRADWIRE_WRITE_README=1 $(BIN)/python -m pytest -q tests/conformance/test_readme.py tests/server/trust/test_matrix.py
 
 proto-check: $(STAMP) ## compare the generated code with the contract
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
@@ -99,6 +99,9 @@ containers: $(STAMP) ## build images with buildah and attack their servers (as r
 bench: $(STAMP) ## compare gradwire with plain frameworks and local ART
 	$(BIN)/python -m benchmarks.run
 	$(BIN)/python -m benchmarks.frameworks.run
+
+findings: ## run the scripts of surprises about other libraries (as many environments; half an hour)
+	@PYTHON=$(PYTHON) findings/run.sh
 
 clean: ## remove generated files, except the environments
 	rm -rf gradwire-demo dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .gradwire

@@ -1,4 +1,4 @@
-"""What tests of several folders use."""
+"""Fixtures and options for tests of several folders."""
 
 from __future__ import annotations
 

@@ -28,15 +28,18 @@ ROOTS_BELOW = {
 FLOORS = {
     "wire": """
         errors sockets
-        dtypes names status shared
+        dtypes names status
         codecs
         tensors
         frames
+        shared
     """,
     "backends": """
-        errors capabilities
-        backend labels weights_file
-        config preprocessing registry training
+        errors example_rows
+        backend
+        capabilities config jacobians labels layer_names weights_file
+        preprocessing registry training
+        loss_targets operations
         estimator warm_up
         load ensemble
         torch tensorflow jax mxnet sklearn gpy blackbox
@@ -57,13 +60,15 @@ FLOORS = {
         demo commands
     """,
     "client": """
-        errors card settings
-        arguments codecs usage
-        transport
-        fit versions grants
+        cli errors card settings
+        arguments codecs usage attack ensemble_card
+        attributes transport
+        queries fit versions grants
         estimator
         server ensemble check
-        torch art commands load top demo
+        torch commands
+        art load top
+        demo
     """,
 }
 # A framework is imported in the folder of its backend or of one built on it, and in the client's file of its name.

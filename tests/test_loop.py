@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import programs
@@ -24,6 +23,7 @@ sys.exit(", ".join(name for name in {ABSENT} if name in sys.modules))
 """
 
 
+@pytest.mark.timeout(400)
 def test_all_tests_are_collected_without_a_framework() -> None:
     ended = subprocess.run(
         [sys.executable, "-c", COLLECTS], cwd=REPOSITORY, env=environment(), capture_output=True, text=True, check=False
@@ -100,7 +100,7 @@ def test_the_end_of_a_run_says_how_many_tests_a_package_adds() -> None:
 
 
 @pytest.mark.parametrize("required", [False, True])
-def test_a_missing_program_skips_a_test_or_fails_it(required: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_program_skips_a_test_or_fails_it(required: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(programs, "find", lambda name: None)
     monkeypatch.setenv("GRADWIRE_REQUIRE_PROGRAMS", str(int(required)))
     with pytest.raises((pytest.fail.Exception, pytest.skip.Exception), match="apt-get install nginx-light") as raised:

@@ -1,4 +1,4 @@
-"""What stands around a model: preprocessing, label forms, blocks of a call, and fit as a transaction."""
+"""Estimators: preprocessing, label forms, blocks of a call, and fits as transactions."""
 
 from __future__ import annotations
 
@@ -416,7 +416,7 @@ def test_clone_is_untrained_and_independent() -> None:
     untrained = e.predict(X)
     exhaust(e.fit(X, Y % 2, ONE_EPOCH))
     trained = e.predict(X)
-    clone = e.fresh()
+    clone = e.untrained_clone()
     np.testing.assert_array_equal(clone.predict(X), untrained)  # The factory seeds its weights.
     exhaust(clone.fit(X, Y % 2, ONE_EPOCH))
     np.testing.assert_array_equal(e.predict(X), trained)

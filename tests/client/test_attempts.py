@@ -1,4 +1,4 @@
-"""What is tried again, how long, and what reaches the caller of what the server said."""
+"""Retries, their time limits, and the server's errors as callers see them."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_stream_that_ends_without_an_answer_is_not_used_again() -> None:
 
 
 class Ending:
-    """A server that answers one call a stream and ends it when the next one comes; keeps the headers of all calls.
+    """A server that ends each stream at its second call; keeps the headers of all calls.
 
     Args:
         fault: What the streams end with; None: as if all had been said.
@@ -161,7 +161,7 @@ def test_what_the_server_says_of_an_error_reaches_the_caller() -> None:
 
 @pytest.fixture
 def busy() -> Iterator[Any]:
-    """Makes a server that takes one call at a time busy for so many tenths of a second, and gives its address."""
+    """Makes a server of one call at a time busy for some tenths of a second, and returns its address."""
     model = {"backend": "blackbox", "factory": lambda: slow(0.1), "input_shape": [4], "nb_classes": 2}
     threads: list[threading.Thread] = []
 

@@ -1,4 +1,4 @@
-"""What an address leads to: one server, several, this host or another."""
+"""Addresses of one server, of several, of this host or of another."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def test_another_grpc_server_is_told_apart() -> None:
     other = grpc.server(futures.ThreadPoolExecutor(1))
     port = other.add_insecure_port("127.0.0.1:0")
     other.start()
-    with connect(f"127.0.0.1:{port}") as server, pytest.raises(Unavailable, match=r"has no grpc\.health\.v1"):
+    with connect(f"127.0.0.1:{port}") as server, pytest.raises(Unavailable, match=r"lacks grpc\.health\.v1"):
         state_of(server, "")
     other.stop(0).wait()
 

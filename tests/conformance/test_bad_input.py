@@ -1,4 +1,4 @@
-"""What is wrong is named, by the client before anything is sent and by the server for clients that do not look."""
+"""Bad input: named by the client before anything is sent, and by the server for other clients."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_what_is_not_a_number_is_refused(server: Server, x: Any) -> None:
 
 
 def test_rows_of_different_shapes_are_refused(server: Server) -> None:
-    with pytest.raises(ShapeError, match="x makes no array: .* expected rows of one shape"):
+    with pytest.raises(ShapeError, match="cannot convert x to an array: .* expected rows of one shape"):
         server.estimator("torch-cnn").predict([[1.0], [1.0, 2.0]])
 
 

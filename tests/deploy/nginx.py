@@ -22,7 +22,7 @@ def needs_nginx() -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """Loopback ports that nobody listens on, each another."""
+    """Distinct free loopback ports."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:
@@ -32,7 +32,7 @@ def free_ports(count: int) -> list[int]:
 
 @contextmanager
 def gateway(folder: Path, models: str, secrets: Path | None = None) -> Iterator[str]:
-    """nginx as long as the context lasts.
+    """Context in which nginx runs.
 
     Args:
         folder: For its files; those that a running one writes too.

@@ -1,4 +1,4 @@
-"""Programs that check what is deployed: those of the environment, then those of the system."""
+"""Programs that check deployments: those of the environment, then those of the system."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one caller can take: rows, time, streams, places. A caller that drips bytes holds nothing but its socket."""
+"""Limits on one caller: rows, time, streams, calls. A caller that sends slowly holds only its socket."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_call_gets_no_more_time_than_the_server_allows(timeout_s: float | None
         with pytest.raises(CallTimeout, match="the 0.5 s of the limit max_call_s"):
             server.estimator("m").predict(np.zeros((20, 4)))
         assert time.monotonic() - began_s < 3.0
-        with pytest.raises(CallTimeout, match="the 0.2 s it was given"):
+        with pytest.raises(CallTimeout, match="its timeout of 0.2 s"):
             connect(address, retry=ONCE, timeout_s=0.2).estimator("m").predict(np.zeros((20, 4)))
 
 

@@ -68,7 +68,7 @@ def schedulers(monkeypatch: pytest.MonkeyPatch) -> list[Scheduler]:
 
 
 def total(scheduler: Scheduler) -> Batches:
-    """What a server has computed, of all operations."""
+    """Batches that a server has computed, of all operations."""
     result = Batches()
     for of in scheduler.tally.of.values():
         result.batches += of.batches
@@ -305,12 +305,13 @@ def works(e: Estimator, sizes: list[int], y: Any, divisors: list[float | None]) 
     made = []
     for size, divisor in zip(sizes, divisors, strict=True):
         rows = {"x": rng.normal(size=(size, 6)), "y": y(rng, size)}
-        made.append(Work(e.loss_gradient, rows, {"divisor": divisor}, _Undone(), None, batch_key(e, e.loss_gradient, rows, {}, 99)))  # type: ignore[arg-type]
+        key = batch_key(e, e.loss_gradient, rows, {}, 99)
+        made.append(Work(e.loss_gradient, rows, {"divisor": divisor}, _Undone(), None, size, key))  # type: ignore[arg-type]
     return made
 
 
 class _Undone:
-    """What `compute` asks of a future, which would need a loop."""
+    """Stand-in for a future, which would need an event loop."""
 
     def cancelled(self) -> bool:
         return False
@@ -384,7 +385,7 @@ def test_a_block_that_the_device_has_no_room_for_is_computed_in_halves(caplog: p
             np.testing.assert_allclose(remote.predict(x), large.predict(x), rtol=1e-10)
             notes = remote.refresh().notes
     assert "loss_gradient of rows (6,) is computed 16 rows at once: more do not fit into the device's memory" in notes
-    warned = [record for record in caplog.records if "no room" in record.message]
+    warned = [record for record in caplog.records if "ran out of memory" in record.message]
     assert [(record.operation, record.rows) for record in warned] == [("loss_gradient", 16), ("predict", 16)]  # type: ignore[attr-defined]
 
 
@@ -393,7 +394,7 @@ def test_where_not_even_one_row_fits_the_caller_is_told_and_nothing_is_remembere
     with serving({"m": small(20, made)}) as address, connect(address) as server:
         remote = server.estimator("m")
         made[0].room = 0
-        with pytest.raises(OutOfMemory, match="no room even for one row of predict"):
+        with pytest.raises(OutOfMemory, match="Not even one row of predict fits"):
             remote.predict(np.zeros((100, 6)))
         made[0].room = 100
         remote.predict(np.zeros((100, 6)))

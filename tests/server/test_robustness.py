@@ -1,4 +1,4 @@
-"""What callers and owners do that nobody planned for."""
+"""Robustness against unexpected behaviour of callers and model owners."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_a_black_box_that_waits_holds_up_nobody_who_does_not_want_it() -> None:
 
 
 OTHER = load(BlackBox(backend="blackbox", factory=lambda: np.asarray, input_shape=(4,), nb_classes=4, coalesce=True))
-TICKET = Scheduler(1000).admit("m", "c")
+CALL = Scheduler(1000).admit("m", "c")
 
 
 def block(of: Any, rows: int, *, operation: str = "predict", width: int = 4, model: str = "m", **options: Any) -> Work:
@@ -168,7 +168,7 @@ def block(of: Any, rows: int, *, operation: str = "predict", width: int = 4, mod
     x = {"x": np.zeros((rows, width))}
     like = replace(batch_key(OTHER, getattr(OTHER, operation), x, options, 128), may_wait=False)
     function = getattr(of, operation)
-    return Work(function, x, options, None, replace(TICKET, model=model), like)  # type: ignore[arg-type]
+    return Work(function, x, options, None, replace(CALL, model=model), rows, like)  # type: ignore[arg-type]
 
 
 def test_what_is_remembered_of_a_block_keeps_nothing_alive() -> None:

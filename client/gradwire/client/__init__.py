@@ -1,8 +1,8 @@
-"""Uses remote models. `connect` is where to begin; numpy, grpcio and protobuf are all that it needs."""
+"""Client of gradwire servers. Start with `connect`; it needs numpy, grpcio and protobuf only."""
 
 import os
 
-# grpcio reads it when it is first imported; without it a forked child (multiprocessing, PyTorch's data loaders) hangs
+# grpcio reads this variable at its first import; without it a forked child (multiprocessing, PyTorch's data loaders) hangs
 # in its first call.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "1")
 

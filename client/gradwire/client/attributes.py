@@ -1,4 +1,4 @@
-"""What a card says of a model by the names that ART gives it, and what a caller sets for himself."""
+"""Attributes and parameters of a remote model, under the names that ART uses."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from gradwire.wire.tensors import Array
 
 
 class ModelAttributes:
-    """A model's description. What is set here concerns this object alone.
+    """Attributes and parameters of a remote model. Changes affect this object only.
 
     Attributes:
-        card: What the model's owner says of it.
+        card: The model's card.
     """
 
     _settable: ClassVar[frozenset[str]] = frozenset({"clip_values", "preprocessing"})
-    """What `set_params` takes."""
+    """The parameters that `set_params` accepts."""
 
     def __init__(self, card: ModelCard) -> None:
         self.card = card
@@ -35,7 +35,7 @@ class ModelAttributes:
 
     @property
     def nb_classes(self) -> int:
-        """How many classes there are."""
+        """The number of classes."""
         return self.card.nb_classes
 
     @property
@@ -48,7 +48,7 @@ class ModelAttributes:
 
     @property
     def channels_first(self) -> bool | None:
-        """Whether the channels of images come before their height and width; None if the owner does not say."""
+        """True if images have their channels before height and width; None if the owner has not set it."""
         return self.card.channels_first
 
     @property
@@ -60,22 +60,22 @@ class ModelAttributes:
 
     @property
     def layer_names(self) -> list[str]:
-        """In the order of their indices."""
+        """Names of the layers, in the order of their indices."""
         return list(self.card.layer_names)
 
     @property
     def learning_phase(self) -> bool | None:
-        """What `set_learning_phase` said last."""
+        """The mode that `set_learning_phase` has set; None if it was never called."""
         return self._learning_phase
 
     def set_learning_phase(self, train: bool) -> None:
-        """What ``training_mode`` is in calls that do not say it; ART's older way. It concerns this object alone."""
+        """Sets the default of ``training_mode`` for calls of this object; ART's older interface."""
         if not isinstance(train, (bool, np.bool_)):
             raise InvalidCall(f"train is {train!r}; expected True or False")
         self._learning_phase = bool(train)
 
     def get_params(self) -> dict[str, Any]:
-        """What ART calls the parameters of an estimator. ``preprocessing`` is (mean, std), or None."""
+        """Returns the parameters of an ART estimator by name. ``preprocessing`` is (mean, std), or None."""
         return {
             "clip_values": self.clip_values,
             "preprocessing": self._preprocessing if self._preprocessing is not None else self.card.preprocessing,
@@ -89,21 +89,21 @@ class ModelAttributes:
         }
 
     def set_params(self, **params: Any) -> None:
-        """Changes how this object uses the model; other callers notice nothing.
+        """Sets parameters of this object; other callers are not affected.
 
         Args:
-            clip_values: ``(min, max)``, numbers or arrays.
-            preprocessing: ``(mean, std)``, which replaces the server's in each call of this object; None: the server's.
+            **params: ``clip_values``, ``(min, max)``, numbers or arrays; ``preprocessing``, ``(mean, std)``, which replaces the
+                server's in each call of this object, or None for the server's.
 
         Raises:
-            Unsupported: Anything else belongs to the model's owner.
-            InvalidCall: A value is wrong; then nothing has changed.
+            Unsupported: Another parameter; only the model's owner can change it.
+            InvalidCall: A value is wrong; nothing has changed.
         """
         fixed = sorted(set(params) - self._settable)
         if fixed:
             raise Unsupported(
-                f"{', '.join(fixed)} cannot be changed remotely; the model's owner sets it in the server's configuration. "
-                f"{' and '.join(sorted(self._settable))} can."
+                f"{', '.join(fixed)} cannot be changed remotely; only the model's owner can, in the server's configuration. "
+                f"Remotely, {' and '.join(sorted(self._settable))} can be changed."
             )
         clip_values, preprocessing = self._clip_values, self._preprocessing
         if "clip_values" in params:

@@ -1,4 +1,4 @@
-"""What a model's owner says of it, and what this caller may do with it."""
+"""Model cards: a model's description and the access that this caller has."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gradwire.wire.tensors import Array, inline, spec_of
 
 @dataclass(frozen=True)
 class Limits:
-    """What the server takes from one call, in bytes and rows."""
+    """The server's limits on one call, in bytes and rows; 0: no limit."""
 
     max_tensor_bytes: int
     max_held_bytes: int
@@ -26,37 +26,37 @@ class Limits:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """A served name as this caller sees it.
+    """The card of a served name, as this caller sees it.
 
     Attributes:
-        name: What to ask for.
-        backend: The framework behind it.
+        name: The served name.
+        backend: The model's framework.
         task: "classification" or "regression".
         input_shape: Sizes of a row's axes; -1 where any size is taken.
-        input_dtype: What the model computes with.
+        input_dtype: The dtype that the model computes in.
         output_shape: Sizes of an output row's axes.
-        output_dtype: Of predictions.
-        nb_classes: How many classes there are.
+        output_dtype: The dtype of predictions.
+        nb_classes: The number of classes.
         output_kind: "logits", "probabilities", "labels" (one-hot) or "values".
-        clip_values: Least and greatest input values, float32; None if inputs are not bounded.
-        channels_first: Where the channels of images are; None if the owner does not say.
-        layer_names: In the order of their indices.
+        clip_values: Least and greatest input values, float32; None if inputs are unbounded.
+        channels_first: True if images have their channels first; None if the owner has not set it.
+        layer_names: Names of the layers, in the order of their indices.
         access: "labels", "scores", "gradients" or "trainer".
         operations: Names of the estimator's methods that this caller may use.
-        loss: The model's own loss.
-        loss_reduction: "mean" or "sum": how that loss treats rows.
-        version: Of the weights that answered when the card was made.
-        device: Where the model is.
-        notes: What the owner's server says of the answers.
-        preprocessing: The server's (mean, std), if it tells them.
-        preprocessing_defences: Names.
-        postprocessing_defences: Names.
+        loss: The name of the model's own loss.
+        loss_reduction: "mean" or "sum": the reduction of that loss over rows.
+        version: The version of the weights when the card was made.
+        device: The model's device.
+        notes: Remarks of the server about the model's answers.
+        preprocessing: The server's (mean, std), if it discloses them.
+        preprocessing_defences: Names of the defences.
+        postprocessing_defences: Names of the defences.
         clone_of: For a clone, the name it was made from.
-        limits: What the server takes.
-        answers: What `predict` may be asked for: "outputs", "logits", "members" (``raw``), "uncertainty" (`predict_uncertainty`).
-        coalesce: Whether the server may compute rows of several calls as one.
-        codecs: What `RemoteEstimator.with_codecs` may be told.
-        device_uuid: Of the device, if it has one and the server tells.
+        limits: The server's limits on one call.
+        answers: What the model can answer: "outputs", "logits", "members" (``raw``), "uncertainty" (`predict_uncertainty`).
+        coalesce: Whether the server may compute rows of several calls together.
+        codecs: Codecs that `RemoteEstimator.with_codecs` accepts.
+        device_uuid: The device's UUID, if it has one and the server discloses it.
     """
 
     name: str
@@ -90,7 +90,7 @@ class ModelCard:
 
 
 def card_of(message: pb.ModelCard) -> ModelCard:
-    """The card that a server sent."""
+    """Reads the card that a server sent."""
     return ModelCard(
         name=message.name,
         backend=message.backend,
@@ -105,7 +105,7 @@ def card_of(message: pb.ModelCard) -> ModelCard:
         channels_first=message.channels_first if message.HasField("channels_first") else None,
         layer_names=tuple(message.layer_names),
         access=name_in(ACCESS_NAMES, message.access),
-        # Operations that this client does not know are not shown.
+        # Operations that this client does not know are left out.
         operations=frozenset(OPERATION_NAMES[o] for o in message.operations if o in OPERATION_NAMES),
         loss=message.loss,
         loss_reduction=message.loss_reduction,

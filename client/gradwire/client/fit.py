@@ -1,4 +1,4 @@
-"""The client's side of a fit: training data goes out while progress comes in. Never made again by itself."""
+"""Client side of a fit: sends training data while it receives progress. Fits are never retried."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from gradwire.wire.tensors import Array
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a fit is: ``batch`` of ``nb_batches`` are done in ``epoch`` of ``nb_epochs``; 0 where a number is not known.
+    """Progress of a fit: batch ``batch`` of ``nb_batches`` in epoch ``epoch`` of ``nb_epochs``; 0 for an unknown number.
 
-    ``loss`` is that of the last batch, where the framework tells it.
+    ``loss`` is the loss of the last batch, or None if the framework does not report it.
     """
 
     epoch: int
@@ -34,7 +34,7 @@ class Progress:
 
 
 _PRINTED_EVERY_S = 1.0
-"""How often the progress of a fit without a known number of batches is printed."""
+"""Interval of printed progress in fits with an unknown number of batches."""
 
 OnProgress: TypeAlias = "Callable[[Progress], None] | None"
 
@@ -64,19 +64,19 @@ def fit_batches(
 
 
 def batches_of(generator: Any, nb_epochs: int) -> Iterator[tuple[Any, Any]]:
-    """The batches of an ART ``DataGenerator``, or of something to iterate over once an epoch. Raises InvalidCall."""
+    """Yields the batches of an ART ``DataGenerator``, or of an iterable once per epoch. Raises InvalidCall."""
     if callable(getattr(generator, "get_batch", None)):
         for _ in range(nb_epochs * int(generator.size / generator.batch_size)):
             yield generator.get_batch()
         return
     if nb_epochs > 1 and iter(generator) is generator:
-        raise InvalidCall("an iterator can be gone through once; pass something to iterate over again, or nb_epochs=1")
+        raise InvalidCall("an iterator yields its batches only once; pass a list or another iterable, or nb_epochs=1")
     for _ in range(nb_epochs):
         yield from generator
 
 
 class _Outgoing(Iterator[bytes]):
-    """Messages that are made on gRPC's thread. What goes wrong there ends the stream, and is kept for the caller's thread."""
+    """Messages made on gRPC's thread. An error there ends the stream and is raised in the caller's thread."""
 
     def __init__(self, made: Iterator[bytes]) -> None:
         self._made = made
@@ -111,7 +111,7 @@ def _fit(connection: Connection, model: str, outgoing: _Outgoing, on_progress: O
         stream.cancel()
         raise error_of_wire(e) from None
     except Exception:
-        # The caller's own, from on_progress: the server takes the fit back.
+        # The caller's own error, from on_progress: the server rolls the fit back.
         stream.cancel()
         raise
     except BaseException:
@@ -125,7 +125,7 @@ def _fit(connection: Connection, model: str, outgoing: _Outgoing, on_progress: O
 
 
 class _Report:
-    """Tells the caller how far the fit is."""
+    """Reports the progress of a fit to the caller, and prints it if asked."""
 
     def __init__(self, on_progress: OnProgress, verbose: bool) -> None:
         self._on_progress = on_progress
@@ -145,7 +145,7 @@ class _Report:
             self._on_progress(progress)
         if self._verbose and self._due(progress):
             self._printed_s = time.monotonic()
-            # Of batches that come one by one, nobody knows how many make an epoch.
+            # With batches that come one by one, the number per epoch is unknown.
             done = f"epoch {progress.epoch}/{progress.nb_epochs}" if progress.nb_batches else f"batch {progress.batch}"
             loss = "" if progress.loss is None else f", loss {progress.loss:.4f}"
             print(f"{done}{loss}, {self._printed_s - self._began_s:.1f} s", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Grants, as those see them whom a server's configuration names as admins."""
+"""Administration of grants; every method needs an admin's credentials."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ assert set(ACCESS_LEVELS) == set(get_args(Access))
 
 @dataclass(frozen=True)
 class Budget:
-    """Most rows, forward and backward counted apart. None: no limit.
+    """Most rows that a principal may use, forward and backward counted separately. None: no limit.
 
     Attributes:
-        forward: In all.
-        backward: In all; class gradients of ``k`` classes are ``k`` a row.
-        window_s: The length of the windows that the next two hold in, in whole seconds.
-        window_forward: In each window.
-        window_backward: In each window.
-        rows_per_s: Forward and backward together, on each server.
+        forward: Total forward rows.
+        backward: Total backward rows; class gradients of ``k`` classes count ``k`` per row.
+        window_s: Length of a window in whole seconds, for the next two limits.
+        window_forward: Forward rows per window.
+        window_backward: Backward rows per window.
+        rows_per_s: Rows per second, forward and backward together, on each server.
     """
 
     forward: int | None = None
@@ -41,17 +41,17 @@ class Budget:
 
 @dataclass(frozen=True)
 class Grant:
-    """What one principal may do with one served name.
+    """Access of one principal to one served name.
 
     Attributes:
-        principal: Who.
+        principal: The name of a token or certificate.
         model: The served name.
         access: "labels", "scores", "gradients" or "trainer".
-        activations: Of gradients and trainer: activations too.
-        operations: No other operations than these, by the names of the estimator's methods; empty: all that ``access`` gives.
-        decimals: Of scores: how many decimals outputs are rounded to.
-        top_k: Of scores: how many outputs of a row are shown.
-        budget: How many rows.
+        activations: With access gradients or trainer: activations too.
+        operations: Only these operations, by the names of the estimator's methods; empty: all that ``access`` includes.
+        decimals: With access scores: outputs are rounded to this many decimals.
+        top_k: With access scores: only this many outputs of each row are shown.
+        budget: Most rows.
         expires: When it ends, with a time zone; None: never.
     """
 
@@ -67,30 +67,30 @@ class Grant:
 
 
 class Grants:
-    """Who may do what on one server, for those whom its configuration names as admins. Made by `Server.grants`.
+    """Grants of one server, for the admins in its configuration. Made by `Server.grants`.
 
-    Every method raises NotGranted for others.
+    Every method raises NotGranted for other callers.
     """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     def put(self, grant: Grant) -> Grant:
-        """Gives access, in place of what the principal had of the model before; what is used stays used.
+        """Grants access, replacing the principal's previous grant for the model; used rows stay used.
 
         Raises:
-            InvalidCall: It cannot be given: the model is not served, say, or not with so much access.
+            InvalidCall: The grant is not possible: for example the model is not served, or is served with less access.
         """
         request = pb.PutGrantRequest(grant=message_of(grant))
         return grant_of(self._connection.ask(lambda call: self._stub().PutGrant(request, **call), model=grant.model).grant)
 
     def revoke(self, principal: str, model: str) -> None:
-        """Ends access, wherever it was given. Raises InvalidCall if there is none."""
+        """Revokes access, from whichever source it was granted. Raises InvalidCall if there is none."""
         request = pb.RevokeGrantRequest(principal=principal, model=model)
         self._connection.ask(lambda call: self._stub().RevokeGrant(request, **call), again=False, model=model)
 
     def list(self, principal: str = "") -> list[Grant]:
-        """The grants in force, of one principal or of all."""
+        """Lists the grants in force, of one principal or of all."""
         request = pb.ListGrantsRequest(principal=principal)
         return [grant_of(message) for message in self._connection.ask(lambda call: self._stub().ListGrants(request, **call)).grants]
 
@@ -99,11 +99,11 @@ class Grants:
 
 
 def message_of(grant: Grant) -> pb.Grant:
-    """A grant as it travels. Raises InvalidCall if it is not one."""
+    """Makes the contract's message of a grant. Raises InvalidCall for wrong values."""
     if grant.access not in ACCESS_LEVELS:
         raise InvalidCall(f"access is {grant.access!r}; expected one of: {', '.join(ACCESS_LEVELS)}")
     if grant.expires is not None and grant.expires.tzinfo is None:
-        raise InvalidCall(f"expires is {grant.expires}, without a time zone; expected one, datetime.timezone.utc for example")
+        raise InvalidCall(f"expires is {grant.expires}; it needs a time zone, for example datetime.timezone.utc")
     for name, rows in vars(grant.budget).items():
         if rows is not None and not 0 <= rows < 1 << 62:
             raise InvalidCall(f"{name} is {rows}; expected at least 0, and less than 2**62")
@@ -127,7 +127,7 @@ def message_of(grant: Grant) -> pb.Grant:
 
 
 def grant_of(message: pb.Grant) -> Grant:
-    """The grant that a server sent."""
+    """Reads a grant that a server sent."""
     budget = message.budget
     optional = ("forward", "backward", "window_forward", "window_backward")
     return Grant(
@@ -150,5 +150,5 @@ def grant_of(message: pb.Grant) -> Grant:
 def _numbers(operations: Iterable[str]) -> list[model_pb2.Operation]:
     unknown = [name for name in operations if name not in OPERATIONS]
     if unknown:
-        raise InvalidCall(f"operations names {unknown[0]!r}; expected some of: {', '.join(OPERATIONS)}")
+        raise InvalidCall(f"operations contains {unknown[0]!r}; expected names out of: {', '.join(OPERATIONS)}")
     return [OPERATIONS[name] for name in operations]

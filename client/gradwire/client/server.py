@@ -79,7 +79,7 @@ class Server:
 
     @property
     def retry(self) -> Retry:
-        """How safe calls are retried."""
+        """Retries of safe calls."""
         return self.connection.retry
 
     def models(self) -> list[ModelCard]:

@@ -1,4 +1,4 @@
-"""Names of the contract's enum values, as users type them: operations, answers, access levels, tasks and output kinds.
+"""Names of the contract's enum values that users type: operations, answers, access levels, tasks, output kinds.
 
 Client and server share these tables; assertions keep them complete.
 """
@@ -74,5 +74,5 @@ OUTPUT_KINDS = _by_name(OUTPUT_KIND_NAMES)
 
 
 def name_in(names: Mapping[Value, str], value: Value) -> str:
-    """The name of an enum value; "unknown (number)" for a value that this version of the contract lacks."""
+    """Returns the name of an enum value; "unknown (number)" for a value that this version lacks."""
     return names.get(value, f"unknown ({value})")

@@ -110,7 +110,7 @@ def test_loss_gradient_is_that_of_the_summed_rows(end: str, loss: dict[str, Any]
 
 
 def targets_of(name: str, y: np.ndarray, nb_outputs: int) -> Any:
-    """What plain code hands to a loss of optax for the labels."""
+    """The form of labels that plain code gives to a loss of optax."""
     if name in ("softmax_cross_entropy_with_integer_labels", "multiclass_hinge_loss", "multiclass_perceptron_loss") or (
         name == "multiclass_sparsemax_loss"
     ):
@@ -627,7 +627,7 @@ def test_save_and_restore_bring_everything_back(kind: str, tmp_path: Path) -> No
     m.train_step(X, Y, training_mode=True)
     m.save(tmp_path / "version")
     trained = predict(m, X)
-    other = m.fresh()
+    other = m.untrained_clone()
     assert not np.array_equal(predict(other, X), trained)
     other.restore(tmp_path / "version")
     np.testing.assert_array_equal(predict(other, X), trained)
@@ -680,7 +680,7 @@ def test_pickled_weights_need_trust(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text"), [("gone.safetensors", "not there"), ("bad.safetensors", "not a readable"), ("w.h5", "'.h5'")]
+    ("name", "text"), [("gone.safetensors", "does not exist"), ("bad.safetensors", "not a readable"), ("w.h5", "'.h5'")]
 )
 def test_unreadable_weights_are_a_configuration_error(tmp_path: Path, name: str, text: str) -> None:
     if name != "gone.safetensors":
@@ -790,7 +790,7 @@ def test_fresh_model_is_independent_and_untrained() -> None:
     initial = predict(m, X)
     m.train_step(X, Y, training_mode=True)
     trained = predict(m, X)
-    other = m.fresh()
+    other = m.untrained_clone()
     np.testing.assert_array_equal(predict(other, X), initial)
     other.train_step(X, Y, training_mode=True)
     np.testing.assert_array_equal(predict(m, X), trained)
@@ -821,7 +821,7 @@ def test_the_nets_of_numbers_are_the_same_here() -> None:
         (lambda: (lambda p, x: x, {"name": "text"}), {}, "factory", r"hold str at \['name'\]"),
         (lambda: jax_models.flax_linen()[0], {}, "factory", "without its variables"),
         (lambda: jax_models.equinox_stateful()[0], {}, "factory", "takes a state"),
-        ("mlp", {"device": "cuda:63"}, "device", "cuda:63 is not here"),
+        ("mlp", {"device": "cuda:63"}, "device", "cuda:63 is not available"),
         ("mlp", {"loss": "optax.nothing"}, "loss", "nothing"),
         ("mlp", {"loss": optax_loss("huber_loss", epsilon=1)}, "loss", "epsilon"),
         ("mlp", {"optimizer": "optax.adam"}, "optimizer", "learning_rate"),

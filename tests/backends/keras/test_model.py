@@ -1,4 +1,4 @@
-"""Keras models against central differences, Keras itself and ART in the same process. Their losses: see test_tensorflow."""
+"""Keras models against central differences, Keras itself and ART in the same process; losses are in tensorflow's tests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import tensorflow as tf
 from gradwire.backends import errors
 from gradwire.backends.capabilities import Operation, capabilities
 from gradwire.backends.keras import Config, load
-from gradwire.backends.tensorflow.network import NetworkModel
+from gradwire.backends.tensorflow.model import TensorFlowModel
 
 layers = keras.layers
 X = np.random.default_rng(1).normal(size=(5, 6))
@@ -43,15 +43,15 @@ def config(owner: Any, **keys: Any) -> Config:
     return Config(backend="keras", **{"factory": owner, "input_shape": (6,), "nb_classes": 4, "loss": ENTROPY, **keys})
 
 
-def model(owner: Any, **keys: Any) -> NetworkModel:
+def model(owner: Any, **keys: Any) -> TensorFlowModel:
     return load(config(owner, **keys))
 
 
-def predict(m: NetworkModel, x: Any) -> Any:
+def predict(m: TensorFlowModel, x: Any) -> Any:
     return m.predict(x, training_mode=False)
 
 
-def weights_of(m: NetworkModel) -> dict[str, Any]:
+def weights_of(m: TensorFlowModel) -> dict[str, Any]:
     return {name: variable.numpy() for name, variable in m._network.variables.items()}
 
 
@@ -79,7 +79,7 @@ def activation_layer() -> Any:
 
 
 def normalised(dtype: str = "float64") -> Any:
-    """With all that differs in training."""
+    """A model with all layers that differ in training."""
     keras.utils.set_random_seed(0)
     penalties = {"kernel_regularizer": "l2", "activity_regularizer": "l1", "kernel_constraint": "max_norm"}
     return keras.Sequential(
@@ -119,7 +119,7 @@ class Residual(layers.Layer):
 
 
 def branches() -> Any:
-    """Two inputs and three outputs, of which the first depends on one input, the second on both, the last on the other."""
+    """Model of two inputs and three outputs: the first depends on one input, the second on both, the third on the other."""
     keras.utils.set_random_seed(0)
     x, context = keras.Input((6,), name="x", **WIDE), keras.Input((3,), name="context", **WIDE)
     body = keras.Sequential([keras.Input((6,), **WIDE), layers.Dense(8, activation="tanh", name="inner", **WIDE)], name="body")
@@ -396,7 +396,7 @@ def test_a_keras_file_is_a_model(tmp_path: Path) -> None:
     m = model(None, weights=tmp_path / "m.keras", optimizer=ADAM)
     assert capabilities(m) == set(Operation)
     np.testing.assert_allclose(predict(m, X), theirs(X), **EXACT)
-    other = m.fresh()
+    other = m.untrained_clone()
     assert not np.array_equal(predict(other, X), predict(m, X))
     assert other.layer_names == m.layer_names
 
@@ -434,12 +434,12 @@ def test_a_factory_takes_weights_in_each_format(tmp_path: Path, name: str) -> No
 @pytest.mark.parametrize(
     ("factory", "name", "text"),
     [
-        (mlp, "gone.weights.h5", "not there"),
+        (mlp, "gone.weights.h5", "does not exist"),
         (mlp, "gone.safetensors", "not there"),
         (mlp, "bad.weights.h5", "does not fit"),
         (mlp, "bad.safetensors", "not a readable"),
-        (mlp, "w.pt", "none of the endings"),
-        (None, "gone.keras", "not there"),
+        (mlp, "w.pt", "ends in '.pt'; expected one of .weights.h5"),
+        (None, "gone.keras", "does not exist"),
         (None, "bad.keras", "cannot be read"),
         (None, "w.safetensors", "not a .keras file"),
         (None, "folder", "backend: tensorflow"),
@@ -479,7 +479,7 @@ def test_versions_do_not_depend_on_how_keras_numbers_its_layers(tmp_path: Path) 
 
 
 def test_train_steps_are_those_of_keras() -> None:
-    """Regularisation, constraints, dropout and running statistics included."""
+    """Fits with regularisation, constraints, dropout and running statistics."""
     # In float32, because Keras cannot add an activity regularisation in float64.
     m, theirs, x = model(lambda: normalised("float32"), optimizer=ADAM), normalised("float32"), X.astype("f4")
     theirs.compile(optimizer=keras.optimizers.Adam(0.05), loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
@@ -543,13 +543,13 @@ def test_one_snapshot_brings_back_weights_optimizer_and_seeds() -> None:
 
 def test_fresh_model_is_independent_and_has_the_same_operations() -> None:
     m = model(branches, optimizer=ADAM, output_layer=1, other_inputs={"context": 1.0})
-    other, before = m.fresh(), predict(m, X)
+    other, before = m.untrained_clone(), predict(m, X)
     other.train_step(X, Y, training_mode=True)
     assert not np.array_equal(predict(other, X), before)
     np.testing.assert_array_equal(predict(m, X), before)
     always = mlp()
     with pytest.raises(errors.Unsupported, match="same model"):
-        model(lambda: always).fresh()
+        model(lambda: always).untrained_clone()
 
 
 # Configuration.
@@ -562,7 +562,7 @@ def test_fresh_model_is_independent_and_has_the_same_operations() -> None:
         (mlp, {"loss": None, "optimizer": ADAM}, "optimizer", "neither is loss"),
         (mlp, {"loss": spec("Nothing")}, "loss", "Nothing"),
         (mlp, {"optimizer": {"path": "keras.losses.Huber"}}, "optimizer", "expected a keras.optimizers"),
-        (mlp, {"device": "gpu:63"}, "device", "gpu:63 is not here"),
+        (mlp, {"device": "gpu:63"}, "device", "gpu:63 is not available"),
     ],
 )
 def test_wrong_configuration_names_its_key(owner: Any, keys: dict[str, Any], key: str, text: str) -> None:
@@ -572,7 +572,7 @@ def test_wrong_configuration_names_its_key(owner: Any, keys: dict[str, Any], key
 
 
 def test_there_must_be_a_factory_or_a_file() -> None:
-    with pytest.raises(pydantic.ValidationError, match="neither factory nor weights"):
+    with pytest.raises(pydantic.ValidationError, match="needs factory or weights"):
         config(None)
 
 
@@ -623,7 +623,7 @@ def art_class() -> Any:
     return KerasClassifier
 
 
-def both(art_class: Any, owner: Any = cnn) -> tuple[NetworkModel, Any]:
+def both(art_class: Any, owner: Any = cnn) -> tuple[TensorFlowModel, Any]:
     return model(owner, input_shape=(8, 8, 1), nb_classes=5, loss=None), art_class(owner())
 
 

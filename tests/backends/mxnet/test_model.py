@@ -1,6 +1,6 @@
-"""What is special to MXNet: the settings that its gradients need, its losses, its files, and how it fails.
+"""Parts that are special to MXNet: the settings that its gradients need, its losses, its files, and its errors.
 
-Models are served from the other environment, and what plain MXNet says is asked of a process there.
+Models are served from the other environment, and a process there runs plain MXNet.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def written(folder: Path) -> dict[str, Any]:
-    """What `mxnet_plain.write_files` says of the files that it wrote."""
+    """The report of `mxnet_plain.write_files` on the files that it wrote."""
     return there("write_files", folder=folder, heads=HEADS)
 
 
@@ -142,7 +142,7 @@ def check_loss_gradient(remote: RemoteEstimator, y: Any, x: Any = None) -> None:
 
 
 class PooledInTorch(nn.Sequential):
-    """`mxnet_models.pooled_cnn` in evaluation."""
+    """Answers of `mxnet_models.pooled_cnn` in evaluation."""
 
     def __init__(self, weights: dict[str, Any]) -> None:
         super().__init__(
@@ -272,7 +272,7 @@ INDICES, ROWS = np.arange(5) % 4, np.random.default_rng(1).dirichlet(np.ones(4),
 
 @pytest.fixture(scope="module")
 def plain_losses() -> dict[str, Any]:
-    """Of every loss, for indices and for soft rows; in the form that the loss takes them."""
+    """Labels for every loss, indices and soft rows, in the form that the loss takes."""
     cases = {}
     for name, loss in ROW_LOSSES.items():
         args = loss.get("args", {})
@@ -398,9 +398,9 @@ def test_an_embedding_takes_integers_and_has_no_gradients(server: Server) -> Non
 def test_a_way_that_is_blocked_is_told(server: Server, name: str) -> None:
     remote = server.estimator(name)
     x = rows(remote, 2)
-    with pytest.raises(Unsupported, match="no way"):
+    with pytest.raises(Unsupported, match="no path"):
         remote.class_gradient(x)
-    with pytest.raises(Unsupported, match="no way"):
+    with pytest.raises(Unsupported, match="no path"):
         remote.vjp(x, np.ones((2, 3)))
 
 
@@ -511,7 +511,7 @@ def test_what_cannot_be_loaded_is_told_with_its_key(server: Server, folder: Path
         "no params": (exported, "weights is not"),
         "no optimizer of that name": ({**trained, "optimizer": "adm"}, "optimizer.*'adm'; it has.*adam"),
         "no optimizer": ({**trained, "optimizer": "builtins:dict"}, "optimizer.*expected a mxnet.optimizer"),
-        "optimizer alone": ({**base, "optimizer": "adam"}, "optimizer is set but loss is not"),
+        "optimizer alone": ({**base, "optimizer": "adam"}, "optimizer needs loss"),
         "not of rows": ({**base, "loss": f"{OF}CTCLoss"}, "loss.*not one value for each row"),
         "mean of all": ({**base, "loss": f"{OF}PoissonNLLLoss"}, "loss.*not one value for each row"),
         "batch axis": ({**base, "loss": {"path": f"{OF}L2Loss", "args": {"batch_axis": 1}}}, "batch_axis.*is 1; expected 0"),
@@ -520,7 +520,7 @@ def test_what_cannot_be_loaded_is_told_with_its_key(server: Server, folder: Path
         "no device": ({**base, "device": "cuda:0"}, "device"),
         "row": ({**base, "input_shape": [7]}, "input_shape"),
         "classes": ({**base, "nb_classes": 5}, "nb_classes"),
-        "no file": ({**base, "weights": "/nowhere/w.params"}, "weights.*is not there"),
+        "no file": ({**base, "weights": "/nowhere/w.params"}, "weights.*does not exist"),
         "format": ({**base, "weights": "/nowhere/w.pkl"}, r"weights.*'\.pkl'; expected \.params"),
         "broken": ({**base, "weights": str(folder / "broken.params")}, "weights.*not a readable .params file"),
         "unnamed": ({**base, "weights": str(folder / "unnamed.params")}, "weights.*without names"),

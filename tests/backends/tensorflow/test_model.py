@@ -18,7 +18,7 @@ from gradwire.backends import errors
 from gradwire.backends import load as load_estimator
 from gradwire.backends.capabilities import Operation, capabilities
 from gradwire.backends.tensorflow import Config, load
-from gradwire.backends.tensorflow.network import NetworkModel
+from gradwire.backends.tensorflow.model import TensorFlowModel
 from gradwire.backends.training import FitOptions
 
 X = np.random.default_rng(1).normal(size=(5, 6))
@@ -42,15 +42,15 @@ def config(owner: Any = owners.Mlp, /, owner_args: dict[str, Any] | None = None,
     return Config(backend="tensorflow", **{"factory": factory, "input_shape": (6,), "nb_classes": 4, "loss": ENTROPY, **keys})
 
 
-def model(owner: Any = owners.Mlp, /, owner_args: dict[str, Any] | None = None, **keys: Any) -> NetworkModel:
+def model(owner: Any = owners.Mlp, /, owner_args: dict[str, Any] | None = None, **keys: Any) -> TensorFlowModel:
     return load(config(owner, owner_args, **keys))
 
 
-def predict(m: NetworkModel, x: Any) -> Any:
+def predict(m: TensorFlowModel, x: Any) -> Any:
     return m.predict(x, training_mode=False)
 
 
-def weights_of(m: NetworkModel) -> dict[str, Any]:
+def weights_of(m: TensorFlowModel) -> dict[str, Any]:
     return {name: variable.numpy() for name, variable in m._network.variables.items()}
 
 
@@ -84,7 +84,7 @@ LOSSES = [
 ]
 
 
-def with_loss(end: str, loss: Any, outputs: int) -> NetworkModel:
+def with_loss(end: str, loss: Any, outputs: int) -> TensorFlowModel:
     return model(owners.Mlp, {"end": end, "outputs": outputs}, loss=loss, nb_classes=max(2, outputs))
 
 
@@ -550,7 +550,7 @@ def saved(owner: Any, path: Path, *specs: Any, signature: bool = True) -> Path:
     return path
 
 
-def saved_model(path: Path, **keys: Any) -> NetworkModel:
+def saved_model(path: Path, **keys: Any) -> TensorFlowModel:
     given = {"input_shape": (6,), "nb_classes": 4, "loss": ENTROPY, "optimizer": ADAM, **keys}
     return load(Config(backend="tensorflow", saved_model=path, **given))
 
@@ -732,7 +732,7 @@ def test_a_fit_that_fails_leaves_the_weights() -> None:
 
 def test_fresh_model_is_independent() -> None:
     m = model(optimizer=ADAM)
-    other = m.fresh()
+    other = m.untrained_clone()
     before = predict(m, X)
     other.train_step(X, Y, training_mode=True)
     assert not np.array_equal(predict(other, X), before)
@@ -741,7 +741,7 @@ def test_fresh_model_is_independent() -> None:
 
 def test_fresh_refuses_a_factory_that_returns_the_served_model() -> None:
     with pytest.raises(errors.Unsupported, match="same model"):
-        model(owners.always_the_same).fresh()
+        model(owners.always_the_same).untrained_clone()
 
 
 # Configuration.
@@ -751,7 +751,7 @@ def test_fresh_refuses_a_factory_that_returns_the_served_model() -> None:
     ("owner", "keys", "key", "text"),
     [
         (owners.not_a_model, {}, "factory", "returned int; expected a tf.Module"),
-        (owners.Mlp, {"device": "gpu:63"}, "device", "gpu:63 is not here"),
+        (owners.Mlp, {"device": "gpu:63"}, "device", "gpu:63 is not available"),
         (owners.Mlp, {"loss": spec("Nothing")}, "loss", "Nothing"),
         (owners.Mlp, {"loss": {"path": "tensorflow_owners:not_a_model"}}, "loss", "gives int; expected a callable"),
         (owners.Mlp, {"optimizer": {"path": "tensorflow_owners:make_brier"}}, "optimizer", "returned function; expected a keras"),
@@ -824,7 +824,7 @@ def art_class() -> Any:
     return TensorFlowV2Classifier
 
 
-def both(art_class: Any, owner: Any = None) -> tuple[NetworkModel, Any]:
+def both(art_class: Any, owner: Any = None) -> tuple[TensorFlowModel, Any]:
     ours = load(
         Config(backend="tensorflow", factory=owner or cnn, input_shape=(8, 8, 1), nb_classes=5, loss=ENTROPY, optimizer=ADAM)
     )

@@ -21,7 +21,7 @@ from conformance.case import Halve
 from gradwire.backends import errors
 from gradwire.backends.capabilities import Operation, capabilities
 from gradwire.backends.load import load as load_estimator
-from gradwire.backends.tensorflow_v1 import Config, Graph, TensorFlowV1Model, load
+from gradwire.backends.tensorflow_v1 import Config, Graph, TensorFlowV1Model, layers, load
 from gradwire.backends.training import FitOptions
 from gradwire.server.config.reading import parse_config
 
@@ -107,9 +107,9 @@ def predict(m: TensorFlowV1Model, x: np.ndarray) -> np.ndarray:
 
 
 def own_loss(m: TensorFlowV1Model, x: np.ndarray, y: np.ndarray) -> float:
-    """What the session says of all rows at once."""
+    """The session's loss of all rows together."""
     network = m._network
-    return float(np.sum(network.session.run(network.loss, {network.input: x, network.labels: m._labels(y)})))
+    return float(np.sum(network.session.run(network.loss, {network.input: x, network.labels: m._targets(y)})))
 
 
 def nb_operations(m: TensorFlowV1Model) -> int:
@@ -283,7 +283,7 @@ def test_labels_of_more_classes_than_the_graph_takes_are_refused_at_loading(loss
         (over_weights, INDICES, {}, r"neither a mean nor a sum\. Let loss be .* or set loss_reduction"),
         (lambda o, y: tf.math.log(mean_cross_entropy(o, y)), ROWS, {}, "neither a mean nor a sum"),
         (lambda o, y: 0.0 * mean_cross_entropy(o, y), ROWS, {}, "neither a mean nor a sum"),
-        (mean_cross_entropy, ROWS, {"loss_reduction": "sum"}, "cannot be told as parts of a sum"),
+        (mean_cross_entropy, ROWS, {"loss_reduction": "sum"}, "cannot be derived as parts of a sum"),
         (lambda o, y: (o - y) ** 2, ROWS, {}, r"shape \(4, 4\); expected the losses of the rows"),
         (lambda o, y: tf.argmax(o, 1) + tf.argmax(y, 1), ROWS, {}, "dtype int64"),
     ],
@@ -649,7 +649,7 @@ def test_no_way_back_to_the_inputs_means_no_gradients_and_not_zeros() -> None:
         assert {Operation.PREDICT, Operation.LOSS} <= can
         assert any("no way back" in note for note in m.notes)
         with pytest.raises(errors.Unsupported, match="no gradient from layer"):
-            m.vjp(X, np.ones((5, 4)), -1, training_mode=False) if m.vjp else m._layers.product(m._layers.find(-1))
+            m.vjp(X, np.ones((5, 4)), -1, training_mode=False) if m.vjp else m._layers.product(layers.find(m._layers, -1))
 
 
 def test_inputs_that_are_gathered_have_gradients() -> None:
@@ -731,7 +731,7 @@ def test_calls_in_training_mode_see_the_batch_and_leave_nothing_behind(dtype: st
 
 
 def with_rate(default: bool, **more: Any) -> Callable[[], Graph]:
-    """Outputs scaled by what a placeholder of the owner's says."""
+    """Outputs scaled by the value of a placeholder of the owner's."""
 
     def factory() -> Graph:
         with tf.Graph().as_default() as graph:
@@ -775,7 +775,7 @@ def test_all_variables_survive_save_and_restore(tmp_path: Path, use_resource: bo
     outputs, before = predict(m, X), m.snapshot()
     assert {"hidden/kernel", "beta1_power", "hidden/kernel/Adam_1"} <= before.keys()
     m.save(tmp_path / "w.safetensors")
-    other = m.fresh()
+    other = m.untrained_clone()
     assert not np.allclose(predict(other, X), outputs)
     other.restore(tmp_path / "w.safetensors")
     np.testing.assert_array_equal(predict(other, X), outputs)
@@ -887,7 +887,7 @@ def test_fresh_model_is_independent_and_untrained() -> None:
     before = predict(m, X)
     m.train_step(X, Y, training_mode=True)
     trained = predict(m, X)
-    other = m.fresh()
+    other = m.untrained_clone()
     np.testing.assert_array_equal(predict(other, X), before)
     other.train_step(X[::-1], Y, training_mode=True)
     np.testing.assert_array_equal(predict(m, X), trained)
@@ -896,7 +896,7 @@ def test_fresh_model_is_independent_and_untrained() -> None:
 def test_fresh_refuses_a_factory_that_returns_the_served_graph() -> None:
     one = mlp()()
     with pytest.raises(errors.Unsupported, match="same session or graph"):
-        model(lambda: one).fresh()
+        model(lambda: one).untrained_clone()
 
 
 # Files.
@@ -938,7 +938,7 @@ def test_saved_model_is_served_with_all_operations(saved: tuple[Path, Graph, np.
     assert not np.allclose(predict(m, X), outputs)
     m.restore(tmp_path / "w")
     np.testing.assert_array_equal(predict(m, X), outputs)
-    other = m.fresh()
+    other = m.untrained_clone()
     np.testing.assert_allclose(predict(other, X), predict(model(with_batch_norm()), X), rtol=1e-12)
     assert other.train_step(X, Y, training_mode=True) is not None
     np.testing.assert_array_equal(predict(m, X), outputs)
@@ -973,7 +973,7 @@ def test_meta_graph_and_checkpoint_are_served_with_all_operations(tmp_path: Path
         m = model(meta_graph=Path(f"{prefix}.meta"), checkpoint=checkpoint, tensors=names_of(graph))
         np.testing.assert_array_equal(predict(m, X), outputs)
     assert capabilities(m) == set(Operation)
-    np.testing.assert_allclose(predict(m.fresh(), X), predict(model(optimizer_mlp()), X), rtol=1e-12)
+    np.testing.assert_allclose(predict(m.untrained_clone(), X), predict(model(optimizer_mlp()), X), rtol=1e-12)
     m.train_step(X, Y, training_mode=True)
     fed = {graph.input: X, graph.labels: np.eye(4)[Y]}
     graph.session.run(graph.train, fed)
@@ -1022,10 +1022,10 @@ def test_wrong_files_are_named_with_their_key(saved: tuple[Path, Graph, np.ndarr
             "input: 'nose:0' is no tensor|input: 'nose' is no tensor",
         ),
         ({"saved_model": path}, "saved_model", "needs a value for Placeholder_2:0"),
-        ({"saved_model": path, **fed, "device": "gpu:7"}, "device", "gpu:7 is not here"),
-        ({"meta_graph": tmp_path / "gone.meta", "checkpoint": tmp_path}, "meta_graph", "is not there"),
+        ({"saved_model": path, **fed, "device": "gpu:7"}, "device", "gpu:7 is not available"),
+        ({"meta_graph": tmp_path / "gone.meta", "checkpoint": tmp_path}, "meta_graph", "does not exist"),
         ({"meta_graph": tmp_path / "bad.meta", "checkpoint": prefix, "tensors": names}, "meta_graph", "cannot be read"),
-        ({"meta_graph": whole, "checkpoint": tmp_path / "gone", "tensors": names}, "checkpoint", "is not there"),
+        ({"meta_graph": whole, "checkpoint": tmp_path / "gone", "tensors": names}, "checkpoint", "does not exist"),
         ({"meta_graph": whole, "checkpoint": other, "tensors": names}, "checkpoint", "does not fit"),
         ({"meta_graph": whole, "checkpoint": prefix}, "tensors", "input is missing"),
     ):

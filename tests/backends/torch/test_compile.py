@@ -127,7 +127,7 @@ def test_many_models_of_one_process_are_all_compiled(plain: TorchModel) -> None:
 
 
 def test_a_clone_is_compiled_too(compiled: TorchModel, plain: TorchModel) -> None:
-    clone = compiled.fresh()
+    clone = compiled.untrained_clone()
     agree(clone, plain, 5)
 
 
@@ -139,7 +139,7 @@ def test_compiled_models_compute_in_mixed_precision() -> None:
 
 
 class Noisy(nn.Module):
-    """Answers otherwise every time."""
+    """Answers differently every time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -150,7 +150,7 @@ class Noisy(nn.Module):
 
 
 def test_a_model_that_answers_otherwise_when_compiled_is_refused() -> None:
-    with pytest.raises(errors.ModelConfigError, match=r"compile.*answers 1 rows otherwise.*leave compile out"):
+    with pytest.raises(errors.ModelConfigError, match=r"compile.*answers 1 rows differently.*leave compile out"):
         model(Noisy, compile=True, max_batch_rows=1)
 
 

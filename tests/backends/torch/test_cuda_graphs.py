@@ -1,7 +1,7 @@
-"""What stands around CUDA graphs: sizes, bounds, and falling back to the module.
+"""The code around CUDA graphs: sizes, bounds, and falling back to the module.
 
-There is no GPU where these tests run: what records is put in by the tests, and keeps to the rules of a recording, which are that
-it answers arguments of one shape alone, in memory that the next call overwrites.
+These tests run without a GPU: they bring a recorder that keeps to the rules of a recording, which answers arguments of one shape
+alone, in memory that the next call overwrites.
 """
 
 from __future__ import annotations

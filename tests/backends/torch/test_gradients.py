@@ -24,7 +24,7 @@ def model(factory: Any = "models:mlp", nb_classes: int = 4, **keys: Any) -> back
 
 
 class Halved(torch.autograd.Function):
-    """Of the owner's own, which says nothing of ``torch.vmap``."""
+    """An operation of the owner's own without support for ``torch.vmap``."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
@@ -45,7 +45,7 @@ class OwnFunction(nn.Module):
 
 
 class Noisy(nn.Module):
-    """Answers otherwise every time."""
+    """Answers differently every time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ def test_many_classes_come_in_parts_that_bound_the_memory(way: Any, monkeypatch:
 
 @pytest.fixture
 def took_s(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
-    """What each way is measured to take, for tests to say."""
+    """Sets the measured time of each way."""
     seconds = {"repeat": 1.0, "loop": 1.0, "batch": 1.0}
     monkeypatch.setattr(gradients, "_seconds", lambda _every, _x, way: seconds[way])
     monkeypatch.setattr(gradients, "_BUDGET_S", 60.0)
@@ -94,7 +94,7 @@ def test_the_faster_way_is_taken_and_a_clone_takes_the_same(took_s: dict[str, fl
     m = model(optimizer="torch.optim.Adam")
     assert m._ways.measured == ((1, "batch"), (3, "batch"), (8, "batch"), (32, "batch"))
     took_s["batch"] = 1.0
-    assert m.fresh()._ways is m._ways
+    assert m.untrained_clone()._ways is m._ways
 
 
 def test_a_way_that_gains_little_is_not_taken(took_s: dict[str, float]) -> None:

@@ -1,4 +1,4 @@
-"""How torch modules are laid out in memory: the answers are the same, and so is what leaves the model."""
+"""Memory layouts of torch modules: answers, weights and callers' arrays are the same in each."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Viewing(nn.Module):
 
 
 class ByPosition(nn.Module):
-    """Reads memory in the order in which it lies, and so answers something else in another layout."""
+    """Reads memory in its own order, and so answers differently in another layout."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class ByPosition(nn.Module):
 
 
 class Detached(nn.Module):
-    """Convolutions without a way back to the inputs."""
+    """Convolutions without gradients of the inputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Detached(nn.Module):
 
 
 class Particular(nn.Module):
-    """Takes no rows but its own kind."""
+    """Takes only rows of one kind."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ def test_a_fit_and_its_versions_do_not_know_the_layout(x: np.ndarray, tmp_path: 
 
 @pytest.fixture
 def took_s(monkeypatch: pytest.MonkeyPatch) -> dict[torch.memory_format, float]:
-    """What each layout is measured to take, for tests to say."""
+    """Sets the measured time of each layout."""
     seconds = {torch.contiguous_format: 1.0, torch.channels_last: 0.5}
     lying = [torch.contiguous_format]
     lay_out = backend.TorchModel.lay_out
@@ -146,7 +146,7 @@ def test_the_faster_layout_is_taken_and_a_clone_has_the_same(took_s: dict[torch.
     fast = model()
     assert any("channels last" in note for note in fast.notes)
     took_s[torch.contiguous_format] = 0.1
-    assert any("channels last" in note for note in fast.fresh().notes)
+    assert any("channels last" in note for note in fast.untrained_clone().notes)
     assert not any("channels last" in note for note in model().notes)
 
 

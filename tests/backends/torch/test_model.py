@@ -435,7 +435,7 @@ def test_pickled_weights_need_trust(tmp_path: Path, whole: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text"), [("gone.safetensors", "not there"), ("bad.safetensors", "not a readable"), ("w.h5", "'.h5'")]
+    ("name", "text"), [("gone.safetensors", "does not exist"), ("bad.safetensors", "not a readable"), ("w.h5", "'.h5'")]
 )
 def test_unreadable_weights_are_a_configuration_error(tmp_path: Path, name: str, text: str) -> None:
     if name != "gone.safetensors":
@@ -449,7 +449,7 @@ def test_tied_weights_survive_save_and_restore(tmp_path: Path) -> None:
     x = X[:, :4].astype(np.float32)
     before = predict(m, x)
     m.save(tmp_path / "w.safetensors")
-    other = m.fresh()
+    other = m.untrained_clone()
     assert not np.array_equal(predict(other, x), before)
     other.restore(tmp_path / "w.safetensors")
     np.testing.assert_array_equal(predict(other, x), before)
@@ -538,7 +538,7 @@ def test_restored_model_trains_as_one_that_was_never_trained(tmp_path: Path) -> 
 def test_fresh_model_is_independent_and_untrained() -> None:
     m = model(factory_args={"seed": None}, optimizer=ADAM)
     before = predict(m, X)
-    other = m.fresh()
+    other = m.untrained_clone()
     assert not np.array_equal(predict(other, X), before)
     other.train_step(X, Y, training_mode=True)
     np.testing.assert_array_equal(predict(m, X), before)
@@ -546,7 +546,7 @@ def test_fresh_model_is_independent_and_untrained() -> None:
 
 def test_fresh_refuses_a_factory_that_returns_the_served_model() -> None:
     with pytest.raises(errors.Unsupported, match="same module"):
-        model("always_the_same").fresh()
+        model("always_the_same").untrained_clone()
 
 
 # Configuration.
@@ -556,7 +556,7 @@ def test_fresh_refuses_a_factory_that_returns_the_served_model() -> None:
     ("keys", "key", "text"),
     [
         ({"factory": "not_a_module"}, "factory", "returned int; expected a torch.nn.Module"),
-        ({"device": "cuda:63"}, "device", "cuda:63 is not here"),
+        ({"device": "cuda:63"}, "device", "cuda:63 is not available"),
         ({"loss": "torch.nn.Nothing"}, "loss", "Nothing"),
         ({"loss": loss_spec("CrossEntropyLoss", weight=["a"])}, "loss", "numbers"),
         ({"loss": "models:not_a_module"}, "loss", "returned int; expected a callable"),

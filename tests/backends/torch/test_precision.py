@@ -25,7 +25,7 @@ DTYPES = sorted(WITHIN)
 
 
 def images() -> nn.Module:
-    """Smooth: rounding would choose another side of a ReLU, or another pixel of a pool, for some numbers."""
+    """A smooth model: rounding would choose another side of a ReLU, or another pixel of a pool, for some numbers."""
     torch.manual_seed(0)
     convolution = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Tanh(), nn.AvgPool2d(2), nn.Flatten())
     return nn.Sequential(*convolution, nn.Linear(200, 32), nn.Tanh(), nn.Linear(32, 5))
@@ -84,7 +84,7 @@ def test_saved_weights_do_not_know_of_autocast(tmp_path: Path) -> None:
 
 
 class TinyLoss(nn.Module):
-    """As of rows of which the model is sure: its gradients are below 6e-8, where float16 ends."""
+    """A loss as of rows that the model is sure of, with gradients below 6e-8, the least float16."""
 
     def forward(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return 1e-8 * nn.functional.cross_entropy(outputs, targets, reduction="none")
@@ -126,7 +126,7 @@ def test_only_half_precisions_are_known() -> None:
 
 
 class OfFullPrecision(nn.Module):
-    """An operation of the owner's that knows float32 alone."""
+    """An operation of the owner's that takes float32 alone."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ class OfFullPrecision(nn.Module):
 
 
 def test_a_model_that_fails_in_a_dtype_is_refused_with_what_to_do() -> None:
-    with pytest.raises(errors.ModelConfigError, match=r"autocast.*bfloat16 does not work.*not written for.*try the other dtype"):
+    with pytest.raises(errors.ModelConfigError, match=r"autocast.*fails with bfloat16.*not written for.*try the other dtype"):
         model(OfFullPrecision, autocast="bfloat16")
     assert model(OfFullPrecision).predict(X, training_mode=False).shape == (6, 5)
 

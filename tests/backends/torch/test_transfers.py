@@ -1,6 +1,6 @@
 """Copies through two buffers of a fixed size: the same bytes arrive, and no buffer is used before it is free.
 
-There is no GPU where these tests run: the buffers are not pinned, and what tells of arrivals is put in by the tests.
+These tests run without a GPU: the buffers are not pinned, and the tests bring the marks of arrivals.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def test_the_memory_is_that_of_two_buffers_whatever_comes() -> None:
 
 
 class Slow:
-    """A buffer's arrivals. Until somebody waits for it, the buffer must not be written."""
+    """Marks a buffer's arrivals. The buffer must not be written before a wait for them."""
 
     def __init__(self, events: list[str], name: str) -> None:
         self.events, self.name = events, name

@@ -1,4 +1,4 @@
-"""Equinox modules, which take one row: rows are mapped over, all at once."""
+"""Equinox modules as networks: a module takes one row, and is mapped over all rows together."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any
 import jax
 
 from gradwire.backends.errors import ModelConfigError
-from gradwire.backends.jax.network import Network, recording
+from gradwire.backends.jax.layers import recording
+from gradwire.backends.jax.network import Network
 
 
 def network(module: Any, state: Any) -> Network:
-    """The network of a module, and of its state if it has one (``equinox.nn.make_with_state``). Raises ModelConfigError."""
+    """Makes the network of a module and its state, if ``equinox.nn.make_with_state`` made one. Raises ModelConfigError."""
     if not callable(module):
         raise ModelConfigError("factory", f"it returned {type(module).__name__}, which cannot be called; expected a model of a row")
     stateful = "state" in inspect.signature(type(module).__call__).parameters
@@ -45,13 +46,16 @@ class EquinoxNetwork:
         self.top_layers = _top(self._eqx, module)
 
     def join(self, params: Any, rest: Any) -> Any:
+        """Joins the two pytrees to the owner's module."""
         return self._eqx.combine(params, rest["others"], self._static)
 
     def apply(self, params: Any, rest: Any, x: Any, key: Any, training: bool) -> tuple[Any, Any]:
+        """Calls the module on rows; returns its result, and ``rest`` after it."""
         outputs, _, state = self._map(self._in_mode(params, rest, training), rest["state"], x, key if training else None, [])
         return outputs, {**rest, "state": state} if training else rest
 
     def layer(self, params: Any, rest: Any, x: Any, key: Any, training: bool, name: str) -> Any:
+        """The last output of a submodule; None if it was not called."""
         module = self._in_mode(params, rest, training)
         sink: list[Any] = []
         parts = name.split(".")
@@ -60,14 +64,14 @@ class EquinoxNetwork:
         return self._map(module, rest["state"], x, key if training else None, sink)[1]
 
     def probe(self, x: Any) -> None:
-        """Nothing: a module knows its layers."""
+        """Does nothing: the module lists its layers."""
 
     def _in_mode(self, params: Any, rest: Any, training: bool) -> Any:
         return self._eqx.nn.inference_mode(self.join(params, rest), not training)
 
     def _map(self, module: Any, state: Any, x: Any, key: Any, sink: list[Any]) -> tuple[Any, Any, Any]:
-        """Outputs, what came into the sink last, and the state after it."""
-        # Another object: a State that has been written to cannot be used again.
+        """Maps the module over rows; returns outputs, the last item of the sink, and the state afterwards."""
+        # A copy: a State that has been written to cannot be used again.
         state = jax.tree.map(lambda leaf: leaf, state)
 
         def row(x: Any, key: Any) -> tuple[Any, Any, Any]:
@@ -95,7 +99,7 @@ def _children(eqx: Any, node: Any) -> list[tuple[str, Any]]:
 
 
 def _modules(eqx: Any, node: Any, prefix: str = "") -> dict[str, Any]:
-    """Modules that can be called, at any depth, by the path of attributes that leads to them; the model itself is ''."""
+    """Callable modules at any depth, by the path of attributes to them; the model itself is ''."""
     found = {prefix: node} if isinstance(node, eqx.Module) and callable(node) else {}
     for name, inner in _children(eqx, node):
         found.update(_modules(eqx, inner, f"{prefix}.{name}" if prefix else name))
@@ -103,7 +107,7 @@ def _modules(eqx: Any, node: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _top(eqx: Any, model: Any) -> list[str]:
-    """Of those, the ones that lie in no other one; in the order of attributes, and not of calls."""
+    """Names of the callable modules outside all other ones, in the order of attributes, not of calls."""
     inner = [name for name in _modules(eqx, model) if name]
     return [name for name in inner if not any(name.startswith(f"{other}.") for other in inner)]
 
@@ -123,7 +127,7 @@ def _recorder(layer: Any, sink: list[Any]) -> Any:
 
 
 def _axis_name(eqx: Any, module: Any) -> Any:
-    """What layers that normalise over the batch call the axis of rows."""
+    """The name of the axis of rows in layers that normalise over the batch."""
     names = {found.axis_name for found in _modules(eqx, module).values() if isinstance(getattr(found, "axis_name", None), str)}
     if len(names) > 1:
         raise ModelConfigError(

@@ -1,4 +1,4 @@
-"""Flax modules: linen's, which come with their variables, and nnx's, which hold them."""
+"""Flax modules as networks: linen's, which come with their variables, and nnx's, which hold them."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ import jax
 import jax.numpy as jnp
 
 from gradwire.backends.errors import ModelConfigError
-from gradwire.backends.jax.network import Network, combine, partition, recording
+from gradwire.backends.jax.layers import recording
+from gradwire.backends.jax.network import Network, combine, partition
 
 _TRUE_IN_TRAINING = ("train", "training", "is_training")
 _FALSE_IN_TRAINING = ("deterministic", "use_running_average", "inference", "eval_mode")
-"""What linen modules call the argument that tells them their mode; there is no convention but these."""
+"""Names of the argument that sets the mode of linen modules; other names are not in use."""
 
 
 def network(module: Any, variables: Any) -> Network:
-    """The network of a module of linen and its variables, or of one of nnx. Raises ModelConfigError."""
+    """Makes the network of a linen module and its variables, or of an nnx module. Raises ModelConfigError."""
     if any(cls.__module__.startswith("flax.nnx") for cls in type(module).__mro__):
         return NnxNetwork(module)
     if not isinstance(variables, Mapping) or "params" not in variables:
@@ -32,7 +33,7 @@ def network(module: Any, variables: Any) -> Network:
 
 
 class LinenNetwork:
-    """A ``flax.linen.Module`` and its variables; collections other than 'params' are what training changes besides."""
+    """A ``flax.linen.Module`` and its variables; training changes collections other than 'params' too."""
 
     prefixes = ("params.", "")
 
@@ -42,7 +43,7 @@ class LinenNetwork:
         params, fixed = partition(collections.pop("params"))
         statistics = jax.tree.map(jnp.asarray, collections)
         self.params = params
-        # Integers among the parameters are none that an optimizer may change.
+        # An optimizer may not change integers among the parameters.
         self.rest = {**statistics, "params": fixed} if jax.tree.leaves(fixed) else statistics
         self._collections = list(statistics)
         self._mode = _mode_argument(module)
@@ -52,12 +53,16 @@ class LinenNetwork:
         self.all_layers: list[str] = []
 
     def join(self, params: Any, rest: Any) -> Any:
+        """Joins the two pytrees to the owner's variables."""
         return {**rest, "params": combine(params, rest["params"]) if "params" in rest else params}
 
     def apply(self, params: Any, rest: Any, x: Any, key: Any, training: bool) -> tuple[Any, Any]:
+        """Calls the module on rows; returns its result, and ``rest`` after it."""
         return self._apply(params, rest, x, key, training)
 
     def layer(self, params: Any, rest: Any, x: Any, key: Any, training: bool, name: str) -> Any:
+        """The last output of a submodule; None if it was not called."""
+
         def wanted(module: Any, method: str) -> bool:
             return method == "__call__" and ".".join(module.path) == name
 
@@ -68,6 +73,7 @@ class LinenNetwork:
         return found[-1] if found else None
 
     def probe(self, x: Any) -> None:
+        """Finds the names of submodules by tracing a call."""
         called: dict[str, None] = {}
 
         def see(module: Any, method: str) -> bool:
@@ -81,7 +87,7 @@ class LinenNetwork:
 
     def _apply(self, params: Any, rest: Any, x: Any, key: Any, training: bool, capture: Any = False) -> tuple[Any, Any]:
         mode = {} if self._mode is None else {self._mode: training == (self._mode in _TRUE_IN_TRAINING)}
-        # Whatever name a layer draws under: linen takes the key of 'params' for names that are not given.
+        # Enough for all names that layers draw under: linen takes the key of 'params' for names that are not given.
         rngs = {"params": key, "dropout": jax.random.fold_in(key, 1)} if training else None
         mutable = self._collections if training else []
         result = self._module.apply(
@@ -94,7 +100,7 @@ class LinenNetwork:
 
 
 class NnxNetwork:
-    """A ``flax.nnx.Module``; its keys of `jax.random` are set anew for every call in training mode."""
+    """A ``flax.nnx.Module``; its keys of `jax.random` are replaced for every call in training mode."""
 
     prefixes = ("", "")
 
@@ -112,9 +118,11 @@ class NnxNetwork:
         self.top_layers = self._in_order(module)
 
     def join(self, params: Any, rest: Any) -> Any:
+        """Joins the two pytrees to the owner's module."""
         return self._merged(params, rest, None)
 
     def apply(self, params: Any, rest: Any, x: Any, key: Any, training: bool) -> tuple[Any, Any]:
+        """Calls the module on rows; returns its result, and ``rest`` after it."""
         module = self._merged(params, rest, key if training else None)
         result = module(x)
         if not training:
@@ -123,6 +131,7 @@ class NnxNetwork:
         return result, {**rest, "statistics": self._nnx.to_pure_dict(changed)}
 
     def layer(self, params: Any, rest: Any, x: Any, key: Any, training: bool, name: str) -> Any:
+        """The last output of a submodule; None if it was not called."""
         module = self._merged(params, rest, key if training else None)
         sink: list[Any] = []
         layer = {".".join(map(str, path)): found for path, found in self._nnx.iter_modules(module)}[name]
@@ -132,7 +141,7 @@ class NnxNetwork:
         return sink[-1] if sink else None
 
     def probe(self, x: Any) -> None:
-        """Nothing: a module knows its layers."""
+        """Does nothing: the module lists its layers."""
 
     def _merged(self, params: Any, rest: Any, key: Any) -> Any:
         filled = [self._filled(self._params, combine(params, rest["fixed"])), self._filled(self._rest, rest["statistics"])]
@@ -151,12 +160,12 @@ class NnxNetwork:
 
     def _filled(self, state: Any, arrays: Any) -> Any:
         # A copy of the structure: the state's own variables are the owner's.
-        fresh = jax.tree.map(lambda leaf: leaf, state)
-        self._nnx.replace_by_pure_dict(fresh, arrays)
-        return fresh
+        filled = jax.tree.map(lambda leaf: leaf, state)
+        self._nnx.replace_by_pure_dict(filled, arrays)
+        return filled
 
     def _in_order(self, module: Any) -> list[str]:
-        """Modules that lie in no other one, as the module's attributes are ordered; those in lists and dicts too."""
+        """Modules outside all other ones, in the order of the module's attributes, with those in lists and dicts."""
         inner = [path for path, found in self._nnx.iter_modules(module) if path and callable(found)]
         top = [path for path in inner if not any(path[: len(other)] == other for other in inner if len(other) < len(path))]
         order = list(vars(module))
@@ -170,7 +179,7 @@ def _mode_argument(module: Any) -> str | None:
 
 
 def _plain(tree: Any) -> Any:
-    """Nested dicts: a FrozenDict is a pytree of its own kind, which none of the functions here make again."""
+    """Nested dicts in place of a FrozenDict, a pytree of its own kind, which the functions here do not return."""
     return {name: _plain(inner) for name, inner in tree.items()} if isinstance(tree, Mapping) else tree
 
 

@@ -1,6 +1,6 @@
-"""Whether there is a way for a gradient from a function's outputs to its inputs.
+"""Detection of missing gradients, by the dependence of a gradient on its cotangent.
 
-JAX answers zeros where there is none (``stop_gradient``, a rounding), which would pass for a robust model.
+JAX returns zeros for a missing gradient (``stop_gradient``, a rounding), which would pass for a robust model.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import jax.numpy as jnp
 
 
 def depends(function: Callable[[Any], Any], x: Any) -> bool:
-    """Whether the gradient of ``function`` at rows of the shape of ``x`` makes any use of the cotangent.
+    """True if the gradient of ``function`` at rows of the shape of ``x`` uses the cotangent.
 
-    Nothing is computed. Where gradients are zeros that the owner's code computes itself, they count as gradients.
+    The function is traced and not computed. Zeros that the owner's code computes itself count as gradients.
 
     Args:
         function: Floating rows to an array.
@@ -33,7 +33,7 @@ def depends(function: Callable[[Any], Any], x: Any) -> bool:
 
 
 def _reached(jaxpr: Any, inputs: list[bool]) -> list[bool]:
-    """Which outputs of a program its inputs reach."""
+    """Marks the outputs of a program that depend on the marked inputs."""
     reached = {id(var) for var, is_reached in zip(jaxpr.invars, inputs, strict=True) if is_reached}
     for equation in jaxpr.eqns:
         given = [id(var) in reached for var in equation.invars]

@@ -1,13 +1,14 @@
 """optax losses taken row by row, and the targets that each of them expects.
 
-What holds: the rows' losses, summed and divided by the number of rows where the loss is a mean, are the mean (or the sum)
-of what the loss itself returns for all of them at once.
+Invariant: the rows' losses, summed and divided by the number of rows if the loss is a mean, equal the mean (or the sum) of the
+values that the loss itself returns for all rows together.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
@@ -16,10 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gradwire.backends import labels
+from gradwire.backends import labels, loss_targets
 from gradwire.backends.backend import Array
 from gradwire.backends.config import Object
-from gradwire.backends.errors import InvalidLabel, ModelConfigError, ModelFailed
+from gradwire.backends.errors import ModelConfigError, ModelFailed
 
 LabelForm: TypeAlias = Literal["rows", "indices"]
 
@@ -40,11 +41,11 @@ _WITH_LOGITS = (
 )
 
 
-def function(spec: Object, key: str) -> Callable[..., Any]:
-    """The function that a configuration names: with its arguments bound; an object of a class is made with them.
+def build(spec: Object, key: str = "loss") -> Callable[..., Any]:
+    """Makes the function that a configuration names, with its arguments bound; a class is called with them.
 
     Raises:
-        ModelConfigError: It is not callable, or does not take the arguments.
+        ModelConfigError: The function is not callable, or does not take the arguments.
     """
     named = spec.resolve(key)
     if inspect.isclass(named):
@@ -61,16 +62,6 @@ def function(spec: Object, key: str) -> Callable[..., Any]:
     return found
 
 
-def build(config: Any, dtype: np.dtype[Any]) -> RowLoss | WholeLoss | None:
-    """The loss that a model's configuration describes. Raises ModelConfigError."""
-    regression = config.task == "regression"
-    if config.loss_func is not None:
-        return WholeLoss(function(config.loss_func, "loss_func"), config.loss_reduction, regression, config.nb_classes, dtype)
-    if config.loss is None:
-        return None
-    return RowLoss(function(config.loss, "loss"), config.loss_reduction, config.loss_labels, regression, dtype)
-
-
 class RowLoss:
     """A loss of rows of outputs.
 
@@ -81,10 +72,16 @@ class RowLoss:
 
     Args:
         loss: A loss of optax, or a function of outputs and targets that returns one value a row.
-        reduction: What the model's own loss makes of the rows.
-        form: What the loss expects for labels; known of optax's own.
         regression: Labels are targets.
         dtype: Of outputs and targets.
+        reduction: How the model's own loss treats rows.
+        form: The form of labels that the loss expects; known of optax's own.
+
+    Attributes:
+        name: Of the loss, for the card.
+        reduction: How the model's own loss treats rows.
+        takes_logits: Whether the outputs are logits rather than probabilities.
+        takes_outputs: Whether the loss can be computed from outputs alone.
     """
 
     takes_outputs = True
@@ -92,10 +89,10 @@ class RowLoss:
     def __init__(
         self,
         loss: Callable[..., Any],
-        reduction: Literal["mean", "sum"],
-        form: LabelForm | None,
         regression: bool,
         dtype: np.dtype[Any],
+        reduction: Literal["mean", "sum"],
+        form: LabelForm | None,
     ) -> None:
         self.name = _name(loss)
         self.reduction = reduction
@@ -110,29 +107,31 @@ class RowLoss:
         self._signs = not regression and known in _WITH_SIGNS
         self._dtype = dtype
 
-    def targets(self, y: Array, width: int) -> Array:
-        """Labels as `labels.canonical` returns them in the form that `rows` takes, for outputs ``(n, width)``.
+    def targets(self, y: Array, row: tuple[int, ...]) -> Array:
+        """Converts labels to the targets that `rows` takes.
+
+        Args:
+            y: As `labels.canonical` returns them.
+            row: The shape of a row of outputs.
 
         Raises:
-            InvalidLabel: The loss has no meaning for them, or the outputs no place.
+            InvalidLabel: The loss is not defined for the labels, or they do not fit the outputs.
         """
+        width = math.prod(row)
         if self._regression:
-            # Broadcasting (n,) against (n, 1) would make n x n losses of n.
-            if y.size != len(y) * width:
-                raise InvalidLabel(f"targets have shape {y.shape}; expected {(len(y), width)}, as the outputs")
-            return y.reshape(len(y), width).astype(self._dtype, copy=False)
+            return loss_targets.like_outputs(y, (width,)).astype(self._dtype, copy=False)
         if self._indices and y.ndim == 2 and self._soft is None:
-            raise InvalidLabel(f"labels are soft, {y.shape}; {self.name} takes class indices or one-hot rows only")
+            raise loss_targets.soft_refused(y, self.name)
         if width == 1 and not self._indices:
             return (y if y.ndim == 1 else y[:, 1]).astype(self._dtype)
-        if y.ndim == 2 and y.shape[1] != width:
-            raise InvalidLabel(f"labels are rows of {y.shape[1]} classes; the model has {width} outputs")
-        if y.ndim == 1 and y.max() >= width:
-            raise InvalidLabel(f"label {y.max()} for {width} outputs; {self.name} expects one output a class")
-        return y.astype(np.int32) if y.ndim == 1 else y.astype(self._dtype, copy=False)
+        if y.ndim == 2:
+            loss_targets.check_soft_width(y, width)
+            return y.astype(self._dtype, copy=False)
+        loss_targets.check_indices(y, width, self.name)
+        return y.astype(np.int32)
 
     def rows(self, outputs: Any, targets: Any) -> Any:
-        """The loss of each row, ``(n,)``; traced."""
+        """The loss of each row, ``(n,)``, for outputs ``(n, C)`` and the result of `targets`; traced."""
         soft = self._soft if self._indices and targets.ndim == 2 else None
         loss = self._loss if soft is None else soft
         losses = loss(outputs, self._formed(outputs, targets))
@@ -140,10 +139,18 @@ class RowLoss:
         if shape is None or shape[:1] != outputs.shape[:1]:
             raise ModelFailed(
                 f"the loss {self.name} returned {type(losses).__name__ if shape is None else shape} for {len(outputs)} rows; "
-                "expected one value a row: a loss must not reduce, loss_reduction says how that is done"
+                "expected one value a row: a loss must not reduce, which loss_reduction configures"
             )
         several = losses.reshape(len(outputs), -1).astype(self._dtype)
         return several.mean(1) if self.reduction == "mean" else several.sum(1)
+
+    def reduced(self, rows: Any, divisor: Any) -> Any:
+        """The loss as the model's owner defined it, a scalar, from the losses of the rows and their `divisor`; traced."""
+        return _reduced(rows, divisor, self.reduction)
+
+    def divisor(self, y: Array) -> float:
+        """The number that a mean over the rows divides by."""
+        return float(len(y))
 
     def _formed(self, outputs: Any, targets: Any) -> Any:
         if self._regression:
@@ -164,17 +171,17 @@ class WholeLoss:
 
     Args:
         loss: The owner's function.
-        reduction: What it makes of the rows of a batch.
         regression: Labels are targets.
-        nb_classes: How many classes there are.
         dtype: Of the targets.
+        reduction: How the owner's function treats the rows of a batch.
+        nb_classes: How many classes there are.
     """
 
     takes_outputs = False
     takes_logits = True
 
     def __init__(
-        self, loss: Callable[..., Any], reduction: Literal["mean", "sum"], regression: bool, nb_classes: int, dtype: np.dtype[Any]
+        self, loss: Callable[..., Any], regression: bool, dtype: np.dtype[Any], reduction: Literal["mean", "sum"], nb_classes: int
     ) -> None:
         self.name = _name(loss)
         self.reduction = reduction
@@ -183,12 +190,12 @@ class WholeLoss:
         self._nb_classes = nb_classes
         self._dtype = dtype
 
-    def targets(self, y: Array, width: int) -> Array:
-        """Labels as `labels.canonical` returns them, in the form that the owner's functions take."""
+    def targets(self, y: Array, row: tuple[int, ...]) -> Array:
+        """Converts labels, as `labels.canonical` returns them, to the targets that the owner's functions take."""
         return whole_rows(y, self._nb_classes, self._regression, self._dtype)
 
     def rows(self, params: Any, x: Any, targets: Any) -> Any:
-        """The loss of each row, ``(n,)``; traced."""
+        """The loss of each row, ``(n,)``, for the owner's parameters, rows and the result of `targets`; traced."""
 
         def of_one(row: Any, target: Any) -> Any:
             loss = jnp.asarray(self._loss(params, row[None], target[None]))
@@ -198,10 +205,23 @@ class WholeLoss:
 
         return jax.vmap(of_one)(x, targets)
 
+    def reduced(self, rows: Any, divisor: Any) -> Any:
+        """The loss as the model's owner defined it, a scalar, from the losses of the rows and their `divisor`; traced."""
+        return _reduced(rows, divisor, self.reduction)
+
+    def divisor(self, y: Array) -> float:
+        """The number that a mean over the rows divides by."""
+        return float(len(y))
+
 
 def whole_rows(y: Array, nb_classes: int, regression: bool, dtype: np.dtype[Any]) -> Array:
-    """Labels as `labels.canonical` returns them as rows ``(n, nb_classes)``; targets as they are."""
+    """Converts labels, as `labels.canonical` returns them, to rows ``(n, nb_classes)``; leaves regression targets as they are."""
     return labels.one_hot(y, nb_classes, dtype) if y.ndim == 1 and not regression else y.astype(dtype, copy=False)
+
+
+def _reduced(rows: Any, divisor: Any, reduction: Literal["mean", "sum"]) -> Any:
+    total = rows.sum()
+    return total / divisor if reduction == "mean" else total
 
 
 def _inner(loss: Callable[..., Any]) -> Any:

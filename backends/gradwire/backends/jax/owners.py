@@ -1,4 +1,4 @@
-"""Network of an owner's factory: a JAX function, a Flax module or an Equinox module."""
+"""Networks of the models that owners' factories return: JAX functions, Flax modules and Equinox modules."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from gradwire.backends.jax.network import JaxFunction, Network, PlainNetwork
 
 
 def network(made: Any, path: str) -> Network:
-    """The network in what the factory ``path`` returned. Raises ModelConfigError.
+    """Makes the network of the model that the factory ``path`` returned. Raises ModelConfigError.
 
-    flax and equinox are imported only where the owner's model comes from them.
+    flax and equinox are imported only if the owner's model comes from them.
     """
     first, second = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if comes_from(first, "flax"):
@@ -35,5 +35,5 @@ def network(made: Any, path: str) -> Network:
 
 
 def comes_from(made: Any, library: str) -> bool:
-    """Whether an object's class, or one that it inherits from, is the library's."""
+    """True if an object's class, or one of its base classes, comes from a library."""
     return any(cls.__module__.partition(".")[0] == library for cls in type(made).__mro__)

@@ -1,7 +1,7 @@
 """Compiled functions of one model, and the scope that they are traced and called in.
 
-What holds: a function is traced once for each size of `padded_rows`, not for each number of rows that callers send; weights
-are arguments, so that a fit changes none of the programs; other models of the process see nothing of the scope.
+Invariant: a function is traced once for each size of `padded_rows`, not for each number of rows that callers send. Weights are
+arguments, so that a fit does not change the programs. The scope does not affect other models of the process.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from gradwire.backends.errors import OutOfMemory
 
 # Rows whose axes are of any size (-1), and fits in batches that cannot be padded, may ask for any number of shapes.
 _KEPT = 64
-"""Shapes of one program that are kept compiled; one more, and they begin anew."""
+"""The number of shapes of one program that are kept compiled; one more clears them."""
 
 
 def padded_rows(rows: int, max_batch_rows: int) -> int:
-    """How many rows a program computes for ``rows``: the next power of two, or ``max_batch_rows`` itself where that is less.
+    """The number of rows that a program computes: the next power of two, or ``max_batch_rows`` if that is less.
 
-    More rows than ``max_batch_rows`` (a fit may ask for them) go by powers of two as well.
+    More rows than ``max_batch_rows``, as in a fit, go by powers of two too.
     """
     power = 1 << (rows - 1).bit_length()
     return max_batch_rows if rows <= max_batch_rows < power else power
 
 
 def padded(x: Array, rows: int) -> Array:
-    """``rows`` rows, of which the last ones repeat the first.
+    """Pads an array to ``rows`` rows by repeating the first.
 
-    A real row and not zeros: a model may divide by what is 0 there, and some optimizers' checks would see the NaN.
+    Zeros would not do: a model may divide by them, and some optimizers' checks would see the NaN.
     """
     if len(x) == rows:
         return x
@@ -46,10 +46,10 @@ def padded(x: Array, rows: int) -> Array:
 
 
 class Programs:
-    """What a model has compiled so far, by name. Not thread-safe.
+    """The programs that a model has compiled so far, by name. Not thread-safe.
 
     Attributes:
-        traces: How often a function was traced, and so compiled, since the model was loaded.
+        traces: The number of traces, and so of compilations, since the model was loaded.
     """
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class Programs:
         self._compiled: dict[Hashable, Callable[..., Any]] = {}
 
     def get(self, name: Hashable, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The program of that name, compiled from ``function`` unless there is one already."""
+        """The program of a name, compiled from ``function`` at its first use."""
         program = self._compiled.get(name)
         if program is None:
             program = self._compiled[name] = self._jit(function)
@@ -80,7 +80,7 @@ class Programs:
 
 
 class Scope(AbstractContextManager[None]):
-    """What a model is loaded and called in: its own precision, in this thread, and out of memory by its name.
+    """The context that a model is loaded and called in: sets its precision in this thread, and translates JAX's errors.
 
     ``jax_enable_x64`` for the whole process would change the models beside it.
     """
@@ -105,7 +105,7 @@ class Scope(AbstractContextManager[None]):
 
 
 def enabled_x64() -> AbstractContextManager[Any]:
-    """float64 and int64 in this thread; under its two names, of which each jax has one."""
+    """Enables float64 and int64 in this thread; each version of JAX has one of two names for it."""
     if jax.config.jax_enable_x64:
         return nullcontext()
     enable = getattr(jax, "enable_x64", None)

@@ -1,6 +1,6 @@
-"""The weights of a network: arrays by the path that leads to them in their pytree, in files and back.
+"""The weights of a network, by their paths in their pytree: read from files and written to files.
 
-What holds: a network gets all of its weights or keeps all that it has, each in the precision that it has.
+Invariant: a network gets all of its weights or keeps all that it has, each in the precision that it has.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from gradwire.backends.errors import ModelConfigError
 from gradwire.backends.jax.network import Network, is_key
 
 
-def read(path: Path, network: Network, trust_pickle: bool) -> Mapping[str, Array]:
-    """Arrays by name from a file. Raises ModelConfigError."""
+def read(path: Path, trust_pickle: bool, network: Network) -> Mapping[str, Array]:
+    """Reads arrays by name from a file; errors name arrays of the network as examples. Raises ModelConfigError."""
     if not path.is_file():
-        raise ModelConfigError("weights", f"{path} is not there; expected a .safetensors file")
+        raise ModelConfigError("weights", f"{path} does not exist; expected a .safetensors file")
     if path.suffix == ".safetensors":
-        return weights_file.read(path)
+        return read_saved(path)
     if path.suffix not in (".pkl", ".pickle"):
         raise ModelConfigError(
             "weights", f"{path} ends in {path.suffix!r}; expected .safetensors, or .pkl and .pickle with trust_pickle: true"
@@ -36,7 +36,7 @@ def read(path: Path, network: Network, trust_pickle: bool) -> Mapping[str, Array
             f"({', '.join(list(named(network, network.params, network.rest))[:3])}, ...) with safetensors.numpy.save_file, or, if "
             "you made it yourself, set trust_pickle: true",
         )
-    import pickle  # of an owner who said that the file is her own
+    import pickle  # only for an owner who trusts the file
 
     try:
         with path.open("rb") as file:
@@ -47,32 +47,32 @@ def read(path: Path, network: Network, trust_pickle: bool) -> Mapping[str, Array
 
 
 def read_saved(path: Path) -> Mapping[str, Array]:
-    """What `save` wrote, whatever the file is called. Raises ModelConfigError."""
+    """Reads a file that `save` wrote, under any name. Raises ModelConfigError."""
     return weights_file.read(path)
 
 
-def named(network: Network, params: Any, rest: Any) -> dict[str, Any]:
-    """All arrays of a network by name: the parts of their paths, with dots between them."""
-    found = {}
-    for prefix, tree in zip(network.prefixes, (params, rest), strict=True):
-        found.update({_name(prefix, where): leaf for where, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]})
-    return found
-
-
-def put(network: Network, given: Mapping[str, Array], source: Path) -> tuple[Any, Any]:
-    """``params`` and ``rest`` with the arrays of a file. Raises ModelConfigError if names or shapes differ."""
+def put(network: Network, arrays: Mapping[str, Array], source: Path) -> tuple[Any, Any]:
+    """Makes ``params`` and ``rest`` of the arrays of a file. Raises ModelConfigError if names or shapes differ."""
     own = named(network, network.params, network.rest)
-    weights_file.check({name: _shape(leaf) for name, leaf in own.items()}, given, source)
+    weights_file.check({name: _shape(leaf) for name, leaf in own.items()}, arrays, source)
 
     def filled(prefix: str, tree: Any) -> Any:
-        return jax.tree_util.tree_map_with_path(lambda where, leaf: _like(leaf, given[_name(prefix, where)]), tree)
+        return jax.tree_util.tree_map_with_path(lambda where, leaf: _like(leaf, arrays[_name(prefix, where)]), tree)
 
     return filled(network.prefixes[0], network.params), filled(network.prefixes[1], network.rest)
 
 
 def save(network: Network, params: Any, rest: Any, path: Path) -> None:
-    """Writes a safetensors file. Raises OSError if there is no room for it."""
+    """Writes a safetensors file. Raises OSError if the disk is full."""
     weights_file.save({name: np.asarray(_data(leaf)) for name, leaf in named(network, params, rest).items()}, path)
+
+
+def named(network: Network, params: Any, rest: Any) -> dict[str, Any]:
+    """All arrays of a network by name, which is the path to them with dots."""
+    found = {}
+    for prefix, tree in zip(network.prefixes, (params, rest), strict=True):
+        found.update({_name(prefix, where): leaf for where, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]})
+    return found
 
 
 def _name(prefix: str, where: tuple[Any, ...]) -> str:
@@ -81,7 +81,7 @@ def _name(prefix: str, where: tuple[Any, ...]) -> str:
 
 
 def _data(leaf: Any) -> Any:
-    """Keys of `jax.random` are no arrays that a file knows; the numbers in them are."""
+    """The numbers in keys of `jax.random`, which files cannot hold as keys; other arrays as they are."""
     return jax.random.key_data(leaf) if is_key(leaf) else leaf
 
 

@@ -1,6 +1,6 @@
-"""Keras's own files: whole models and weights.
+"""Keras's own files, of whole models and of weights.
 
-What holds: no code that a file holds runs, unless the operator trusts it.
+Invariant: code in a file does not run unless the operator trusts it.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ WEIGHTS = (".weights.h5", ".keras", ".safetensors")
 
 
 def model(path: Path, trust: bool) -> Any:
-    """The model in a ``.keras`` file, not compiled. Raises ModelConfigError."""
+    """Reads the model in a ``.keras`` file, not compiled. Raises ModelConfigError."""
     if path.is_dir():
         raise ModelConfigError("weights", f"{path} is a folder; expected a .keras file. A SavedModel is for backend: tensorflow")
     if not path.is_file():
-        raise ModelConfigError("weights", f"{path} is not there; expected a .keras file")
+        raise ModelConfigError("weights", f"{path} does not exist; expected a .keras file")
     if path.suffix != ".keras" and not (path.suffix == ".h5" and trust):
         raise ModelConfigError(
             "weights",
@@ -31,16 +31,16 @@ def model(path: Path, trust: bool) -> Any:
     except Exception as e:
         advice = ""
         if "safe_mode" in str(e) or "unsafe" in str(e).lower():
-            advice = ". It holds Python code: if you made it yourself, set trust_pickle: true"
+            advice = ". The file holds Python code: if you made it yourself, set trust_pickle: true"
         elif "custom" in str(e) or "locate" in str(e):
             advice = ". For classes of your own, give a factory, and weights saved with model.save_weights('NAME.weights.h5')"
         raise ModelConfigError("weights", f"{path} cannot be read: {type(e).__name__}: {e}{advice}") from e
 
 
-def put_weights(owner: Any, path: Path) -> None:
+def put(owner: Any, path: Path) -> None:
     """Gives a built model the weights of a ``.weights.h5`` or ``.keras`` file. Raises ModelConfigError."""
     if not path.is_file():
-        raise ModelConfigError("weights", f"{path} is not there; expected one of {', '.join(WEIGHTS)}")
+        raise ModelConfigError("weights", f"{path} does not exist; expected one of {', '.join(WEIGHTS)}")
     try:
         owner.load_weights(path)
     except Exception as e:

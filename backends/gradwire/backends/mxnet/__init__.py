@@ -1,6 +1,6 @@
 """MXNet backend: Gluon blocks and exported graphs.
 
-`Config` can be read where MXNet is not installed: MXNet is imported when `load` or `MXNetModel` is first looked up.
+`Config` can be read without MXNet, which is imported when `load` or `MXNetModel` is first looked up.
 """
 
 from typing import TYPE_CHECKING, Any

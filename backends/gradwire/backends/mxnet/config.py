@@ -1,6 +1,6 @@
-"""The keys of an MXNet model.
+"""The configuration keys of an MXNet model.
 
-What holds: MXNet is not imported here, so that a configuration can be read where it is not installed.
+Invariant: MXNet is not imported here, so that a configuration can be read without it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from gradwire.backends.config import ModelConfig, ObjectRef
 
 
 def _by_name(value: Any) -> Any:
-    """MXNet's own name of an optimizer, ``adam`` say, as what `mxnet_training.optimizer_named` makes of it."""
+    """Replaces MXNet's own name of an optimizer, ``adam`` for example, by a call of `training.optimizer_named`."""
     path, args = (value.get("path"), value.get("args", {})) if isinstance(value, dict) else (value, {})
     if isinstance(path, str) and path.isidentifier() and isinstance(args, dict):
         return {"path": "gradwire.backends.mxnet.training:optimizer_named", "args": {"name": path, **args}}
@@ -30,11 +30,11 @@ class Config(ModelConfig):
     factory: ObjectRef | None = None
     """The owner's code; called without positional arguments, returns a ``mxnet.gluon.Block``."""
     symbol: Path | None = None
-    """A graph that ``HybridBlock.export`` or ``Module.save_checkpoint`` wrote, a .json file; with its ``weights``."""
+    """A graph that ``HybridBlock.export`` or ``Module.save_checkpoint`` wrote, a .json file; needs its ``weights``."""
     loss: ObjectRef | None = None
     """A loss class with its arguments, e.g. ``mxnet.gluon.loss.SoftmaxCrossEntropyLoss``; without it there are no losses."""
     optimizer: OptimizerRef | None = None
-    """MXNet's name of one, or what returns a ``mxnet.optimizer.Optimizer``; without it there is no fit."""
+    """MXNet's name of an optimizer, or a function that returns one; without it there is no fit."""
     hybridize: bool = True
     """Traces a HybridBlock once; false runs its Python code in every call."""
     input_dtype: Literal["int64"] | None = None
@@ -48,7 +48,7 @@ class Config(ModelConfig):
             given = "neither" if self.factory is None else "both"
             raise ValueError(f"{given} of factory and symbol are set; a model comes from one of them")
         if self.symbol is not None and self.weights is None:
-            raise ValueError("symbol is set but weights is not; name the .params file that was written beside it")
+            raise ValueError("symbol needs weights, the .params file that was written beside it; set it too")
         if self.optimizer is not None and self.loss is None:
-            raise ValueError("optimizer is set but loss is not; a model is fitted to a loss")
+            raise ValueError("optimizer needs loss, which a model is fitted to; set it too")
         return self

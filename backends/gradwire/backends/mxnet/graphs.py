@@ -1,6 +1,6 @@
-"""Graphs of operators: what is read from a file or traced, repaired where MXNet's own gradients are not gradients.
+"""Graphs of operators, read from files or traced, in which operators with wrong gradients are replaced.
 
-What holds: a repaired graph puts out what it put out before.
+Invariant: a repaired graph has the same outputs as before.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from gradwire.backends.mxnet.device import mx
 Node: TypeAlias = dict[str, Any]
 
 DATA = "data"
-"""The name of the variable that rows are put in for."""
+"""The name of the variable that stands for rows."""
 
 # Klambauer et al. 2017, "Self-normalizing neural networks". MXNet's derivative of it is too small by up to 0.09 below 0.
 SELU_SCALE, SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
 
-# Their backward passes are those of a training loss, whatever gradient comes in: what they put out is put in their place.
+# The backward passes of these are those of a training loss and ignore the incoming gradient: operators with the same outputs
+# replace them.
 _HEADS: dict[str, Callable[[Node], tuple[str, dict[str, str]]]] = {
     "SoftmaxOutput": lambda node: _softmax(node.get("attrs", {})),
     "LinearRegressionOutput": lambda node: ("identity", {}),
@@ -30,7 +31,7 @@ _HEADS: dict[str, Callable[[Node], tuple[str, dict[str, str]]]] = {
     "make_loss": lambda node: ("identity", {}),
 }
 
-# Zeros come back through these, which are no gradient. Rounding and signs have one, and it is zero.
+# The backward passes of these return zeros in place of a missing gradient. Rounding and signs have one, and it is zero.
 _BLOCKING = frozenset({"BlockGrad", "stop_gradient", "argmax", "argmin", "argsort", "argmax_channel", "one_hot", "shape_array",
                        "size_array", "zeros_like", "ones_like", "_zeros_like", "_ones_like"})  # fmt: skip
 _COMPARING = ("_greater", "_lesser", "_equal", "_not_equal", "broadcast_greater", "broadcast_lesser", "broadcast_equal",
@@ -38,12 +39,12 @@ _COMPARING = ("_greater", "_lesser", "_equal", "_not_equal", "broadcast_greater"
 
 
 def variable() -> Any:
-    """What stands for rows while a block is traced."""
+    """The variable that stands for rows while a block is traced."""
     return mx.sym.var(DATA)
 
 
 def repaired(symbols: Sequence[Any]) -> list[Any]:
-    """Symbols of one graph, with true gradients: see `_HEADS` and `SELU_SCALE`."""
+    """Repairs the gradients of symbols of one graph: see `_HEADS` and `SELU_SCALE`."""
 
     def repair(node: Node) -> list[Node]:
         name, inputs, attrs = node["name"], node["inputs"], node.get("attrs", {})
@@ -59,9 +60,9 @@ def repaired(symbols: Sequence[Any]) -> list[Any]:
 
 
 def without_recurrent_dropout(symbols: Sequence[Any]) -> list[Any]:
-    """Symbols of one graph, whose recurrent layers drop nothing between them.
+    """Removes the dropout between recurrent layers from symbols of one graph.
 
-    In evaluation they put out the same, but only then have they a right gradient there.
+    In evaluation their outputs stay the same, and only without dropout are their gradients right there.
     """
 
     def drop_nothing(node: Node) -> list[Node]:
@@ -76,11 +77,12 @@ def operators(symbol: Any) -> list[Node]:
 
 
 def has_recurrent_dropout(symbol: Any) -> bool:
+    """True if a graph has dropout between recurrent layers."""
     return any(node["op"] == "RNN" and float(node["attrs"].get("p", 0)) > 0 for node in operators(symbol))
 
 
 def differentiable(symbol: Any, name: str = DATA) -> bool:
-    """Whether a way leads back from what the symbol puts out to the variable, on which every operator has a gradient."""
+    """True if a path of operators with gradients leads from the symbol back to the variable."""
     graph = json.loads(symbol.tojson())
     nodes, waiting, seen = graph["nodes"], [head[0] for head in graph["heads"]], set()
     while waiting:
@@ -106,7 +108,7 @@ def _softmax(attrs: dict[str, str]) -> tuple[str, dict[str, str]]:
 
 
 def _rewritten(symbols: Sequence[Any], rule: Callable[[Node], list[Node]]) -> list[Any]:
-    """Each operator replaced by a chain of some: the first names its inputs, each other takes what the one before puts out."""
+    """Replaces each operator by a chain: the first names its inputs, the others take the output of the one before."""
     graph = json.loads(mx.sym.Group(list(symbols)).tojson())
     place: list[int] = []
     nodes: list[Node] = []

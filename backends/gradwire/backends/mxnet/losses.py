@@ -1,38 +1,38 @@
 """Gluon losses taken row by row, and the targets that each of them expects.
 
-What holds: Gluon's losses are one value a row, and ``Trainer.step`` divides by the rows. So the loss of several rows is
-their mean, and the rows are what the loss itself returns.
+Invariant: Gluon's losses are one value a row, and ``Trainer.step`` divides by the rows. So the loss of several rows is
+their mean, and the loss itself returns the rows' losses.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from gradwire.backends import labels
+from gradwire.backends import loss_targets
 from gradwire.backends.backend import Array
 from gradwire.backends.config import Object
-from gradwire.backends.errors import InvalidLabel, ModelConfigError, ModelFailed
+from gradwire.backends.errors import ModelConfigError, ModelFailed
 from gradwire.backends.mxnet.arrays import tensor
 from gradwire.backends.mxnet.device import mx
 
 _of = mx.gluon.loss
-# Of two inputs, of sequences, or of all rows at once.
+# Losses of two inputs, of sequences, or of all rows together.
 _NOT_OF_ROWS = (_of.CTCLoss, _of.TripletLoss, _of.CosineEmbeddingLoss, _of.SDMLLoss, _of.PoissonNLLLoss)
 _WITH_LOGITS = (_of.SoftmaxCrossEntropyLoss, _of.HingeLoss, _of.SquaredHingeLoss, _of.LogisticLoss, _of.KLDivLoss)
 
 
 def build(spec: Object) -> Callable[..., Any]:
-    """The loss that a configuration names: an object as it is, a class or function called with its arguments."""
+    """Makes the loss that a configuration names: takes an object as it is, calls a class or function."""
     named = spec.resolve("loss")
     loss = named if isinstance(named, mx.gluon.Block) else spec.build("loss")
     if not callable(loss):
         raise ModelConfigError("loss", f"{spec.path!r} returned {type(loss).__name__}; expected a callable of outputs and labels")
     if isinstance(loss, _NOT_OF_ROWS):
-        raise ModelConfigError("loss", f"{spec.path!r} is not one value for each row of outputs and its label")
+        raise ModelConfigError("loss", f"{spec.path!r} does not return one value for each row of outputs and its label")
     if getattr(loss, "_batch_axis", 0) != 0:
         raise ModelConfigError("loss", f"batch_axis of {spec.path!r} is {loss._batch_axis}; expected 0: rows come first")
     made: Callable[..., Any] = loss
@@ -51,7 +51,14 @@ class RowLoss:
         regression: Labels are targets.
         dtype: Of the outputs.
         device: Where the outputs are.
+
+    Attributes:
+        name: Of the loss, for the card.
+        reduction: How the model's own loss treats rows.
+        takes_logits: Whether the outputs are logits rather than probabilities.
     """
+
+    reduction: Literal["mean", "sum"] = "mean"
 
     def __init__(self, loss: Callable[..., Any], regression: bool, dtype: np.dtype[Any], device: Any) -> None:
         self.name: str = getattr(loss, "__name__", type(loss).__name__)
@@ -66,42 +73,48 @@ class RowLoss:
         self._dtype = dtype
         self._device = device
 
-    def rows(self, outputs: Any, y: Array) -> Any:
-        """The loss of each row, ``(n,)``, for outputs ``(n, C)`` and labels as `labels.canonical` returns them."""
-        if self._of_indices and y.ndim == 1 and not self._regression:
-            # MXNet takes the last class for whatever is beyond it.
-            if y.max() >= outputs.shape[1]:
-                raise InvalidLabel(f"label {y.max()} for {outputs.shape[1]} outputs; {self.name} expects one output a class")
-            losses = self._loss(outputs, tensor(y, self._dtype, self._device))
+    def targets(self, y: Array, row: tuple[int, ...]) -> Any:
+        """Converts labels to the targets that the loss takes.
+
+        Args:
+            y: As `labels.canonical` returns them.
+            row: The shape of a row of outputs.
+
+        Raises:
+            InvalidLabel: The labels do not fit the outputs.
+        """
+        if self._regression:
+            # Gluon reshapes all targets with as many elements; others it would refuse one call later.
+            targets = loss_targets.like_outputs(y, row)
+        elif self._of_indices and y.ndim == 1:
+            # MXNet takes the last class for an index beyond it.
+            loss_targets.check_indices(y, row[0], self.name)
+            targets = y
         else:
-            losses = self._of_rows(outputs, tensor(self._targets(outputs.shape, y), self._dtype, self._device))
-        if not isinstance(losses, mx.nd.NDArray) or losses.shape[:1] != (len(y),):
+            targets = loss_targets.floating_rows(y, row[0], self._dtype)
+            targets = 2.0 * targets - 1.0 if self._signed else targets
+        return tensor(targets, self._dtype, self._device)
+
+    def rows(self, outputs: Any, targets: Any) -> Any:
+        """The loss of each row, ``(n,)``, for outputs ``(n, C)`` and the result of `targets`."""
+        loss = self._loss if self._of_indices and targets.ndim == 1 else self._of_rows
+        losses, n = loss(outputs, targets), targets.shape[0]
+        if not isinstance(losses, mx.nd.NDArray) or losses.shape[:1] != (n,):
             given = losses.shape if isinstance(losses, mx.nd.NDArray) else type(losses).__name__
-            raise ModelFailed(f"the loss {self.name} returned {given} for {len(y)} rows; expected one value a row")
-        return losses if losses.ndim == 1 else losses.reshape((len(y), -1)).mean(axis=1)
+            raise ModelFailed(f"the loss {self.name} returned {given} for {n} rows; expected one value a row")
+        return losses if losses.ndim == 1 else losses.reshape((n, -1)).mean(axis=1)
+
+    def reduced(self, rows: Array, divisor: float) -> float:
+        """The loss as the model's owner defined it, from the losses of the rows, whose number is the `divisor`."""
+        return float(rows.mean())
 
     def divisor(self, y: Array) -> float:
-        """What a mean over the rows divides by."""
+        """The number that a mean over the rows divides by."""
         return float(len(y))
-
-    def _targets(self, shape: tuple[int, ...], y: Array) -> Array:
-        if self._regression:
-            # Gluon reshapes whatever has as many elements; others it would refuse one call later.
-            if y.size != np.prod(shape):
-                raise InvalidLabel(f"targets have shape {y.shape}; expected {shape}, as the outputs")
-            return y.reshape(shape)
-        width = shape[1]
-        if width == 1:
-            rows = (y if y.ndim == 1 else y[:, 1])[:, None]
-        elif (y.shape[1] if y.ndim == 2 else y.max() + 1) > width:
-            raise InvalidLabel(f"labels are of more classes than the model's {width} outputs")
-        else:
-            rows = y if y.ndim == 2 else labels.one_hot(y, width, self._dtype)
-        return 2.0 * rows - 1.0 if self._signed else rows
 
 
 def _own(loss: Callable[..., Any]) -> Any:
-    """A copy, because others may hold the loss. Gluon's own are compiled: one operator for five."""
+    """Copies a loss, because others may hold it. Gluon's own are compiled: one operator for five."""
     made: Any = copy.copy(loss)
     if type(loss).__module__ == _of.__name__:
         made.hybridize()

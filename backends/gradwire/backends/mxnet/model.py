@@ -1,7 +1,7 @@
 """MXNet: Gluon blocks, and graphs that were exported.
 
-MXNet computes behind the caller's back: an operation's result is read before the operation returns, so that its errors
-are those of the call. Modes belong to a call and a thread, not to the block.
+Invariant: MXNet computes asynchronously, and an operation reads its result before it returns, so that a call raises its own
+errors. Modes belong to a call and a thread, not to the block.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from gradwire.backends import weights_file
+from gradwire.backends import jacobians, operations
 from gradwire.backends.backend import Array, OutputKind
-from gradwire.backends.errors import InvalidLabel, InvalidShape, ModelConfigError, Unsupported
-from gradwire.backends.mxnet import device as runtime
-from gradwire.backends.mxnet import losses, training, weights
-from gradwire.backends.mxnet import network as networks
+from gradwire.backends.errors import ModelConfigError
+from gradwire.backends.example_rows import known_sizes
+from gradwire.backends.mxnet import files, gradients, losses, training, weights
 from gradwire.backends.mxnet.arrays import array, tensor
 from gradwire.backends.mxnet.config import Config
-from gradwire.backends.mxnet.device import mx
+from gradwire.backends.mxnet.device import FrameworkErrors, find_device, mx
+from gradwire.backends.mxnet.network import network
 
 __all__ = ["Config", "MXNetModel", "load"]
 
@@ -31,13 +31,11 @@ __all__ = ["Config", "MXNetModel", "load"]
 _REPEAT_MAX_ROWS = 2
 # Bounds the memory of repeating.
 _REPEATED_ROWS = 64
-# What stands in for a size that may be any, when a row is made to learn the shapes of weights with.
-_FREE_SIZE = 8
 
 
 def load(config: Config) -> MXNetModel:
-    """The model that a configuration describes. Raises ModelConfigError."""
-    runtime.check()
+    """Makes the model that a configuration describes. Raises ModelConfigError."""
+    gradients.check()
     block = _block(config, config.weights is not None)
     if config.symbol is None and config.weights is not None:
         weights.put(block, weights.read(config.weights), config.weights)
@@ -52,19 +50,19 @@ class MXNetModel:
 
     Args:
         config: The model's configuration.
-        block: With all of its weights, on the device; it belongs to the model from here on.
+        block: With all of its weights, on the device; belongs to the model from here on.
     """
 
     may_wait = False
     fitted = True
-    """Weights are there from the start, trained or not."""
+    """True from the start: weights exist, trained or not."""
 
     def __init__(self, config: Config, block: Any) -> None:
         self._config = config
-        self._device = _device(config.device)
+        self._device = find_device(config.device)
         self._block = block
         parameters = list(block.collect_params().values())
-        # What the owner froze stays frozen in a fit.
+        # Parameters that the owner froze stay frozen in a fit.
         self._trainable = [p for p in parameters if p.grad_req != "null"]
         # Running statistics, which a backward in training mode writes.
         self._statistics = [p for p in parameters if p.grad_req == "null"]
@@ -74,9 +72,9 @@ class MXNetModel:
         self._block_dtype = _dtype(parameters)
         self._dtype = np.dtype(np.float64 if self._block_dtype == np.float64 else np.float32)
         self.input_dtype: np.dtype[Any] = self._dtype if config.input_dtype is None else np.dtype(config.input_dtype)
-        self._network, self.notes = networks.network(block, _example(config, self._block_dtype, self._device), config.hybridize)
+        self._network, self.notes = network(block, _example(config, self._block_dtype, self._device), config.hybridize)
         if self._network.recurrent:
-            # The weights of frozen layers have gradients too: see `mxnet_runtime.gradient`.
+            # The weights of frozen layers need gradients too: see `gradients.gradient`.
             for parameter in self._statistics:
                 if parameter._differentiable:
                     parameter.grad_req = "write"
@@ -87,110 +85,119 @@ class MXNetModel:
 
         self.layer_names = self._network.layer_names
         self.loss_name = "" if self._loss is None else self._loss.name
-        self.loss_reduction: Literal["mean", "sum"] = "mean"
-        self.output_kind: OutputKind = config.output or _output_kind(config, self._network, self._loss)
+        self.loss_reduction: Literal["mean", "sum"] = "mean" if self._loss is None else self._loss.reduction
+        self.output_kind: OutputKind = operations.output_kind(config, self._network.ends_in_probabilities, self._loss)
         self.device = config.device
         if self._block_dtype == np.float16:
             self.notes.append("computes in float16; inputs and answers are float32")
-        for operation in self._not_there():
-            setattr(self, operation, None)
+        operations.withdraw(self, self._missing_operations())
 
     def predict(self, x: Array, *, training_mode: bool) -> Array:
-        with self._running(training_mode), runtime.running(training_mode):
+        """Outputs ``(n, C)``; see `backend.Model`."""
+        with self._running(training_mode), gradients.running(training_mode):
             return array(self._outputs(self._tensor(x), training_mode), self._dtype)
 
     def loss(self, x: Array, y: Array, *, training_mode: bool) -> Array:
-        with self._running(training_mode), runtime.running(training_mode):
-            return array(self._row_loss.rows(self._outputs(self._tensor(x), training_mode), y), self._dtype)
+        """The loss of each row; see `backend.Differentiable`."""
+        with self._running(training_mode), gradients.running(training_mode):
+            return array(self._loss_rows(self._outputs(self._tensor(x), training_mode), y), self._dtype)
 
     def loss_from_predictions(self, predictions: Array, y: Array) -> Array:
-        with self._running(False), runtime.running(False):
-            return array(self._row_loss.rows(tensor(predictions, self._dtype, self._device), y), self._dtype)
+        """The loss of each row of outputs; see `backend.Differentiable`."""
+        with self._running(False), gradients.running(False):
+            return array(self._loss_rows(tensor(predictions, self._dtype, self._device), y), self._dtype)
 
     def loss_divisor(self, y: Array) -> float:
+        """The divisor of a mean over the rows; see `backend.Differentiable`."""
         return self._row_loss.divisor(y)
 
     def loss_gradient(self, x: Array, y: Array, *, training_mode: bool) -> Array:
+        """The gradient of the summed loss; see `backend.Differentiable`."""
         with self._running(training_mode):
             leaf = self._leaf(x)
-            with runtime.recording(training_mode):
-                rows = self._row_loss.rows(self._outputs(leaf, training_mode), y)
+            with gradients.recording(training_mode):
+                rows = self._loss_rows(self._outputs(leaf, training_mode), y)
             return self._gradient(rows, leaf, mx.nd.ones_like(rows), training_mode)
 
     def class_gradient(self, x: Array, label: Array | None, *, training_mode: bool) -> Array:
-        """As in `backend.Differentiable`. A label is a column of the outputs, so that a model with one output takes only 0."""
+        """Gradients of class outputs; see `backend.Differentiable`.
+
+        A label is a column of the outputs, so that a model with one output takes only 0.
+        """
         with self._running(training_mode):
             if label is not None:
                 return self._gradient_of_labels(x, label, training_mode).reshape(len(x), 1, *x.shape[1:])
-            # In training mode rows see each other through batch normalisation, and each repetition its own dropout.
+            # In training mode batch normalisation mixes rows, and each repetition would draw a dropout of its own.
             if len(x) <= _REPEAT_MAX_ROWS and self._nb_outputs is not None and not training_mode:
                 return self._gradients_by_repeating(x, self._nb_outputs)
             return self._gradients_by_looping(x, training_mode)
 
     def activations(self, x: Array, layer: str | int, *, training_mode: bool) -> Array:
-        with self._running(training_mode), runtime.running(training_mode):
+        """The output of a layer; see `backend.Differentiable`."""
+        with self._running(training_mode), gradients.running(training_mode):
             return array(self._network.layer(self._inputs(self._tensor(x)), layer, training_mode=training_mode), self._dtype)
 
     def vjp(self, x: Array, cotangent: Array, layer: str | int | None, *, training_mode: bool) -> Array:
+        """The cotangent times the Jacobian; see `backend.Differentiable`."""
         with self._running(training_mode):
             leaf = self._leaf(x)
-            with runtime.recording(training_mode):
+            with gradients.recording(training_mode):
                 if layer is None:
-                    differentiated, what = self._outputs(leaf, training_mode), "outputs"
+                    differentiated = self._outputs(leaf, training_mode)
                 else:
-                    differentiated, what = (
-                        self._network.layer(self._inputs(leaf), layer, training_mode=training_mode),
-                        f"layer {layer!r}",
-                    )
-            if cotangent.shape != differentiated.shape:
-                raise InvalidShape(f"cotangent has shape {cotangent.shape}; expected {differentiated.shape}, as the {what}")
+                    differentiated = self._network.layer(self._inputs(leaf), layer, training_mode=training_mode)
+            jacobians.check_cotangent(cotangent, differentiated.shape, layer)
             weighting = tensor(cotangent, np.dtype(differentiated.dtype), self._device)
             return self._gradient(differentiated, leaf, weighting, training_mode, layer)
 
     def train_step(self, x: Array, y: Array, *, training_mode: bool) -> float | None:
+        """One step of the trainer; see `backend.Trainable`."""
         trainer = self._trainer
         assert trainer is not None, "train_step is None on a model without an optimizer"
-        with runtime.Errors():
+        with FrameworkErrors():
             for parameter in self._trainable:
                 if parameter.grad_req == "add":
                     parameter.zero_grad()
-            with runtime.recording(training_mode):
-                rows = self._row_loss.rows(self._outputs(self._tensor(x), training_mode), y)
-            runtime.autograd.backward([rows], train_mode=training_mode)
-            losses = array(rows, self._dtype)
-            # What fails in a backward shows when it is read: before any of it is written into the weights.
+            with gradients.recording(training_mode):
+                rows = self._loss_rows(self._outputs(self._tensor(x), training_mode), y)
+            gradients.autograd.backward([rows], train_mode=training_mode)
+            losses, divisor = array(rows, self._dtype), self._row_loss.divisor(y)
+            # Reading the gradients raises the errors of the backward before the weights change.
             for parameter in self._trainable:
                 parameter.grad().wait_to_read()
-            trainer.step(self._row_loss.divisor(y), ignore_stale_grad=True)
+            trainer.step(divisor, ignore_stale_grad=True)
             for parameter in self._trainable:
                 parameter.data().wait_to_read()
-            return float(losses.mean())
+            return self._row_loss.reduced(losses, divisor)
 
     def snapshot(self) -> _Snapshot:
-        return _Snapshot(weights.clones(self._block), None if self._trainer is None else training.state(self._trainer))
+        """Copies everything that a fit can change."""
+        return _Snapshot(weights.copies(self._block), None if self._trainer is None else training.state(self._trainer))
 
     def rollback(self, snapshot: _Snapshot) -> None:
+        """Restores a snapshot."""
         weights.put_back(self._block, snapshot.weights)
         if snapshot.trainer is not None:
             self._trainer = training.restored(snapshot.trainer, self._trainable)
 
     def save(self, path: Path) -> None:
+        """Writes the weights to a file."""
         weights.save(self._block, path)
 
     def restore(self, path: Path) -> None:
-        """As in `backend.Trainable`. The trainer starts anew: its state belongs to other weights."""
-        weights.put(self._block, weights_file.read(path), path)
+        """Reads the weights from a file that `save` wrote; the trainer is reset, because its state fits other weights."""
+        weights.put(self._block, weights.read_saved(path), path)
         self._trainer = self._new_trainer()
 
-    def fresh(self) -> MXNetModel:
+    def untrained_clone(self) -> MXNetModel:
+        """A model of the same architecture that has not been fitted. Raises Unsupported if it would share parameters."""
         block = _block(self._config, True)
         if self._config.symbol is not None:
-            weights.initialise(block)
+            files.initialise(block)
         ours = {id(p) for p in self._block.collect_params().values()}
-        if block is self._block or any(id(p) in ours for p in block.collect_params().values()):
-            raise Unsupported(
-                "the model's factory returns the same block or parameters again; a clone needs a factory that makes new ones"
-            )
+        operations.check_independent(
+            block is self._block or any(id(p) in ours for p in block.collect_params().values()), "block or parameters"
+        )
         return MXNetModel(self._config, block)
 
     # Inside.
@@ -199,6 +206,10 @@ class MXNetModel:
     def _row_loss(self) -> losses.RowLoss:
         assert self._loss is not None, "operations of the loss are None on a model without one"
         return self._loss
+
+    def _loss_rows(self, outputs: Any, y: Array) -> Any:
+        """The loss of each row of outputs ``(n, C)``."""
+        return self._row_loss.rows(outputs, self._row_loss.targets(y, tuple(outputs.shape[1:])))
 
     def _tensor(self, x: Array) -> Any:
         return tensor(x, self.input_dtype, self._device)
@@ -209,7 +220,7 @@ class MXNetModel:
         return leaf
 
     def _inputs(self, x: Any) -> Any:
-        """In the block's own dtype."""
+        """Casts inputs to the block's own dtype."""
         return x if x.dtype == self._block_dtype or self.input_dtype.kind != "f" else x.astype(self._block_dtype)
 
     def _outputs(self, x: Any, training_mode: bool) -> Any:
@@ -219,15 +230,15 @@ class MXNetModel:
         return outputs if outputs.dtype == self._dtype else outputs.astype(self._dtype)
 
     def _running(self, training_mode: bool) -> AbstractContextManager[None]:
-        """What every operation runs in; next to nothing in the usual case, of which an attack makes thousands."""
-        return self._keeping_statistics() if training_mode and self._statistics else runtime.Errors()
+        """The context that every operation runs in; costs next to nothing in evaluation mode, of which attacks make thousands."""
+        return self._keeping_statistics() if training_mode and self._statistics else FrameworkErrors()
 
     @contextmanager
     def _keeping_statistics(self) -> Iterator[None]:
-        """Layers behave as in training, but nothing stays."""
+        """Restores running statistics after the block, in which layers are in training mode."""
         kept = [parameter.data().copy() for parameter in self._statistics]
         try:
-            with runtime.Errors():
+            with FrameworkErrors():
                 yield
         finally:
             for parameter, before in zip(self._statistics, kept, strict=True):
@@ -237,40 +248,34 @@ class MXNetModel:
         self, of: Any, leaf: Any, cotangent: Any, training_mode: bool, layer: str | int | None = None, keep: bool = False
     ) -> Array:
         network = self._network
-        network.check_way_back(layer)
-        found = runtime.gradient(
+        network.check_gradient(layer)
+        found = gradients.gradient(
             of, leaf, cotangent, training_mode=training_mode, all_weights=network.recurrent, keep=keep or not network.known
         )
         gradient = array(found, self._dtype)
         if not network.known and not gradient.any():
-            networks.check_recorded(of, leaf)
+            gradients.check_recorded(of, leaf)
         return gradient
 
     def _gradient_of_labels(self, x: Array, label: Array, training_mode: bool) -> Array:
         leaf = self._leaf(x)
-        with runtime.recording(training_mode):
+        with gradients.recording(training_mode):
             outputs = _columns(self._outputs(leaf, training_mode))
-        if label.max() >= outputs.shape[1]:
-            raise InvalidLabel(f"label {label.max()} is out of range; the model has {outputs.shape[1]} output(s), counted from 0")
+        jacobians.check_label(label, outputs.shape[1])
         chosen = np.zeros(outputs.shape, self._dtype)
         chosen[np.arange(len(x)), label] = 1
         return self._gradient(outputs, leaf, tensor(chosen, self._dtype, self._device), training_mode)
 
     def _gradients_by_repeating(self, x: Array, nb_outputs: int) -> Array:
-        """Each row once for each class: one backward for all of them."""
-        n, row = len(x), x.shape[1:]
-        result = np.empty((n, nb_outputs, *row), self._dtype)
-        step = _REPEATED_ROWS // n
-        for first in range(0, nb_outputs, step):
-            classes = np.arange(first, min(first + step, nb_outputs))
-            gradient = self._gradient_of_labels(np.repeat(x, len(classes), axis=0), np.tile(classes, n), False)
-            result[:, classes] = gradient.reshape(n, len(classes), *row)
-        return result
+        """Repeats each row for each class, with one backward for all of them."""
+        return jacobians.by_repeating(
+            lambda rows, label: self._gradient_of_labels(rows, label, False), x, nb_outputs, self._dtype, _REPEATED_ROWS // len(x)
+        )
 
     def _gradients_by_looping(self, x: Array, training_mode: bool) -> Array:
-        """One forward, and one backward for each class."""
+        """Runs one forward, and one backward for each class."""
         leaf = self._leaf(x)
-        with runtime.recording(training_mode):
+        with gradients.recording(training_mode):
             outputs = _columns(self._outputs(leaf, training_mode))
         n, nb_outputs = outputs.shape
         result = np.empty((n, nb_outputs, *x.shape[1:]), self._dtype)
@@ -282,30 +287,30 @@ class MXNetModel:
         return result
 
     def _new_trainer(self) -> Any:
-        return None if self._config.optimizer is None else training.trainer(self._config.optimizer, self._trainable)
+        return None if self._config.optimizer is None else training.build(self._config.optimizer, self._trainable)
 
-    def _not_there(self) -> list[str]:
-        operations = []
+    def _missing_operations(self) -> list[str]:
+        missing: list[str] = []
         if self._loss is None:
-            operations += ["loss", "loss_from_predictions", "loss_divisor", "loss_gradient"]
+            missing += operations.OF_LOSS
         if self._config.input_dtype is not None:
-            operations += ["loss_gradient", "class_gradient", "vjp"]
+            missing += operations.OF_GRADIENTS
         if self._trainer is None:
-            operations += ["train_step"]
-        return operations
+            missing += ["train_step"]
+        return missing
 
 
 class _Snapshot(NamedTuple):
-    weights: weights.Clones
+    weights: weights.Copies
     trainer: training.State | None
 
 
 def _block(config: Config, may_be_empty: bool) -> Any:
-    """The owner's block with weights of known shapes on the device, trained or not. Raises ModelConfigError."""
-    device = _device(config.device)
+    """Makes the owner's block with weights of known shapes on the device, trained or not. Raises ModelConfigError."""
+    device = find_device(config.device)
     if config.symbol is not None:
         assert config.weights is not None, "a symbol comes with its weights"
-        return weights.exported(config.symbol, config.weights, device)
+        return files.exported(config.symbol, config.weights, device)
     assert config.factory is not None, "one of symbol and factory is set"
     block = config.factory.build("factory")
     if not isinstance(block, mx.gluon.Block):
@@ -328,43 +333,27 @@ def _block(config: Config, may_be_empty: bool) -> Any:
 
 
 def _learn_shapes(config: Config, block: Any, device: Any) -> None:
-    """Gluon gives layers their weights when they first see a row."""
+    """Lets Gluon make the weights of layers, which it does when they first see a row."""
     example = _example(config, _dtype(list(block.collect_params().values())), device)
     try:
-        with runtime.running(False):
+        with gradients.running(False):
             block(example)
     except Exception as e:
         raise ModelConfigError("input_shape", f"the block does not take one row of shape {list(example.shape[1:])}: {e}") from e
 
 
 def _example(config: Config, dtype: np.dtype[Any], device: Any) -> Any:
-    shape = tuple(_FREE_SIZE if size == -1 else size for size in config.input_shape)
+    shape = known_sizes(config.input_shape)
     if config.input_dtype is not None:
         return mx.nd.zeros((1, *shape), device, config.input_dtype)
     return tensor(np.random.default_rng(0).uniform(size=(1, *shape)), dtype, device)
 
 
 def _dtype(parameters: list[Any]) -> np.dtype[Any]:
-    """Of the first floating weights."""
+    """The dtype of the first floating weights."""
     return next((np.dtype(p.dtype) for p in parameters if np.dtype(p.dtype).kind == "f"), np.dtype(np.float32))
 
 
-def _device(name: str) -> Any:
-    kind, _, index = name.partition(":")
-    if kind == "gpu" and int(index or 0) >= mx.context.num_gpus():
-        raise ModelConfigError("device", f"{name} is not here; MXNet sees {mx.context.num_gpus()} GPU(s), and cpu")
-    return mx.Context(kind, int(index or 0))
-
-
-def _output_kind(config: Config, network: networks.Network, loss: losses.RowLoss | None) -> OutputKind:
-    if config.task == "regression":
-        return "values"
-    if network.ends_in_probabilities:
-        return "probabilities"
-    return "logits" if loss is None or loss.takes_logits else "probabilities"
-
-
 def _columns(outputs: Any) -> Any:
-    if outputs.ndim != 2:
-        raise Unsupported(f"the model's outputs have shape {outputs.shape}; class gradients are of outputs (n, C)")
+    jacobians.check_columns(outputs.shape)
     return outputs

@@ -1,6 +1,6 @@
-"""Gluon blocks as something to run: outputs, and what layers put out.
+"""Gluon blocks as networks, traced to a graph or run as written.
 
-What holds: a network answers the same whether it is traced or not, and no hook outlives the block that needed it.
+Invariant: a network answers the same in both ways, and no hook outlives the block that needed it.
 """
 
 from __future__ import annotations
@@ -11,44 +11,46 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from gradwire.backends.errors import InvalidLayer, ModelFailed
-from gradwire.backends.mxnet import graphs
-from gradwire.backends.mxnet.device import autograd, mx, no_way_back, running
+from gradwire.backends import layer_names
+from gradwire.backends.mxnet import graphs, layers
+from gradwire.backends.mxnet.device import mx
+from gradwire.backends.mxnet.gradients import missing_gradient, running
 
 _Recurrent = mx.gluon.rnn.rnn_layer._RNNLayer
 
 
 class Network(Protocol):
-    """What a model runs."""
+    """A block in one of the two ways to run it."""
 
     layer_names: list[str]
+    """In the order of their indices."""
     recurrent: bool
-    """Whether gradients of the inputs need those of the weights: see `mxnet_runtime.gradient`."""
+    """True if gradients of the inputs need those of the weights: see `gradients.gradient`."""
     ends_in_probabilities: bool
     known: bool
-    """Whether `check_way_back` knows; else `check_recorded` does afterwards."""
+    """True if `check_gradient` finds missing gradients; otherwise `gradients.check_recorded` does afterwards."""
 
     def outputs(self, inputs: Any, *, training_mode: bool) -> Any:
-        """``(n, C)`` for inputs ``(n, *input_shape)``, or ``(n, 1)``."""
+        """Outputs ``(n, C)`` or ``(n, 1)`` for inputs ``(n, *input_shape)``."""
         ...
 
     def layer(self, inputs: Any, layer: str | int, *, training_mode: bool) -> Any:
-        """What a layer puts out, ``(n, ...)``. Raises InvalidLayer."""
+        """The output of a layer, ``(n, ...)``. Raises InvalidLayer."""
         ...
 
-    def check_way_back(self, layer: str | int | None) -> None:
-        """Raises Unsupported if it is known that nothing comes back from a layer, or from the outputs."""
+    def check_gradient(self, layer: str | int | None) -> None:
+        """Raises Unsupported if a layer, or the outputs, are known to have no gradient."""
 
 
 def network(block: Any, example: Any, hybridize: bool) -> tuple[Network, list[str]]:
-    """The network of a block whose weights are there, and notes for the card.
+    """Makes the network of a block with weights, and notes for the card.
 
     A HybridBlock is traced: its graph is some three times as fast for one row, and is checked and repaired as a whole.
-    What cannot be traced, or answers something else when it is, runs as it is written.
+    A block that cannot be traced, or answers differently when traced, runs as written.
 
     Args:
         block: A ``mxnet.gluon.Block``.
-        example: Inputs that it takes; None if there are none to try.
+        example: Inputs to try the block with; None for none.
         hybridize: Whether to trace.
     """
     exported = isinstance(block, mx.gluon.SymbolBlock)
@@ -67,22 +69,22 @@ def network(block: Any, example: Any, hybridize: bool) -> tuple[Network, list[st
 
 
 class Traced:
-    """A HybridBlock as a graph, and the graphs that end in its layers; each is compiled when it is first run.
+    """A HybridBlock as a graph, and the graphs that end in its layers; each is compiled at its first run.
 
     Args:
         block: With all of its weights.
 
     Raises:
-        Exception: Whatever the block raises when it is called with a symbol.
+        Exception: The block fails when it is called with a symbol.
     """
 
     known = True
 
     def __init__(self, block: Any) -> None:
         parameters = block.collect_params()
-        outputs, layers, self.layer_names = _trace(block)
-        names = list(layers)
-        symbols = graphs.repaired([outputs, *layers.values()])
+        outputs, inner, self.layer_names = _trace(block)
+        names = list(inner)
+        symbols = graphs.repaired([outputs, *inner.values()])
         still = graphs.without_recurrent_dropout(symbols) if graphs.has_recurrent_dropout(symbols[0]) else symbols
         self._symbols: dict[str | None, Any] = dict(zip((None, *names), symbols, strict=True))
         self._still: dict[str | None, Any] = dict(zip((None, *names), still, strict=True))
@@ -95,20 +97,24 @@ class Traced:
         self._program(None, False)
 
     def outputs(self, inputs: Any, *, training_mode: bool) -> Any:
-        return outputs(self._program(None, training_mode)(inputs), inputs.shape[0])
+        """Outputs ``(n, C)`` or ``(n, 1)``."""
+        return layers.outputs(self._program(None, training_mode)(inputs), inputs.shape[0])
 
     def layer(self, inputs: Any, layer: str | int, *, training_mode: bool) -> Any:
+        """The output of a layer, ``(n, ...)``."""
         name = self._find(layer)
-        return layer_output(name, self._program(name, training_mode)(inputs), inputs.shape[0])
+        return layers.layer_output(name, self._program(name, training_mode)(inputs), inputs.shape[0])
 
-    def check_way_back(self, layer: str | int | None) -> None:
+    def check_gradient(self, layer: str | int | None) -> None:
+        """Raises Unsupported if the graph of a layer, or of the outputs, has no gradient."""
         if not self._program(None if layer is None else self._find(layer), False).differentiable:
-            raise no_way_back()
+            raise missing_gradient()
 
     def _find(self, layer: str | int) -> str:
-        name = _name(self.layer_names, layer)
+        traced = [name for name in self._symbols if name is not None]
+        name = layer_names.find(layer, self.layer_names, [*self.layer_names, *traced])
         if name not in self._symbols:
-            raise InvalidLayer(f"layer {layer!r} is not there, or not called; {_those(self.layer_names)}")
+            raise layer_names.uncalled(name)
         return name
 
     def _program(self, name: str | None, training_mode: bool) -> _Program:
@@ -125,7 +131,7 @@ class _Program:
         names = symbol.list_inputs()
         rows = [place for place, name in enumerate(names) if name == graphs.DATA]
         others = [place for place, name in enumerate(names) if name != graphs.DATA]
-        # The arrays themselves, which keep their places in a fit: asking each parameter for its own takes longer than one row.
+        # The arrays themselves, which a fit changes in place: asking each parameter for its own takes longer than one row.
         self._arguments = [None if name == graphs.DATA else weights[name] for name in names]
         self._run = mx.nd.CachedOp(symbol, [("data_indices", rows), ("param_indices", others)])
         self.differentiable = graphs.differentiable(symbol)
@@ -135,7 +141,7 @@ class _Program:
 
 
 class Written:
-    """A block that runs as it is written. What is hybrid inside is left to run in Python too, so that hooks hold.
+    """A block that runs as written. Hybrid blocks inside run in Python too, so that hooks work.
 
     Args:
         block: With all of its weights.
@@ -146,8 +152,8 @@ class Written:
     def __init__(self, block: Any) -> None:
         block.hybridize(False)
         self._block = block
-        self._layers = dict(_descendants(block))
-        self.layer_names = list(block._children)
+        self._layers = layers.every(block)
+        self.layer_names = layers.names(block)
         inside = [block, *self._layers.values()]
         self._dropping = [layer for layer in inside if isinstance(layer, _Recurrent) and layer._dropout]
         self.recurrent = any(isinstance(layer, _Recurrent) for layer in inside)
@@ -158,28 +164,28 @@ class Written:
         self.ends_in_probabilities = bool(last) and getattr(last[0], "_act_type", "") == "sigmoid"
 
     def outputs(self, inputs: Any, *, training_mode: bool) -> Any:
+        """Outputs ``(n, C)`` or ``(n, 1)``."""
         with self._mode(training_mode):
-            return outputs(_last(self._block(inputs)), inputs.shape[0])
+            return layers.outputs(layers.last(self._block(inputs)), inputs.shape[0])
 
     def layer(self, inputs: Any, layer: str | int, *, training_mode: bool) -> Any:
-        name = _name(self.layer_names, layer)
-        if name not in self._layers:
-            raise InvalidLayer(f"there is no layer {layer!r}; {_those(self.layer_names)}")
-        with _caught({name: self._layers[name]}) as caught, self._mode(training_mode):
+        """The output of a layer, ``(n, ...)``."""
+        name, block = layers.find(self._block, layer)
+        with layers.capturing({name: block}) as captured, self._mode(training_mode):
             self._block(inputs)
-        if name not in caught:
-            raise InvalidLayer(f"layer {name!r} is not called by the model: choose one of the blocks inside it, or around it")
-        return layer_output(name, caught[name], inputs.shape[0])
+        if name not in captured:
+            raise layer_names.uncalled(name)
+        return layers.layer_output(name, captured[name], inputs.shape[0])
 
-    def check_way_back(self, layer: str | int | None) -> None:
-        """Python code is not known before it runs."""
+    def check_gradient(self, layer: str | int | None) -> None:
+        """Does nothing: gradients of Python code are known only when it has run."""
 
     def _mode(self, training_mode: bool) -> AbstractContextManager[None]:
         return nullcontext() if training_mode or not self._dropping else self._dropping_nothing()
 
     @contextmanager
     def _dropping_nothing(self) -> Iterator[None]:
-        """As `mxnet_graphs.without_recurrent_dropout`."""
+        """Does the same as `graphs.without_recurrent_dropout`."""
         kept = [layer._dropout for layer in self._dropping]
         for layer in self._dropping:
             layer._dropout = 0.0
@@ -190,104 +196,24 @@ class Written:
                 layer._dropout = dropout
 
 
-def check_recorded(of: Any, leaf: Any) -> None:
-    """Raises Unsupported if what was recorded, and kept, has no way back to the inputs."""
-    (name,) = autograd.get_symbol(leaf).list_inputs()
-    if not graphs.differentiable(autograd.get_symbol(of), name):
-        raise no_way_back()
-
-
-def outputs(result: Any, rows: int) -> Any:
-    """The outputs ``(rows, ...)``. Raises ModelFailed if they are something else."""
-    if not isinstance(result, mx.nd.NDArray):
-        raise ModelFailed(
-            f"the block returned {type(result).__name__}; expected an NDArray, or a tuple whose last element is the outputs"
-        )
-    if result.shape[:1] != (rows,):
-        raise ModelFailed(f"the block returned {result.shape} for {rows} rows; expected one row of outputs each")
-    return result.expand_dims(1) if result.ndim == 1 else result
-
-
-def layer_output(name: str, result: Any, rows: int) -> Any:
-    """What a layer put out, ``(rows, ...)``. Raises InvalidLayer if it has no axis of rows in front."""
-    if not isinstance(result, mx.nd.NDArray):
-        raise InvalidLayer(f"layer {name!r} puts out {type(result).__name__}; expected an NDArray")
-    if result.shape[:1] != (rows,):
-        raise InvalidLayer(f"layer {name!r} puts out {result.shape} for {rows} rows; expected rows first")
-    return result
-
-
 def _trace(block: Any) -> tuple[Any, dict[str, Any], list[str]]:
-    """The symbol of the outputs, those of layers by name, and the names that count: all but nested ones."""
+    """The symbol of the outputs, those of layers by name, and the names that have indices: all but nested ones."""
     if isinstance(block, mx.gluon.SymbolBlock):
-        outputs = _last(block(graphs.variable()))
+        outputs = layers.last(block(graphs.variable()))
         internals = outputs.get_internals()
-        layers = {name.removesuffix("_output"): internals[place] for place, name in enumerate(internals.list_outputs())}
-        # Not the weights, nor what is made of them alone.
-        ours = {name: layer for name, layer in layers.items() if name != graphs.DATA and graphs.DATA in layer.list_inputs()}
+        inner = {name.removesuffix("_output"): internals[place] for place, name in enumerate(internals.list_outputs())}
+        # Without the weights and symbols that depend on weights alone.
+        ours = {name: symbol for name, symbol in inner.items() if name != graphs.DATA and graphs.DATA in symbol.list_inputs()}
         return outputs, ours, list(ours)
-    with _caught(dict(_descendants(block))) as caught:
-        outputs = _last(block(graphs.variable()))
-    return outputs, {name: _first(symbol) for name, symbol in caught.items()}, list(block._children)
-
-
-@contextmanager
-def _caught(layers: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """What layers put out last, by name, while the block runs; of a tuple (a recurrent layer's) the first element."""
-    caught: dict[str, Any] = {}
-
-    def hook(name: str) -> Any:
-        def catch(_block: Any, _inputs: Any, output: Any) -> None:
-            caught[name] = _first(output)
-
-        return catch
-
-    handles = [layer.register_forward_hook(hook(name)) for name, layer in layers.items()]
-    try:
-        yield caught
-    finally:
-        for handle in handles:
-            handle.detach()
-
-
-def _descendants(block: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, child in block._children.items():
-        yield prefix + name, child
-        yield from _descendants(child, f"{prefix}{name}.")
-
-
-def _name(names: list[str], layer: str | int) -> str:
-    """A layer's name, of the name itself or an index; negative ones from the end."""
-    if isinstance(layer, str):
-        return layer
-    if not -len(names) <= layer < len(names):
-        raise InvalidLayer(f"layer index {layer} is out of range; {_those(names)}")
-    return names[layer]
-
-
-def _those(names: list[str]) -> str:
-    return f"there are {len(names)} layers: {', '.join(names) or 'none'}, and the blocks inside these"
-
-
-def _last(result: Any) -> Any:
-    """Of several results the last, as in ART."""
-    while isinstance(result, (tuple, list)) and result:
-        result = result[-1]
-    several = isinstance(result, mx.sym.Symbol) and len(result.list_outputs()) > 1
-    return result[len(result.list_outputs()) - 1] if several else result
-
-
-def _first(result: Any) -> Any:
-    while isinstance(result, (tuple, list)) and result:
-        result = result[0]
-    several = isinstance(result, mx.sym.Symbol) and len(result.list_outputs()) > 1
-    return result[0] if several else result
+    with layers.capturing(layers.every(block)) as captured:
+        outputs = layers.last(block(graphs.variable()))
+    return outputs, {name: layers.first(symbol) for name, symbol in captured.items()}, layers.names(block)
 
 
 def _same(traced: Traced, block: Any, example: Any) -> bool:
     with running(False):
-        ours, theirs = traced.outputs(example, training_mode=False), _last(block(example))
-    theirs = outputs(theirs, example.shape[0])
+        ours, theirs = traced.outputs(example, training_mode=False), layers.last(block(example))
+    theirs = layers.outputs(theirs, example.shape[0])
     return ours.shape == theirs.shape and bool(np.allclose(ours.asnumpy(), theirs.asnumpy(), rtol=1e-3, atol=1e-5, equal_nan=True))
 
 
@@ -297,5 +223,5 @@ def _squashes(node: graphs.Node) -> bool:
 
 
 def _selu(operators: Any, x: Any) -> Any:
-    """As `mxnet_graphs.repaired` writes it."""
+    """The SELU that `graphs.repaired` writes."""
     return operators.LeakyReLU(x, act_type="elu", slope=graphs.SELU_ALPHA) * graphs.SELU_SCALE

@@ -1,4 +1,4 @@
-"""Optimizers by name, and the trainer of a model as a value to go back to."""
+"""Optimizers by name, and the trainer of a model, whose state is copied and put back."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ State: TypeAlias = tuple[Any, Any, float]
 
 
 def optimizer_named(name: str, **args: Any) -> Any:
-    """The optimizer that MXNet knows by a name, ``adam`` say.
+    """Makes the optimizer that MXNet registers under a name, ``adam`` for example.
 
     Raises:
-        ValueError: It knows none.
+        ValueError: MXNet has no such optimizer.
     """
     known = mx.optimizer.Optimizer.opt_registry
     if name.lower() not in known:
@@ -25,8 +25,8 @@ def optimizer_named(name: str, **args: Any) -> Any:
     return mx.optimizer.create(name, **args)
 
 
-def trainer(spec: Object, parameters: Sequence[Any]) -> Any:
-    """A ``gluon.Trainer`` of the parameters with a new optimizer."""
+def build(spec: Object, parameters: Sequence[Any]) -> Any:
+    """Makes a ``gluon.Trainer`` of the parameters with the optimizer that a configuration names. Raises ModelConfigError."""
     optimizer = spec.build("optimizer")
     if not isinstance(optimizer, mx.optimizer.Optimizer):
         raise ModelConfigError(
@@ -36,14 +36,14 @@ def trainer(spec: Object, parameters: Sequence[Any]) -> Any:
 
 
 def state(of: Any) -> State:
-    """All that steps change besides the weights: momenta, counts, the schedule of the learning rate."""
+    """Copies the trainer's state that steps change: momenta, counts, the schedule of the learning rate."""
     return copy.deepcopy((of._optimizer, of._updaters[0].states, of._scale))
 
 
 def restored(kept: State, parameters: Sequence[Any]) -> Any:
-    """A trainer that goes on from there."""
+    """Makes a trainer that continues from a copied state."""
     optimizer, states, scale = copy.deepcopy(kept)
-    # A step divides it by its rows, and a trainer takes what it finds for what the owner set.
+    # A step divides it by its rows, and a trainer takes the value that it finds for the owner's.
     optimizer.rescale_grad = scale
     made = _trainer(optimizer, parameters)
     made._updaters[0].states = states
@@ -52,5 +52,5 @@ def restored(kept: State, parameters: Sequence[Any]) -> Any:
 
 
 def _trainer(optimizer: Any, parameters: Sequence[Any]) -> Any:
-    # One device: nothing to exchange.
+    # With one device no gradients are exchanged.
     return mx.gluon.Trainer(list(parameters), optimizer, kvstore=None)

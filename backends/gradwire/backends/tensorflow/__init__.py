@@ -1,5 +1,5 @@
 """TensorFlow 2 backend: modules, functions and SavedModels."""
 
-from gradwire.backends.tensorflow.model import Config, load
+from gradwire.backends.tensorflow.model import Config, TensorFlowModel, load
 
-__all__ = ["Config", "load"]
+__all__ = ["Config", "TensorFlowModel", "load"]

@@ -1,4 +1,4 @@
-"""SavedModels: what to call in them.
+"""SavedModels, and the functions to call in them.
 
 Reading one unpickles nothing. A SavedModel is a program all the same: its operations may read and write files.
 """
@@ -13,26 +13,26 @@ from gradwire.backends.errors import ModelConfigError
 from gradwire.backends.tensorflow.device import tf
 
 Call: TypeAlias = Callable[[Any, bool], Any]
-"""``(inputs, training)`` to whatever a model returns."""
+"""``(inputs, training)`` to a model's result."""
 
 
 def load(path: Path, signature: str | None) -> tuple[Any, list[Call], list[Any]]:
-    """What a SavedModel holds, how to call it, and the dtype of its inputs.
+    """Reads a SavedModel: the object in it, the ways to call it, and the dtypes of its inputs.
 
     Args:
         path: Its folder.
-        signature: Which signature to call; its ``__call__`` if not said, and where there is none ``serving_default``.
+        signature: The signature to call; None for its ``__call__``, or ``serving_default`` if it has none.
 
     Raises:
-        ModelConfigError: It cannot be read, or takes no rows.
+        ModelConfigError: The file cannot be read, or takes no rows.
     """
     if not path.is_dir():
-        raise ModelConfigError("saved_model", f"{path} is not a folder; expected that of a SavedModel")
+        raise ModelConfigError("saved_model", f"{path} is not a folder; expected the folder of a SavedModel")
     try:
         loaded = tf.saved_model.load(str(path))
     except (OSError, ValueError, KeyError, AttributeError, tf.errors.OpError) as e:
         raise ModelConfigError("saved_model", f"{path} cannot be read as a SavedModel: {type(e).__name__}: {e}") from e
-    # The function is wanted, not whether it can be called.
+    # The function itself, and not a test that it can be called.
     traces = getattr(getattr(loaded, "__call__", None), "concrete_functions", None) or []  # noqa: B004
     by_mode, dtype = _for_any_rows(traces)
     if signature is None and by_mode:
@@ -41,9 +41,9 @@ def load(path: Path, signature: str | None) -> tuple[Any, list[Call], list[Any]]
 
 
 def _for_any_rows(traces: list[Any]) -> tuple[dict[bool, Any], Any]:
-    """The traces that take any number of rows, by whether they are of training mode.
+    """The traces that take any number of rows, by training mode, and their dtype.
 
-    Not left to TensorFlow: inside a graph of any number of rows it takes the first trace that could fit, one of a single
+    TensorFlow does not choose: inside a graph of any number of rows it takes the first trace that could fit, one of a single
     row say, and then differentiates that.
     """
     found: dict[bool, Any] = {}
@@ -63,10 +63,10 @@ def _of_signature(path: Path, loaded: Any, signature: str | None, traces: int) -
     name = signature or "serving_default"
     if name not in loaded.signatures:
         there = ", ".join(loaded.signatures) or "none"
-        fixed = f", and what it was called with were {traces} fixed numbers of rows" if traces else ""
+        fixed = f", and its traces are of {traces} fixed numbers of rows" if traces else ""
         raise ModelConfigError(
             "signature" if signature else "saved_model",
-            f"{path} has no signature {name!r}{fixed}; there are: {there}. Save it with a function of any number of rows: "
+            f"{path} has no signature {name!r}{fixed}; its signatures: {there}. Save it with a function of any number of rows: "
             "tf.function(model, input_signature=[tf.TensorSpec([None, ...])])",
         )
     called = loaded.signatures[name]

@@ -1,6 +1,6 @@
-"""Gradients of TensorFlow's with respect to the inputs, inside and outside of graphs.
+"""Gradients with respect to the inputs, inside and outside of graphs.
 
-What holds: where there is no gradient there is an error, and never zeros.
+Invariant: a missing gradient is an error, and never zeros.
 """
 
 from __future__ import annotations
@@ -24,25 +24,23 @@ _MAX_OPERATIONS = 2000
 
 @contextmanager
 def watching(x: Any, persistent: bool = False) -> Iterator[Any]:
-    """A tape of the inputs alone, on which no gradients of weights are computed."""
+    """Records operations on the inputs alone, so that no gradients of weights are computed."""
     with tf.GradientTape(persistent, watch_accessed_variables=False) as tape:
         tape.watch(x)
         yield tape
 
 
 def of(tape: Any, differentiated: Any, x: Any, cotangent: Any = None) -> Any:
-    """The cotangent (ones, if not given) times the Jacobian, in the shape of ``x``. Raises Unsupported if there is none."""
+    """The cotangent (ones by default) times the Jacobian, in the shape of ``x``. Raises Unsupported if it does not exist."""
     gradient = tape.gradient(differentiated, x, cotangent)
     if gradient is None:
         # Zeros would pass for a robust model.
-        raise Unsupported(
-            "TensorFlow finds no way from there to the inputs: something in between is detached, or not differentiable"
-        )
+        raise Unsupported("TensorFlow finds no path back to the inputs: an operation in between is detached, or not differentiable")
     return tf.convert_to_tensor(gradient)
 
 
 def few(rows: int, outputs: int) -> bool:
-    """Whether rows are so few that a Jacobian of all at once is the fastest way."""
+    """True if rows are so few that one Jacobian of all outputs is the fastest way."""
     return rows <= _JACOBIAN_MAX_ROWS and rows * outputs <= _JACOBIAN_PRODUCTS
 
 
@@ -53,6 +51,6 @@ def of_every_output(outputs_of: Callable[[Any], Any], x: Any, at_once: bool) -> 
         columns = tf.unstack(outputs, axis=1)
     if tf.executing_eagerly() or (not at_once and len(x.graph.get_operations()) * len(columns) <= _MAX_OPERATIONS):
         return tf.stack([of(tape, column, x) for column in columns], axis=1)
-    # batch_jacobian answers zeros where there is no gradient.
+    # batch_jacobian returns zeros for a missing gradient.
     of(tape, outputs, x)
     return tape.batch_jacobian(outputs, x, experimental_use_pfor=at_once)

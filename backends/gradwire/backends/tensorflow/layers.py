@@ -1,9 +1,9 @@
-"""What TensorFlow and Keras models are made of: layers, variables, and what layers put out.
+"""The layers of TensorFlow and Keras models, their outputs and their variables.
 
 A layer is a ``tf.Module`` or a Keras layer. Inside a Keras layer, layers have Keras's names and ``/`` between them; inside
-anything else those of the attributes and ``.`` between them.
+other objects those of the attributes and ``.`` between them.
 
-What holds: nothing is left on a layer after the block that captured its output.
+Invariant: no layer is changed after the block that captured its output.
 """
 
 from __future__ import annotations
@@ -12,12 +12,38 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from gradwire.backends.errors import InvalidLayer
+from gradwire.backends import layer_names
+from gradwire.backends.errors import InvalidLayer, ModelFailed
 from gradwire.backends.tensorflow.device import keras, tf
 
 
+def names(owner: Any) -> list[str]:
+    """Names of the layers directly inside, in the order of their indices."""
+    return list(children(owner))
+
+
+def find(owner: Any, layer: str | int) -> tuple[str, Any]:
+    """Finds a layer by its index in `names`, or by its path at any depth. Raises InvalidLayer."""
+    top, found = children(owner), every(owner)
+    name = layer_names.find(layer, list(top), found)
+    return name, {**top, **found}[name]
+
+
+def outputs(result: Any) -> Any:
+    """Takes the outputs ``(n, ...)`` from a model's result: a tensor, or the last of several."""
+    if isinstance(result, (tuple, list)) and result:
+        result = result[-1]
+    if not tf.is_tensor(result):
+        raise ModelFailed(
+            f"the model returned {type(result).__name__}; expected a tensor, or a tuple whose last element is the outputs"
+        )
+    if result.shape.rank == 0:
+        raise ModelFailed("the model returned a scalar; expected one row of outputs each")
+    return tf.expand_dims(result, 1) if result.shape.rank == 1 else result
+
+
 def is_layer(thing: Any) -> bool:
-    """Whether it is something that has outputs which can be captured."""
+    """True if an object has outputs that can be captured."""
     return isinstance(thing, (tf.Module, keras.layers.Layer))
 
 
@@ -29,35 +55,16 @@ def children(owner: Any) -> dict[str, Any]:
     return {name: part for name, part in _parts(owner) if is_layer(part)}
 
 
-def names(owner: Any) -> list[str]:
-    """The layers directly inside, in the order of their indices."""
-    return list(children(owner))
-
-
 def every(owner: Any) -> dict[str, Any]:
     """The layers at any depth, by the path to them."""
     return dict(_walk(owner, "", (owner,)))
 
 
-def find(owner: Any, layer: str | int) -> tuple[str, Any]:
-    """A layer by its index in `names`, negative ones from the end, or by its path at any depth."""
-    top = children(owner)
-    if isinstance(layer, str):
-        found = every(owner)
-        if layer not in found:
-            raise InvalidLayer(f"there is no layer {layer!r}; there are {', '.join(top) or 'none'}{_deeper(top, found)}")
-        return layer, found[layer]
-    if not -len(top) <= layer < len(top):
-        raise InvalidLayer(f"layer index {layer} is out of range; there are {len(top)} layers: {', '.join(top) or 'none'}")
-    name = list(top)[layer]
-    return name, top[name]
-
-
 def variables(owner: Any) -> dict[str, Any]:
-    """Every weight, trainable or not, by a name that is the same whenever the model is made anew.
+    """Every weight, trainable or not, by a name that is the same each time the model is made.
 
-    Those of Keras are counted, because Keras numbers its layers through the whole process. Seeds of dropout are not among
-    them.
+    Weights of Keras layers are numbered, because Keras counts its layers through the whole process. Seeds of dropout are left
+    out.
     """
     found: dict[str, Any] = {}
     seen: set[int] = set()
@@ -86,7 +93,7 @@ def seeds(owner: Any) -> list[Any]:
 
 
 class Captured:
-    """What a layer put out last; of several outputs (a recurrent layer's) the first.
+    """The last output of a layer; the first of several, which recurrent layers return.
 
     Args:
         name: Of the layer, for errors.
@@ -97,7 +104,7 @@ class Captured:
         self._output: Any = None
 
     def watching(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        """The call, whose result is kept."""
+        """Wraps a call so that its result is kept."""
 
         def watched(*args: Any, **kwargs: Any) -> Any:
             result = call(*args, **kwargs)
@@ -107,17 +114,17 @@ class Captured:
         return watched
 
     def output(self) -> Any:
-        """The tensor. Raises InvalidLayer if there is none that the caller's graph can use."""
+        """The output. Raises InvalidLayer if the caller's graph cannot use it."""
         output = self._output
         if output is None:
-            raise InvalidLayer(f"layer {self._name!r} is not called by the model: choose one of the layers inside it, or around it")
+            raise layer_names.uncalled(self._name)
         if isinstance(output, (tuple, list)) and output:
             output = output[0]
         if not tf.is_tensor(output):
-            raise InvalidLayer(f"layer {self._name!r} puts out {type(output).__name__}; expected a tensor")
+            raise layer_names.no_tensor(self._name, output, "a tensor")
         if tf.is_symbolic_tensor(output) and output.graph is not tf.compat.v1.get_default_graph():
             raise InvalidLayer(
-                f"layer {self._name!r} runs inside a loop or a tf.function of the model, out of which its output does not come; "
+                f"layer {self._name!r} runs inside a loop or a tf.function of the model, which does not return its output; "
                 "choose the layer around it"
             )
         return output
@@ -125,13 +132,13 @@ class Captured:
 
 @contextmanager
 def capturing(owner: Any, layer: str | int) -> Iterator[Captured]:
-    """Keeps what the layer puts out while the block calls the model."""
+    """Keeps the layer's output while the block calls the model."""
     name, target = find(owner, layer)
     captured = Captured(name)
     with ExitStack() as changed:
         for outer in {id(found): found for found in (owner, *every(owner).values())}.values():
             if outer is not target and _is_compiled(outer):
-                # A tf.function keeps the outputs of what it calls in a graph of its own: its Python runs in its place.
+                # A tf.function keeps inner outputs in a graph of its own: its Python code runs instead.
                 changed.enter_context(_class_call(outer, lambda call: call))
         if isinstance(target, keras.layers.Layer):
             changed.enter_context(_keras_call(target, captured.watching))
@@ -145,12 +152,12 @@ def _is_compiled(layer: Any) -> bool:
 
 
 def _call_of(kind: type) -> Any:
-    return getattr(kind, "__call__", None)  # noqa: B004, it is the function that is wanted
+    return getattr(kind, "__call__", None)  # noqa: B004, the function itself
 
 
 @contextmanager
 def _class_call(module: Any, change: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
-    """For the block, the module is of a class of its own with another ``__call__``: Python looks that up in classes alone."""
+    """Gives the module, for the block, a class with another ``__call__``, which Python looks up in classes alone."""
     own = type(module)
     call = _call_of(own)
     if call is not None:
@@ -164,7 +171,7 @@ def _class_call(module: Any, change: Callable[[Callable[..., Any]], Callable[...
 
 @contextmanager
 def _keras_call(layer: Any, change: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
-    """For the block, the layer has another ``call``. Not by setting it: Keras would track it as a part of the layer."""
+    """Gives the layer, for the block, another ``call``; an attribute that is set would be tracked by Keras."""
     before = layer.__dict__.get("call")
     layer.__dict__["call"] = change(layer.call)
     try:
@@ -185,9 +192,9 @@ def _walk(owner: Any, path: str, around: tuple[Any, ...]) -> Iterator[tuple[str,
 
 
 def _variables(owner: Any, path: str, around: tuple[Any, ...]) -> Iterator[tuple[str, Any, bool]]:
-    """Name, variable, and whether training changes it."""
+    """Names, variables, and a flag for those that training changes."""
     if isinstance(owner, keras.layers.Layer):
-        # Keras freezes whole layers, which their variables do not know of.
+        # Keras freezes whole layers without marking their variables.
         trains = {id(weight) for weight in owner.trainable_weights}
         for i, weight in enumerate(owner.weights):
             yield f"{path}{i}.{weight.name}", weight, id(weight) in trains
@@ -204,7 +211,7 @@ def _tensorflows(variable: Any) -> Any:
 
 
 def _parts(owner: Any) -> Iterator[tuple[str, Any]]:
-    """The attributes of an object, and what is in those that are lists and dicts, in the order in which they were set."""
+    """The attributes of an object and the items of its lists and dicts, in the order in which they were set."""
     for name, value in getattr(owner, "__dict__", {}).items():
         if not name.startswith("_self_"):
             yield from _opened(name, value)
@@ -219,8 +226,3 @@ def _opened(name: str, value: Any) -> Iterator[tuple[str, Any]]:
             yield from _opened(f"{name}.{key}", item)
     else:
         yield name, value
-
-
-def _deeper(top: Mapping[str, Any], found: Mapping[str, Any]) -> str:
-    inner = [name for name in found if name not in top]
-    return f"; inside these, e.g. {inner[0]}" if inner else ""

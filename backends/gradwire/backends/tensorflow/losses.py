@@ -1,7 +1,7 @@
 """Keras losses taken row by row, and the targets that each of them expects.
 
-What holds: the rows' losses, summed and divided by `RowLoss.divisor` where the loss is a mean, are what the loss itself
-returns for all of them at once, and their gradient is that of their value for every soft label.
+Invariant: the rows' losses, summed and divided by `RowLoss.divisor` where the loss is a mean, equal the loss of all rows
+together, and their gradient is that of their value for every soft label.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gradwire.backends import labels
+from gradwire.backends import loss_targets
 from gradwire.backends.backend import Array
 from gradwire.backends.config import Object
 from gradwire.backends.errors import InvalidLabel, ModelConfigError, ModelFailed
@@ -24,7 +24,7 @@ _CATEGORICAL = ("CategoricalCrossentropy", "categorical_crossentropy")
 
 
 def build(spec: Object) -> Callable[..., Any]:
-    """The loss that a configuration names, a callable of targets and outputs; see `owners_function`."""
+    """Makes the loss that a configuration names, a callable of targets and outputs; see `owners_function`."""
     loss = owners_function(spec, "loss", "targets and outputs")
     if _function(loss).__module__.startswith("keras."):
         keras_on_tensorflow("loss")
@@ -32,10 +32,10 @@ def build(spec: Object) -> Callable[..., Any]:
 
 
 def owners_function(spec: Object, key: str, arguments: str) -> Callable[..., Any]:
-    """A callable of several arguments.
+    """Makes the callable of several arguments that a configuration names.
 
-    An object is taken as it is, a class called with its arguments. A function of two arguments or more is meant itself, with
-    the configured ones bound; one of less is called, and makes it.
+    An object is taken as it is, and a class is called with its arguments. A function of two arguments or more is taken with the
+    configured ones bound; a function of fewer is called, and returns the callable.
     """
     named = spec.resolve(key)
     found = named
@@ -77,7 +77,12 @@ class RowLoss:
     Args:
         loss: A Keras loss, or a callable of targets and outputs that returns one value a row.
         regression: Labels are targets.
-        dtype: What outputs are cast to before the loss, and the dtype of targets.
+        dtype: Of the outputs in the loss, and of the targets.
+
+    Attributes:
+        name: Of the loss, for the card.
+        reduction: How the model's own loss treats rows.
+        takes_logits: Whether the outputs are logits rather than probabilities.
     """
 
     def __init__(self, loss: Callable[..., Any], regression: bool, dtype: np.dtype[Any]) -> None:
@@ -96,26 +101,32 @@ class RowLoss:
         self._dtype = dtype
 
     def targets(self, y: Array, row: tuple[int | None, ...]) -> Array:
-        """What the loss takes, for labels as `labels.canonical` returns them and outputs ``(n, *row)``: int64 or floating."""
+        """Converts labels to the targets that the loss takes, int64 or floating.
+
+        Args:
+            y: As `labels.canonical` returns them.
+            row: The shape of a row of outputs.
+
+        Raises:
+            InvalidLabel: The loss is not defined for the labels, or they do not fit the outputs.
+        """
         if not self._sparse or self._regression:
             return rows_of(y, row, self._regression, self._dtype)
         width = _width(row)
         if y.ndim == 1:
-            if y.max() >= width:
-                raise InvalidLabel(f"label {y.max()} for {width} outputs; {self.name} expects one output a class")
+            loss_targets.check_indices(y, width, self.name)
             return np.ascontiguousarray(y, np.int64)
         if self._ignored is not None:
-            raise InvalidLabel(f"labels are soft, {y.shape}; with ignore_class, {self.name} takes indices or one-hot rows only")
-        if y.shape[1] != width:
-            raise InvalidLabel(f"labels are rows of {y.shape[1]} classes; the model has {width} outputs")
+            raise loss_targets.soft_refused(y, self.name, "ignore_class")
+        loss_targets.check_soft_width(y, width)
         return np.ascontiguousarray(y, self._dtype)
 
     def soft(self, y: Array) -> bool:
-        """Whether labels need what `rows` does for soft ones."""
+        """True if `rows` has to compute the loss of the labels by its formula for soft ones."""
         return self._entropy and not self._regression and y.ndim == 2
 
-    def rows(self, targets: Any, outputs: Any, soft: bool) -> Any:
-        """The loss of each row, a tensor ``(n,)``, for outputs ``(n, ...)`` and targets as `targets` returns them."""
+    def rows(self, outputs: Any, targets: Any, soft: bool) -> Any:
+        """The loss of each row, a tensor ``(n,)``, for outputs ``(n, ...)`` and the results of `targets` and `soft`."""
         # The same tensor where the dtype is right: Keras knows the logits of its own softmax by the tensor.
         outputs = tf.cast(outputs, self._dtype)
         losses = self._soft_entropy(targets, outputs) if soft else tf.convert_to_tensor(self._row_values(targets, outputs))
@@ -131,18 +142,18 @@ class RowLoss:
         return tf.reduce_mean(losses, axes) if self._mean_over_outputs else tf.reduce_sum(losses, axes)
 
     def reduced(self, rows: Any, divisor: Any) -> Any:
-        """The loss as the model's owner defined it, a scalar."""
+        """The loss as the model's owner defined it, a scalar, from the losses of the rows and their `divisor`."""
         total = tf.reduce_sum(rows)
         return total / divisor if self.reduction == "mean" else total
 
     def divisor(self, y: Array) -> float:
-        """What a mean over the rows divides by."""
+        """The number that a mean over the rows divides by."""
         if self._regression or y.ndim == 2 or self._ignored is None:
             return float(len(y))
         return float((y != self._ignored).sum())
 
     def _soft_entropy(self, targets: Any, outputs: Any) -> Any:
-        """Cross entropy of soft rows, of any sum: the gradient of TensorFlow's own is right for a sum of 1 alone."""
+        """Cross entropy of soft rows of any sum; the gradient of TensorFlow's own needs a sum of 1."""
         if self._smoothing:
             targets = targets * (1 - self._smoothing) + self._smoothing / outputs.shape[1]
         logits = outputs if self.takes_logits else _logits_of(outputs)
@@ -154,20 +165,10 @@ class RowLoss:
 def rows_of(y: Array, row: tuple[int | None, ...], regression: bool, dtype: np.dtype[Any]) -> Array:
     """Labels as floating rows in the shape of the outputs ``(n, *row)``."""
     if regression:
-        # Broadcasting (n,) against (n, 1) would make n x n losses of n.
         sizes = [size for size in row if size is not None]
-        if len(sizes) == len(row):
-            if y.size != len(y) * int(np.prod(sizes)):
-                raise InvalidLabel(f"targets have shape {y.shape}; expected {(len(y), *row)}, as the outputs")
-            y = y.reshape(len(y), *sizes)
-        return np.ascontiguousarray(y, dtype)
-    width = _width(row)
-    if width == 1:
-        positive = y if y.ndim == 1 else y[:, 1]
-        return np.ascontiguousarray(positive[:, None], dtype)
-    if (y.shape[1] if y.ndim == 2 else y.max() + 1) > width:
-        raise InvalidLabel(f"labels are of more classes than the model's {width} outputs")
-    return np.ascontiguousarray(y if y.ndim == 2 else labels.one_hot(y, width, dtype), dtype)
+        # A free size is checked by the loss itself.
+        return np.ascontiguousarray(loss_targets.like_outputs(y, tuple(sizes)) if len(sizes) == len(row) else y, dtype)
+    return np.ascontiguousarray(loss_targets.floating_rows(y, _width(row), dtype), dtype)
 
 
 def _width(row: tuple[int | None, ...]) -> int:
@@ -177,7 +178,7 @@ def _width(row: tuple[int | None, ...]) -> int:
 
 
 def _logits_of(outputs: Any) -> Any:
-    """The logits that outputs are the softmax of, where that can be seen; else None."""
+    """The logits that outputs are the softmax of; None if they are not known."""
     known = getattr(outputs, "_keras_logits", None)
     if known is None and tf.is_symbolic_tensor(outputs) and outputs.op.type == "Softmax":
         known = outputs.op.inputs[0]
@@ -185,7 +186,7 @@ def _logits_of(outputs: Any) -> Any:
 
 
 def _function(loss: Any) -> Any:
-    """What a loss is named and imported by."""
+    """The function or class that a loss is named by."""
     if isinstance(loss, partial):
         loss = loss.func
     return loss if inspect.isroutine(loss) else type(loss)

@@ -1,6 +1,6 @@
-"""How a TensorFlow or Keras model takes one step of training: by an optimizer on its loss, or by the owner's own step.
+"""Training steps of TensorFlow and Keras models, by an optimizer on the loss or by the owner's own step.
 
-What holds: `state` is everything that steps change besides the model's variables, and it is there before the first step.
+Invariant: `state` is everything that steps change besides the model's variables, and it is complete before the first step.
 """
 
 from __future__ import annotations
@@ -13,20 +13,18 @@ from gradwire.backends.config import Object
 from gradwire.backends.errors import ModelConfigError, Unsupported
 from gradwire.backends.tensorflow.device import tf
 from gradwire.backends.tensorflow.losses import keras_on_tensorflow
-from gradwire.backends.tensorflow.weights import put_back, values
+from gradwire.backends.tensorflow.weights import copies, put_back
 
 
 def build(spec: Object) -> Any:
-    """The optimizer that a configuration names."""
+    """Makes the optimizer that a configuration names. Raises ModelConfigError."""
     keras_on_tensorflow("optimizer")
-    return checked(spec.build("optimizer"), spec.path)
-
-
-def checked(optimizer: Any, path: str) -> Any:
-    """An optimizer of Keras's interface. Raises ModelConfigError."""
+    optimizer = spec.build("optimizer")
     missing = [name for name in ("apply_gradients", "build", "variables") if not hasattr(optimizer, name)]
     if missing:
-        raise ModelConfigError("optimizer", f"{path!r} returned {type(optimizer).__name__}; expected a keras.optimizers.Optimizer")
+        raise ModelConfigError(
+            "optimizer", f"{spec.path!r} returned {type(optimizer).__name__}; expected a keras.optimizers.Optimizer"
+        )
     return optimizer
 
 
@@ -34,7 +32,7 @@ class OptimizerStep:
     """Steps of a Keras optimizer.
 
     Args:
-        optimizer: It belongs to the step from here on.
+        optimizer: Belongs to the step from here on.
         trainable: The variables that it changes.
         penalties: The regularisation of the forward pass that ran last, scalars.
     """
@@ -47,25 +45,25 @@ class OptimizerStep:
         if not optimizer.built:
             optimizer.build(self._trainable)
         self.state = [variable.value for variable in optimizer.variables]
-        self._initial = values(self.state)
+        self._initial = copies(self.state)
 
     def __call__(self, loss: Callable[[], Any]) -> Any:
-        """One step on the loss that the function computes; returns it, regularisation included."""
+        """Takes one step on the loss that the function computes, and returns it, regularisation included."""
         with tf.GradientTape() as tape:
             value = loss()
             for penalty in self._penalties():
                 value += tf.cast(tf.reduce_sum(penalty), value.dtype)
-            # Half precision: what would vanish in gradients is multiplied, and divided by again in the step.
+            # Half precision: the loss is scaled so that small gradients survive, and the step divides by the scale.
             scaled = self._optimizer.scale_loss(value) if hasattr(self._optimizer, "scale_loss") else value
         gradients = tape.gradient(scaled, self._trainable)
         found = [(g, v) for g, v in zip(gradients, self._trainable, strict=True) if g is not None]
         if not found:
-            raise Unsupported("the loss depends on none of the model's trainable variables, so that no step changes anything")
+            raise Unsupported("the loss depends on none of the model's trainable variables, so that no step would change anything")
         self._optimizer.apply_gradients(found)
         return value
 
     def reset(self) -> None:
-        """Begins anew, as for other weights."""
+        """Restores the state before the first step, for new weights."""
         put_back(self.state, self._initial)
 
 
@@ -74,28 +72,28 @@ class OwnersStep:
 
     Args:
         step: The function, compiled or not.
-        model: What it gets first.
+        model: Its first argument.
     """
 
     def __init__(self, step: Callable[..., Any], model: Any) -> None:
         self._step = step
         self._model = model
-        self.tells = True
-        """Whether it returned the loss, the last time that its Python ran."""
+        self.returns_loss = True
+        """True if the function returned the loss when its Python code ran last."""
         self.state: list[Any] = []
         self._initial: list[Array] = []
 
     def __call__(self, x: Any, y: Any) -> Any:
-        """One step; the loss, or NaN where the owner's function does not tell it."""
-        told = self._step(self._model, x, y)
-        self.tells = told is not None
-        return tf.constant(float("nan")) if told is None else tf.reduce_mean(tf.cast(told, tf.float64))
+        """Takes one step, and returns the loss, or NaN if the owner's function does not return it."""
+        returned = self._step(self._model, x, y)
+        self.returns_loss = returned is not None
+        return tf.constant(float("nan")) if returned is None else tf.reduce_mean(tf.cast(returned, tf.float64))
 
     def learn(self, variables: Sequence[Any]) -> None:
-        """Takes these variables, which the compiled function uses and which are not the model's, for its state."""
+        """Sets the state: the variables that the compiled function uses and that are not the model's."""
         self.state = list(variables)
-        self._initial = values(self.state)
+        self._initial = copies(self.state)
 
     def reset(self) -> None:
-        """Begins anew, as for other weights."""
+        """Restores the state before the first step, for new weights."""
         put_back(self.state, self._initial)

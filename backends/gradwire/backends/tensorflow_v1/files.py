@@ -12,18 +12,19 @@ import tensorflow as tf
 from pydantic import BaseModel, ConfigDict
 
 from gradwire.backends.errors import ModelConfigError, Unsupported
+from gradwire.backends.tensorflow_v1.device import placement, session_on
 from gradwire.backends.tensorflow_v1.graph import Graph
 
 
 class Tensors(BaseModel):
-    """Names of tensors (and of the operation ``train``) in a graph that is read from files; see `Graph`."""
+    """Names of tensors, and of the operation ``train``, in a graph that is read from files; see `Graph`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     input: str | None = None
-    """Of a SavedModel, also a name that its signature has for it; its only input if not said."""
+    """For a SavedModel, also a name from its signature; by default its only input."""
     output: str | None = None
-    """As ``input``."""
+    """The same for the output."""
     labels: str | None = None
     loss: str | None = None
     train: str | None = None
@@ -31,11 +32,11 @@ class Tensors(BaseModel):
 
 
 def saved_model(path: Path, tags: list[str], signature: str, tensors: Tensors, device: str) -> Graph:
-    """A graph and its weights from a SavedModel's folder. Raises ModelConfigError."""
+    """Reads a graph and its weights from a SavedModel's folder. Raises ModelConfigError."""
     if not (path / "saved_model.pb").is_file():
         raise ModelConfigError("saved_model", f"{path} has no saved_model.pb; expected the folder of a SavedModel")
-    session = _session(device)
-    with session.graph.as_default(), session.graph.device(_placed(device)):
+    session = session_on(device)
+    with session.graph.as_default(), session.graph.device(placement(device)):
         try:
             meta = tf.compat.v1.saved_model.load(session, tags, str(path), clear_devices=True)
         except (RuntimeError, ValueError, OSError, tf.errors.OpError) as e:
@@ -48,32 +49,32 @@ def saved_model(path: Path, tags: list[str], signature: str, tensors: Tensors, d
     elif tensors.input is None or tensors.output is None:
         there = ", ".join(sorted(meta.signature_def)) or "none"
         raise ModelConfigError(
-            "signature", f"there is no {signature!r} in {path}; there are: {there}. Or name input and output in tensors"
+            "signature", f"{path} has no signature {signature!r}; its signatures: {there}. Or name input and output in tensors"
         )
     return _graph(session, tensors, {part: _of_signature(part, getattr(tensors, part), names) for part, names in named.items()})
 
 
 def meta_graph(path: Path, checkpoint: Path, tensors: Tensors, device: str) -> Graph:
-    """A graph from a meta graph and its weights from a checkpoint. Raises ModelConfigError."""
+    """Reads a graph from a meta graph, and its weights from a checkpoint. Raises ModelConfigError."""
     if not path.is_file():
-        raise ModelConfigError("meta_graph", f"{path} is not there; expected the .meta file of a checkpoint")
+        raise ModelConfigError("meta_graph", f"{path} does not exist; expected the .meta file of a checkpoint")
     prefix = tf.train.latest_checkpoint(str(checkpoint)) if checkpoint.is_dir() else str(checkpoint)
     if prefix is None or not tf.compat.v1.train.checkpoint_exists(prefix):
         raise ModelConfigError(
-            "checkpoint", f"{checkpoint} is not there; expected what Saver.save returned, or the folder it is in"
+            "checkpoint", f"{checkpoint} does not exist; expected the path that Saver.save returned, or its folder"
         )
     for part in ("input", "output"):
         if getattr(tensors, part) is None:
-            raise ModelConfigError("tensors", f"{part} is missing; a meta graph does not tell it. Expected a tensor's name")
-    session = _session(device)
-    with session.graph.as_default(), session.graph.device(_placed(device)):
+            raise ModelConfigError("tensors", f"{part} is missing; a meta graph needs it. Expected a tensor's name")
+    session = session_on(device)
+    with session.graph.as_default(), session.graph.device(placement(device)):
         try:
             saver = tf.compat.v1.train.import_meta_graph(str(path), clear_devices=True)
         except (RuntimeError, ValueError, OSError, tf.errors.OpError) as e:
             raise ModelConfigError("meta_graph", f"{path} cannot be read: {e}") from e
         if saver is None:
             raise ModelConfigError(
-                "meta_graph", f"{path} has no saver, by which a checkpoint is restored; expected what Saver.save wrote"
+                "meta_graph", f"{path} has no saver, which restores a checkpoint; expected a file that Saver.save wrote"
             )
         try:
             saver.restore(session, prefix)
@@ -82,39 +83,18 @@ def meta_graph(path: Path, checkpoint: Path, tensors: Tensors, device: str) -> G
     return _graph(session, tensors, {})
 
 
-def can_start_anew(session: Any) -> bool:
-    """Whether a graph from files says how its variables begin."""
+def can_initialise(session: Any) -> bool:
+    """True if a graph from files holds the initial values of its variables."""
     return bool(session.graph.get_collection(tf.compat.v1.GraphKeys.GLOBAL_VARIABLES))
 
 
-def start_anew(session: Any) -> None:
-    """Gives the variables of a graph from files the values that they began with. Raises Unsupported."""
+def initialise(session: Any) -> None:
+    """Resets the variables of a graph from files to their initial values. Raises Unsupported."""
     with session.graph.as_default():
         try:
             session.run(tf.compat.v1.global_variables_initializer())
         except (ValueError, tf.errors.OpError) as e:
-            raise Unsupported(f"the graph's variables cannot be initialised anew: {e}") from e
-
-
-def _session(device: str) -> Any:
-    if device == "cpu":
-        config = tf.compat.v1.ConfigProto(device_count={"GPU": 0})
-    else:
-        here = len(tf.config.list_physical_devices("GPU"))
-        if _index(device) >= here:
-            raise ModelConfigError("device", f"{device} is not here; TensorFlow sees {here} GPU(s), and cpu")
-        config = tf.compat.v1.ConfigProto(allow_soft_placement=True)
-        # Without it the first session takes all of the GPU's memory.
-        config.gpu_options.allow_growth = True
-    return tf.compat.v1.Session(graph=tf.Graph(), config=config)
-
-
-def _placed(device: str) -> str | None:
-    return None if device == "cpu" else f"/device:GPU:{_index(device)}"
-
-
-def _index(device: str) -> int:
-    return int(device.partition(":")[2] or 0)
+            raise Unsupported(f"the graph's variables cannot be initialised again: {e}") from e
 
 
 def _of_signature(part: str, given: str | None, names: dict[str, str]) -> str:

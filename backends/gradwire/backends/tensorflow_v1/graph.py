@@ -1,4 +1,4 @@
-"""A TensorFlow 1 graph: what its owner names in it, and how its parts hang together."""
+"""A TensorFlow 1 graph: the parts that its owner names, and the operations that connect them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PLACEHOLDERS = ("Placeholder", "PlaceholderV2")
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """A graph in a session, by the parts that an estimator needs: what a factory returns.
+    """A graph in a session, by the parts that an estimator needs, as a factory returns it.
 
     Every part is a tensor (or for ``train`` an operation), or its name in the session's graph. The parts are those that
     the TensorFlow 1 classifier of ART 1.19 took.
@@ -28,7 +28,7 @@ class Graph:
         output: Outputs ``(None, C)``, or ``(None, 1)`` or ``(None,)`` for a model with one output.
         labels: Class indices ``(None,)`` or rows ``(None, C)``, as the loss takes them; in regression targets.
         loss: The losses of the rows, ``(None,)``; or one number, their mean or their sum.
-        train: What a step of training runs.
+        train: The operation that a step of training runs.
         learning: Whether layers behave as in training, a scalar placeholder.
         feed_dict: Values of the other placeholders that the graph needs.
         training_feed_dict: Their values in training, where they differ: a dropout rate for example.
@@ -46,14 +46,14 @@ class Graph:
 
 
 def resolved(graph: Graph, key: str) -> Graph:
-    """The graph with tensors in place of names.
+    """Replaces the names in a graph by tensors.
 
     Args:
-        graph: What the owner gave.
+        graph: The owner's graph.
         key: The configuration key that it comes from, for errors.
 
     Raises:
-        ModelConfigError: A part is not there, or not what it must be.
+        ModelConfigError: A part is missing, or of the wrong kind.
     """
     if not isinstance(graph.session, tf.compat.v1.Session):
         raise ModelConfigError(key, f"session is {type(graph.session).__name__}; expected a tf.compat.v1.Session")
@@ -64,7 +64,7 @@ def resolved(graph: Graph, key: str) -> Graph:
         if found[part] is None:
             raise ModelConfigError(key, f"{part} is None; expected a tensor or its name")
     if found["labels"] is None and (graph.loss is not None or graph.train is not None):
-        raise ModelConfigError(key, "loss or train is set but labels is not; expected the placeholder that they take labels from")
+        raise ModelConfigError(key, "loss and train need labels, the placeholder that they take labels from; set it too")
     return dataclasses.replace(
         graph,
         **found,
@@ -75,11 +75,11 @@ def resolved(graph: Graph, key: str) -> Graph:
 
 
 def upstream(tensors: Iterable[Any], without: Iterable[Any] = ()) -> set[Any]:
-    """The operations that tensors (or operations) are computed by, down to placeholders and variables.
+    """The operations that compute tensors (or operations), down to placeholders and variables.
 
     Args:
         tensors: Where to begin.
-        without: Tensors to go no further at.
+        without: Tensors to stop at.
     """
     ends = {tensor.name for tensor in without}
     waiting = [t if isinstance(t, tf.Operation) else t.op for t in tensors if t.name not in ends]
@@ -94,11 +94,11 @@ def upstream(tensors: Iterable[Any], without: Iterable[Any] = ()) -> set[Any]:
 
 
 def downstream(tensor: Any, without: Collection[str] = ()) -> set[Any]:
-    """The operations that something computed from a tensor flows into; the one that makes it is not among them.
+    """The operations that depend on a tensor, without the one that makes it.
 
     Args:
         tensor: Where to begin.
-        without: Types of operations to leave out, and all that flows only through them.
+        without: Types of operations to leave out, with the operations that depend on the tensor through them alone.
     """
     waiting = [tensor]
     found: set[Any] = set()
@@ -111,7 +111,7 @@ def downstream(tensor: Any, without: Collection[str] = ()) -> set[Any]:
 
 
 def unfed(tensors: Iterable[Any], fed: Iterable[Any]) -> list[str]:
-    """Names of the placeholders that tensors need besides those that are fed."""
+    """Names of the placeholders that tensors need besides the fed ones."""
     return sorted(op.outputs[0].name for op in upstream(tensors, without=fed) if op.type in _PLACEHOLDERS)
 
 

@@ -1,4 +1,4 @@
-"""What the labels placeholder of a TensorFlow 1 graph takes, found out from its dtype and shape."""
+"""The form of labels that a TensorFlow 1 graph's placeholder takes, derived from its dtype and shape."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from gradwire.backends import labels
+from gradwire.backends import labels, loss_targets
 from gradwire.backends.backend import Array
 from gradwire.backends.errors import InvalidLabel, ModelConfigError
 
 
 class LabelForm:
-    """Turns labels as `labels.canonical` returns them into what the placeholder takes.
+    """Converts labels, as `labels.canonical` returns them, to the form that the placeholder takes.
 
     A vector or a column takes class indices; of a model with one output, if it is floating, the weight of class 1. Rows of
-    several columns take one-hot rows, and soft ones if they are floating. Where the shape is not known, integers are
-    indices and floats are rows. In regression any shape takes targets.
+    several columns take one-hot rows, and soft ones if they are floating. Without a known shape, integers are indices and
+    floats are rows. In regression any shape takes targets.
 
     Args:
         placeholder: The labels placeholder.
@@ -48,32 +48,23 @@ class LabelForm:
         self._weights_of_one = nb_outputs == 1 and floating
 
     def array(self, y: Array) -> Array:
-        """Labels for the placeholder. Raises InvalidLabel if it cannot take them."""
+        """Converts labels for the placeholder. Raises InvalidLabel if it cannot take them."""
         if self._regression:
-            return self._targets(y)
+            return self._of(loss_targets.like_outputs(y, self._row))
         if self._width > 1:
             return self._rows(y)
         if self._weights_of_one:
             return self._of(y if y.ndim == 1 else y[:, 1])
         if y.ndim == 2:
-            raise InvalidLabel(
-                f"labels are soft, {y.shape}; the model's labels placeholder takes class indices or one-hot rows only"
-            )
-        if y.max() >= max(self._nb_outputs, 2):
-            raise InvalidLabel(f"label {y.max()} for {self._nb_outputs} outputs; expected one output a class")
+            raise loss_targets.soft_refused(y, "the model's labels placeholder")
+        loss_targets.check_indices(y, max(self._nb_outputs, 2), "the model's loss")
         return self._of(y)
 
     def samples(self, n: int) -> Array:
-        """Labels to try a loss with, of as many classes as there are: for the placeholder. Raises InvalidLabel."""
+        """Labels of all classes to try a loss with, in the form for the placeholder. Raises InvalidLabel."""
         if self._regression:
             return self.array(np.random.default_rng(1).normal(size=(n, *self._row)))
         return self.array(np.arange(n) % self._nb_classes)
-
-    def _targets(self, y: Array) -> Array:
-        # Broadcasting (n,) against (n, 1) would make n x n losses of n.
-        if y.size != len(y) * int(np.prod(self._row)):
-            raise InvalidLabel(f"targets have shape {y.shape}; expected {(len(y), *self._row)}")
-        return self._of(y)
 
     def _rows(self, y: Array) -> Array:
         if (y.shape[1] if y.ndim == 2 else y.max() + 1) > self._width:

@@ -1,13 +1,13 @@
-"""The loss of a TensorFlow 1 graph, row by row.
+"""The loss of a TensorFlow 1 graph taken row by row, and the targets that it expects.
 
-What holds: the loss of a row is what the graph's own loss is of that row alone. Their sum, divided by the number of rows
-where the loss is a mean, is the graph's loss of all rows, but for what does not depend on rows (weight decay).
+Invariant: the loss of a row is the graph's own loss of that row alone. The sum of the rows' losses, divided by the number of rows
+if the loss is a mean, is the graph's loss of all rows, except for terms that do not depend on rows (weight decay).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
@@ -17,41 +17,93 @@ from gradwire.backends.errors import InvalidLabel, ModelConfigError
 from gradwire.backends.tensorflow_v1.graph import downstream, upstream
 from gradwire.backends.tensorflow_v1.labels import LabelForm
 from gradwire.backends.tensorflow_v1.network import Network
+from gradwire.backends.tensorflow_v1.programs import Program
 
-# What these put out does not depend on values: the number of rows, by which means divide.
+# Operations whose outputs do not depend on values, such as the number of rows, which means divide by.
 _OF_SHAPES = ("Shape", "ShapeN", "Size", "Rank", "OnesLike", "ZerosLike")
 _VARIABLES = ("ReadVariableOp", "VariableV2", "Variable")
 # Relative to the greatest loss: the same rows in batches of other sizes, added up in another order, and by ``tf.losses`` in
 # float32 whatever the graph's precision is.
 _TOLERANCE = 1e-4
 _HALF_TOLERANCE = 2e-2
-_OR_ONE_NUMBER = {True: ", or their mean or sum", False: "; one number cannot be told apart where input_shape leaves sizes free"}
+_OR_ONE_NUMBER = {
+    True: ", or their mean or sum",
+    False: "; one number does not do if input_shape leaves sizes free",
+}
 
 
-class RowLoss(NamedTuple):
-    """The loss of each row, and how the graph's own loss comes from it."""
+class RowLoss:
+    """A loss of rows, derived from the graph's own loss by `derive`.
 
-    rows: Any
-    """A tensor ``(n,)``."""
-    reduced: Any
-    """The loss that the owner gave: one number, or as ``rows``."""
-    gradient: Any
-    """Of the summed rows with respect to the input; None if there is no way back."""
-    reduction: Literal["mean", "sum"]
-    note: str
+    Args:
+        network: The graph.
+        form: The form of labels that its placeholder takes.
+        tensor: The losses of the rows, ``(n,)``.
+        gradient: Of the summed rows with respect to the input; None if it does not exist.
+        reduction: How the graph's own loss treats rows.
+        note: For the card.
+
+    Attributes:
+        name: Of the loss, for the card.
+        reduction: How the graph's own loss treats rows.
+        takes_outputs: Whether the loss can be computed from outputs alone.
+        owners: The tensor of the graph's own loss: one number, or as ``tensor``.
+    """
+
+    def __init__(
+        self, network: Network, form: LabelForm, tensor: Any, gradient: Any, reduction: Literal["mean", "sum"], note: str
+    ) -> None:
+        self.name = str(network.loss.op.name)
+        self.reduction = reduction
+        self.takes_outputs = network.of_output(tensor)
+        self.owners = network.loss
+        self.tensor, self.gradient, self.note = tensor, gradient, note
+        self._network = network
+        self._form = form
+        self._of_outputs: Program | None = (
+            network.program([tensor], [network.output, network.labels]) if self.takes_outputs else None
+        )
+
+    def targets(self, y: Array, row: tuple[int, ...]) -> Array:
+        """Converts labels to the targets that the loss takes.
+
+        Args:
+            y: As `labels.canonical` returns them.
+            row: The shape of a row of outputs; not used, because the labels placeholder has the shape of the targets.
+
+        Raises:
+            InvalidLabel: The placeholder cannot take the labels.
+        """
+        return self._form.array(y)
+
+    def rows(self, outputs: Array, targets: Array) -> Array:
+        """The loss of each row, ``(n,)``, for outputs in the shape of the output tensor and the result of `targets`."""
+        assert self._of_outputs is not None, "the loss is one of outputs"
+        found: Array = self._network.run(
+            self._of_outputs, np.array(outputs, self._of_outputs.dtypes[0], order="C"), targets, training_mode=False
+        )[0]
+        return found
+
+    def reduced(self, rows: Array, divisor: float) -> float:
+        """The loss as the model's owner defined it, from `owners` or the rows, whose number is the `divisor`."""
+        return float(rows.mean() if self.reduction == "mean" else rows.sum())
+
+    def divisor(self, y: Array) -> float:
+        """The number that a mean over the rows divides by: the rows, because their losses contain class weights."""
+        return float(len(y))
 
 
-def build(network: Network, form: LabelForm, reduction: Literal["mean", "sum"] | None, probe: Array | None) -> RowLoss:
-    """Finds out what the graph's loss is, by what it says of a few rows together and alone.
+def derive(network: Network, form: LabelForm, reduction: Literal["mean", "sum"] | None, probe: Array | None) -> RowLoss:
+    """Derives the loss of rows from the graph's loss, by its values for a few rows together and alone.
 
     Args:
         network: The graph, with a loss.
-        form: What its labels placeholder takes.
-        reduction: How the loss treats rows, if the owner says it; otherwise found out. Of losses a row "sum".
-        probe: Rows to try the graph with; None if there are none, because sizes are free.
+        form: The form of labels that its placeholder takes.
+        reduction: How the loss treats rows; None to find out, which gives "sum" for losses of rows.
+        probe: Rows to try the graph with; None if sizes are free and the graph does not take the tried ones.
 
     Raises:
-        ModelConfigError: It is neither the losses of the rows nor their mean nor their sum.
+        ModelConfigError: The loss is neither the losses of the rows nor their mean nor their sum.
     """
     if not network.loss.dtype.is_floating:
         raise ModelConfigError(network.key, f"loss is of dtype {network.loss.dtype.name}; expected floats")
@@ -61,7 +113,7 @@ def build(network: Network, form: LabelForm, reduction: Literal["mean", "sum"] |
     if shape.rank is not None and (shape.is_compatible_with([n]) or shape.is_compatible_with([n, 1])):
         with network.building():
             rows = network.loss if network.loss.shape.rank == 1 else tf.reshape(network.loss, [-1])
-        return RowLoss(rows, network.loss, network.gradient(rows), reduction or "sum", "")
+        return RowLoss(network, form, rows, network.gradient(rows), reduction or "sum", "")
     if shape.rank != 0 or samples is None:
         raise ModelConfigError(
             network.key,
@@ -72,18 +124,18 @@ def build(network: Network, form: LabelForm, reduction: Literal["mean", "sum"] |
     with network.building():
         count = tf.cast(tf.shape(network.input)[0], network.loss.dtype) if reduction == "mean" else None
     note = f"the graph's loss is the {reduction} over the rows of a call; the losses of single rows are taken out of it"
-    return RowLoss(rows, network.loss, network.gradient(network.loss, count), reduction, note)
+    return RowLoss(network, form, rows, network.gradient(network.loss, count), reduction, note)
 
 
 class _Samples:
-    """What the loss says of rows together, and of each alone."""
+    """Values of the loss for rows together, and for each alone."""
 
     def __init__(self, network: Network, form: LabelForm, probe: Array) -> None:
         self._network, self._x = network, probe
         try:
             self._y = form.samples(len(probe))
         except InvalidLabel as e:
-            raise ModelConfigError("nb_classes", f"the graph's placeholder for labels does not take so many: {e}") from e
+            raise ModelConfigError("nb_classes", f"the graph's placeholder for labels does not take so many classes: {e}") from e
         self._loss = network.program([network.loss], [network.input, network.labels])
         self.tolerance = _TOLERANCE if network.loss.dtype in (tf.float32, tf.float64) else _HALF_TOLERANCE
         every = range(len(probe))
@@ -91,7 +143,7 @@ class _Samples:
         self.alone = np.array([self._of(self._loss, [row]) for row in every]) if self.together.ndim == 0 else self.together
 
     def reduction(self) -> Literal["mean", "sum"]:
-        """Raises ModelConfigError if it is neither."""
+        """Finds out if the loss is a mean or a sum. Raises ModelConfigError if it is neither."""
         # A part that does not depend on rows adds itself once to a sum, whatever the number of rows.
         n = len(self.alone)
         constant = self.alone[0] + self.alone[1] - self._of(self._loss, [0, 1])
@@ -106,7 +158,7 @@ class _Samples:
         return "mean" if mean else "sum"
 
     def are(self, rows: Any) -> bool:
-        """Whether a tensor is the losses of the rows."""
+        """True if a tensor holds the losses of the rows."""
         try:
             found = self._of(self._network.program([rows], [self._network.input, self._network.labels]), range(len(self.alone)))
         except tf.errors.OpError:
@@ -114,6 +166,7 @@ class _Samples:
         return found.shape == self.alone.shape and self.same(found, self.alone)
 
     def same(self, a: Any, b: Any) -> bool:
+        """True if values are equal within the tolerance."""
         return bool(np.allclose(a, b, rtol=0, atol=self.tolerance * max(float(np.abs(self.alone).max()), 1e-30)))
 
     def _of(self, program: Any, rows: Sequence[int]) -> Array:
@@ -122,11 +175,11 @@ class _Samples:
 
 
 def _rows(network: Network, reduction: str, samples: _Samples) -> Any:
-    """The losses of the rows as a tensor, where the graph's loss is one number.
+    """The losses of the rows as a tensor, if the graph's loss is one number.
 
     The loss of a row is taken out of the sum or mean that the graph makes: with respect to the tensors ``t`` that are the
     last to have rows, the loss is ``<g, t> + c`` with its gradient ``g`` and a ``c`` that does not depend on rows. A row's
-    part of ``<g, t>``, times the number of rows for a mean, and ``c`` are the row's loss. Held against rows alone.
+    part of ``<g, t>``, times the number of rows for a mean, and ``c`` are the row's loss. Compared with the losses of single rows.
     """
     last = _last_with_rows(network)
     if len(last) == 1 and network.loss.op.type.lower() == reduction and last[0].shape.rank == 1 and samples.are(last[0]):
@@ -145,13 +198,13 @@ def _rows(network: Network, reduction: str, samples: _Samples) -> Any:
                 return rows
     raise ModelConfigError(
         network.key,
-        f"loss is one number, from which the losses of single rows cannot be told as parts of a {reduction}; "
+        f"loss is one number, from which the losses of single rows cannot be derived as parts of a {reduction}; "
         "let loss be the tensor of the losses of the rows, (None,)",
     )
 
 
 def _last_with_rows(network: Network) -> list[Any]:
-    """The tensors between rows and the loss, nearest to the loss, that still have an axis of rows."""
+    """The last tensors before the loss that have an axis of rows."""
     of_rows = downstream(network.input, without=_OF_SHAPES)
     waiting, seen, found = [network.loss], {network.loss.name}, []
     while waiting:

@@ -1,4 +1,4 @@
-"""A TensorFlow 1 graph as something to run: programs with all that has to be fed, and gradients that are built once."""
+"""TensorFlow 1 graphs as networks: programs with all their feeds, and gradients that are built once."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _SCOPE = "gradwire"
 
 
 class Network:
-    """A graph, its variables, and what it is fed besides rows.
+    """A graph, its variables, and its feeds besides rows.
 
     Args:
-        graph: What the owner gave.
+        graph: The owner's graph.
         key: The configuration key that it comes from, for errors.
 
     Raises:
-        ModelConfigError: The graph cannot be run: a part is missing, a placeholder has no value, a variable neither.
+        ModelConfigError: The graph cannot be run: a part is missing, or a placeholder or variable has no value.
     """
 
     def __init__(self, graph: Graph, key: str) -> None:
@@ -47,32 +47,32 @@ class Network:
             )
 
     def program(self, fetches: Sequence[Any], feeds: Sequence[Any], targets: Sequence[Any] = ()) -> Program:
-        """What `run` takes: ``feeds`` come with each call, the rest is fed besides."""
+        """Makes a program for `run`. Calls give ``feeds``; the network adds the other feeds."""
         return Program(self.session, fetches, [*feeds, *self._fixed], targets)
 
     def run(self, program: Program, *arrays: Any, training_mode: bool) -> list[Any]:
-        """Runs a program in one of the two modes. Variables that the graph writes on its way are put back."""
+        """Runs a program in one of the two modes. Variables that the graph changes are put back."""
         values = self._values[training_mode]
         if not program.writes:
             return program(*arrays, *values)
-        before = self.variables.read()
+        before = self.variables.values()
         try:
             return program(*arrays, *values)
         finally:
-            self.variables.put(before)
+            self.variables.assign(before)
 
     def step(self, program: Program, *arrays: Any, training_mode: bool) -> list[Any]:
-        """As `run`, but variables stay as the graph leaves them."""
+        """Runs a program as `run` does, and keeps the changes to variables."""
         return program(*arrays, *self._values[training_mode])
 
     @contextmanager
     def building(self) -> Iterator[None]:
-        """Operations that are made inside the block are added to the graph."""
+        """Adds operations that are made inside the block to the graph."""
         with self.session.graph.as_default(), tf.name_scope(_SCOPE):
             yield
 
     def gradient(self, of: Any, weights: Any = None) -> Any:
-        """The gradient of a tensor (summed, or weighted) with respect to the input; None if there is no way back to it."""
+        """The gradient of a summed or weighted tensor with respect to the input; None if it does not exist."""
         if not (of.dtype.is_floating and self.input.dtype.is_floating):
             return None
         with self.building():
@@ -80,15 +80,15 @@ class Network:
                 (found,) = tf.compat.v1.gradients(of, self.input, grad_ys=weights)
             except LookupError:  # An operation on the way has no gradient.
                 return None
-            # Of inputs that are gathered.
+            # Gathered inputs have gradients that are slices.
             return None if found is None else tf.convert_to_tensor(found)
 
     def unfed(self, tensors: Sequence[Any], *given: Any) -> list[str]:
-        """Names of placeholders that tensors need and nobody feeds, where ``given`` are fed with the input."""
+        """Names of placeholders that tensors need and that get no value, if ``given`` are fed with the input."""
         return unfed(tensors, [self.input, *given, *self._fixed])
 
     def of_output(self, tensor: Any) -> bool:
-        """Whether a tensor can be computed from outputs and labels alone."""
+        """True if a tensor can be computed from outputs and labels alone."""
         needed = upstream([tensor], without=[self.output, self.labels, *self._fixed])
         return self.input.op not in needed and not unfed([tensor], [self.output, self.labels, *self._fixed])
 
@@ -105,14 +105,14 @@ class Network:
 
 
 def _fixed(graph: Graph, key: str) -> tuple[list[Any], tuple[list[Array], list[Array]]]:
-    """What is fed besides rows and labels, and its values in evaluation and in training."""
+    """The tensors fed besides rows and labels, and their values in evaluation and in training."""
     evaluation = dict(graph.feed_dict)
     training = {**evaluation, **graph.training_feed_dict}
     if graph.learning is not None:
         evaluation[graph.learning], training[graph.learning] = False, True
     for tensor in training.keys() - evaluation.keys():
         if tensor.op.type != "PlaceholderWithDefault":
-            raise ModelConfigError(key, f"training_feed_dict has a value for {tensor.name} and feed_dict has none; give both")
+            raise ModelConfigError(key, f"training_feed_dict has a value for {tensor.name} and needs one in feed_dict; give both")
         evaluation[tensor] = graph.session.run(tensor)
     tensors = list(evaluation)
     return tensors, ([_value(t, evaluation[t], key) for t in tensors], [_value(t, training[t], key) for t in tensors])

@@ -1,7 +1,6 @@
-"""Parts of a TensorFlow 1 graph that are run again and again.
+"""Parts of a TensorFlow 1 graph that run repeatedly.
 
-What holds: what to run is told to the session once, and the graph does not grow with calls. No variable changes but in a
-step of training.
+Invariant: a session compiles each part once, and the graph does not grow with calls. Only a step of training changes variables.
 """
 
 from __future__ import annotations
@@ -38,12 +37,12 @@ def _close() -> None:
 class Program:
     """A fixed part of a session's graph.
 
-    ``Session.run`` finds out anew in each call what to run: 1 row of a CNN of two convolutions takes 0.19 ms through it, and
+    ``Session.run`` works out in each call what to run: 1 row of a CNN of two convolutions takes 0.19 ms through it, and
     0.07 ms as a callable; its gradient 0.39 and 0.23.
 
     Args:
         session: A ``tf.compat.v1.Session``.
-        fetches: Tensors to answer with.
+        fetches: Tensors to return.
         feeds: Tensors that calls give values for.
         targets: Operations to run besides.
     """
@@ -54,21 +53,21 @@ class Program:
         )
         self.dtypes: tuple[np.dtype[Any], ...] = tuple(np.dtype(tensor.dtype.as_numpy_dtype) for tensor in feeds)
         self.writes = writes([*fetches, *targets])
-        """Whether running it changes variables."""
+        """True if a run changes variables."""
         _sessions.add(session)
-        # A graph without variables has nothing to run for them, which a session refuses.
+        # A session refuses a program without fetches and targets, which a graph without variables needs for its weights.
         self._call: Callable[..., list[Any]] = session._make_callable_from_options(options) if fetches or targets else lambda *_: []
 
     def __call__(self, *arrays: Any) -> list[Any]:
-        """The fetches, which may lie in memory of the graph, for one array of each feed's dtype."""
+        """Runs the part on one array of each feed's dtype. The fetches may lie in memory of the graph."""
         try:
             return self._call(*arrays)
         except tf.errors.ResourceExhaustedError as e:
-            raise OutOfMemory("there is no memory left for so many rows; send fewer, or set a smaller max_batch_rows") from e
+            raise OutOfMemory("no memory is left for so many rows; send fewer, or set a smaller max_batch_rows") from e
 
 
 def writes(what: Sequence[Any]) -> bool:
-    """Whether tensors or operations need something that changes a variable, in functions of control flow too."""
+    """True if computing tensors or operations changes a variable, in functions of control flow too."""
     ops = upstream(what)
     if any(_WRITES.match(op.type) for op in ops):
         return True

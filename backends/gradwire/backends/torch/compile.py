@@ -1,7 +1,7 @@
-"""Modules that ``torch.compile`` has compiled: for any number of rows, and with the weights as they are at each call.
+"""Modules compiled with ``torch.compile``, for any number of rows, and with the weights as they are at each call.
 
-What holds: what is compiled answers as the module itself does; whatever needs hooks, training mode or several ways back through one
-pass is not computed here, but by the module.
+Invariant: the compiled module answers as the module itself does. Operations that need hooks, training mode or several backwards
+of one pass are computed by the module.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ class Compiled:
 
     Args:
         module: Its parameters are frozen, and changed in place only.
-        device: Where it is.
+        device: Where the module is.
 
     Raises:
-        ModelConfigError: There is no compiler, or this torch cannot keep the programs of several models apart.
+        ModelConfigError: No compiler is installed, or this torch cannot keep the programs of several models apart.
     """
 
     def __init__(self, module: nn.Module, device: torch.device) -> None:
-        # Without it all modules of the process share one limit of eight programs, and those beyond it run uncompiled, with a
-        # warning in the log at most.
+        # Without isolate_recompiles all modules of the process share one limit of eight programs, and those beyond it run
+        # uncompiled, with a warning in the log at most.
         if "isolate_recompiles" not in inspect.signature(torch.compile).parameters:
             raise ModelConfigError(
                 "compile", f"torch {torch.__version__} compiles too few models a process; it needs 2.13 or newer"
@@ -49,6 +49,7 @@ class Compiled:
         self._forward: Callable[[torch.Tensor], Any] = compiling(module, isolate_recompiles=True, recompile_limit=_MAX_PROGRAMS)
 
     def __call__(self, inputs: torch.Tensor) -> Any:
+        """Calls the compiled module."""
         # The number of rows alone: with images of any size too (dynamic=True) 128 rows of a CNN take 5.8 ms in place of 4.7.
         if len(inputs) > 1:
             maybe_mark_dynamic(inputs, 0)
@@ -62,24 +63,24 @@ def warm_up(
     max_rows: int,
     tolerance: float,
 ) -> None:
-    """Compiles all programs, and holds what they answer against what the module does.
+    """Compiles all programs, and compares their answers with the module's.
 
     Args:
-        answers: Of model inputs, compiled or not.
+        answers: Computes answers for model inputs, compiled or not.
         input_shape: Of a row; every size known.
         dtype: Of model inputs.
         max_rows: More are not computed at once.
         tolerance: How far answers may differ, in shares of the largest.
 
     Raises:
-        ModelConfigError: The module cannot be compiled here, or answers something else then.
+        ModelConfigError: The module cannot be compiled here, or answers differently when compiled.
     """
     x = np.random.default_rng(0).random((max_rows, *input_shape)).astype(dtype)
     for rows in sorted({max_rows, min(_FEW_ROWS, max_rows), 1}, reverse=True):
         try:
             expected = answers(x[:rows], False)
         except Exception:
-            # Not of such rows, which is for those to hear who send some.
+            # The model does not take such rows, which calls will report.
             return
         try:
             found = answers(x[:rows], True)
@@ -91,13 +92,13 @@ def warm_up(
             if not np.allclose(ours, plain, rtol=0, atol=tolerance * np.abs(plain).max()):
                 raise ModelConfigError(
                     "compile",
-                    f"compiled, the model answers {rows} rows otherwise, by up to {np.abs(ours - plain).max():.2g} of "
+                    f"the compiled model answers {rows} rows differently, by up to {np.abs(ours - plain).max():.2g} of "
                     f"{np.abs(plain).max():.2g}; leave compile out",
                 )
 
 
 def check_compiler(device: torch.device) -> None:
-    """Raises ModelConfigError where there is no C++ compiler for a CPU's programs."""
+    """Raises ModelConfigError if no C++ compiler is installed for a CPU's programs."""
     if device.type != "cpu":
         return
     try:
@@ -105,6 +106,6 @@ def check_compiler(device: torch.device) -> None:
     except InvalidCxxCompiler as e:
         raise ModelConfigError(
             "compile",
-            "there is no C++ compiler, with which torch.compile makes a CPU's programs when the model is loaded: install g++ where "
-            f"the server runs, name one in the environment variable CXX, or leave compile out ({e})",
+            "torch.compile needs a C++ compiler to make a CPU's programs when the model is loaded: install g++ where the server "
+            f"runs, name a compiler in the environment variable CXX, or leave compile out ({e})",
         ) from e

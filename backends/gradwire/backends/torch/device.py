@@ -1,45 +1,46 @@
-"""Which device a torch model lies on, and how that device is: there, with room, and how busy.
+"""Devices of torch models: found by name, checked for free memory, and read while they compute.
 
-A GPU is named by its place (``cuda:1``), by its UUID, or by ``auto``, the one with most free memory. With a UUID the process
-sees no other GPU, if torch has not looked for any before: what the owner's code puts on "cuda" is on that one then.
+A GPU is named by its index (``cuda:1``), by its UUID, or by ``auto``, the one with most free memory. With a UUID the process
+sees no other GPU, if torch has not looked for any before: the owner's code that uses "cuda" then uses that GPU.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
+from types import TracebackType
 
 import torch
 
 from gradwire.backends.backend import DeviceReading
-from gradwire.backends.errors import ModelConfigError
+from gradwire.backends.errors import ModelConfigError, OutOfMemory
 
 log = logging.getLogger("gradwire.backends")
 
-PATTERN = r"^(auto|cpu|cuda(:\d+)?|(GPU|MIG)-[0-9A-Fa-f/-]{4,64})$"
-"""Of the names of devices. A UUID may be shortened, as far as it is one GPU's alone."""
+DEVICE_PATTERN = r"^(auto|cpu|cuda(:\d+)?|(GPU|MIG)-[0-9A-Fa-f/-]{4,64})$"
+"""The pattern of device names. A UUID may be shortened as long as it fits one GPU alone."""
 
 _LEAST_FREE_NBYTES = 512 << 20
-"""CUDA's own context takes about so much before the first parameter."""
+"""CUDA's own context takes about this much before the first parameter."""
 
 
-def device(name: str, *, gpu: bool = False) -> torch.device:
-    """The device of a name, after a look at it.
+def find_device(name: str, *, gpu: bool = False) -> torch.device:
+    """Finds the device of a name and checks that it can be used.
 
     Args:
-        name: As `PATTERN` allows.
-        gpu: Whether nothing else will do; of ``auto``.
+        name: As `DEVICE_PATTERN` allows.
+        gpu: Whether ``auto`` must find a GPU.
 
     Raises:
-        ModelConfigError: It is not there, cannot be used, or has no room.
+        ModelConfigError: The device does not exist, cannot be used, or has too little memory.
     """
     if name == "auto":
         found = _roomiest()
         if found is None and gpu:
             raise ModelConfigError("device", "auto found no GPU, and cuda_graphs needs one; leave cuda_graphs out")
         if found is None:
-            log.info("no GPU is here; the model is put on the cpu")
+            log.info("no GPU is available; the model is put on the cpu")
             return torch.device("cpu")
         name = f"cuda:{found}"
     elif name.startswith(("GPU-", "MIG-")):
@@ -50,15 +51,15 @@ def device(name: str, *, gpu: bool = False) -> torch.device:
     return chosen
 
 
-def uuid(device: torch.device) -> str:
-    """As ``nvidia-smi -L`` lists it; empty for what is no GPU."""
+def device_uuid(device: torch.device) -> str:
+    """The UUID of a GPU, as ``nvidia-smi -L`` lists it; empty for other devices."""
     if device.type != "cuda":
         return ""
     return _uuid(_index(device))
 
 
-def reading(device: torch.device) -> DeviceReading | None:
-    """How full and how busy a GPU is; None for what is no GPU. Allocates nothing there."""
+def read_device(device: torch.device) -> DeviceReading | None:
+    """The memory and utilisation of a GPU, None for other devices. Allocates nothing there."""
     if device.type != "cuda":
         return None
     free, total = torch.cuda.mem_get_info(device)
@@ -69,10 +70,19 @@ def reading(device: torch.device) -> DeviceReading | None:
         "reserved": torch.cuda.memory_reserved(device),
     }
     utilisation = None
-    # NVML may be missing, its Python package too, and drivers of some virtual GPUs do not tell.
+    # NVML may be missing, its Python package too, and drivers of some virtual GPUs do not report it.
     with suppress(Exception):
         utilisation = torch.cuda.utilization(device) / 100
     return DeviceReading(memory, utilisation)
+
+
+class FrameworkErrors(AbstractContextManager[None]):
+    """Translates torch's error for a full device, and frees the memory that torch has cached there."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if isinstance(error, torch.OutOfMemoryError):
+            torch.cuda.empty_cache()
+            raise OutOfMemory("the GPU has no memory left for so many rows; send fewer, or set a smaller max_batch_rows") from error
 
 
 def _index(device: torch.device) -> int:
@@ -84,7 +94,7 @@ def _uuid(index: int) -> str:
     return f"GPU-{told}" if told and not told.startswith(("GPU-", "MIG-")) else told
 
 
-def _here() -> str:
+def _visible() -> str:
     count = torch.cuda.device_count()
     if not count:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -95,7 +105,7 @@ def _here() -> str:
 
 
 def _of_uuid(name: str) -> int:
-    """The index of the GPU with a UUID; where CUDA has not been told otherwise, it is told to show that one alone."""
+    """The index of the GPU with a UUID. Limits the process to that GPU if CUDA_VISIBLE_DEVICES is not set."""
     shown = os.environ.get("CUDA_VISIBLE_DEVICES")
     if shown is None and not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch has no types here
         os.environ["CUDA_VISIBLE_DEVICES"] = name
@@ -103,34 +113,34 @@ def _of_uuid(name: str) -> int:
             return 0
         del os.environ["CUDA_VISIBLE_DEVICES"]
     elif shown == name and torch.cuda.device_count():
-        # Of a model that was loaded before, or of the operator's; slices of GPUs (MIG) are told apart by CUDA alone.
+        # Set for a model that was loaded before, or by the operator; only CUDA tells slices of GPUs (MIG) apart.
         return 0
     found = [index for index in range(torch.cuda.device_count()) if _uuid(index).lower().startswith(name.lower())]
     if len(found) != 1:
         many = "" if not found else f"{len(found)} GPUs begin like that; "
-        raise ModelConfigError("device", f"{name} is not here; {many}{_here()}")
+        raise ModelConfigError("device", f"{name} is not available; {many}{_visible()}")
     return found[0]
 
 
 def _roomiest() -> int | None:
-    """The GPU with most free memory; None if there is none."""
+    """The GPU with most free memory; None without GPUs."""
     free = {index: torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count())}
     return max(free, key=lambda index: free[index], default=None)
 
 
 def _check(device: torch.device) -> None:
     if (device.index or 0) >= torch.cuda.device_count():
-        raise ModelConfigError("device", f"{device} is not here; {_here()}")
-    name = f"{device} ({torch.cuda.get_device_name(device)}, {uuid(device)})"
+        raise ModelConfigError("device", f"{device} is not available; {_visible()}")
+    name = f"{device} ({torch.cuda.get_device_name(device)}, {device_uuid(device)})"
     try:
         free, total = torch.cuda.mem_get_info(device)
     except RuntimeError as e:
-        # Another process may have it for itself (compute mode), or its driver is in trouble.
+        # Another process may use it exclusively (compute mode), or its driver fails.
         raise ModelConfigError("device", f"{name} cannot be used: {str(e).splitlines()[0]}") from e
     if free < _LEAST_FREE_NBYTES:
         raise ModelConfigError(
             "device",
             f"{name} has {free >> 20} MiB free of {total >> 20}; a model needs {_LEAST_FREE_NBYTES >> 20} MiB before its first "
-            "parameter. `nvidia-smi` says who holds the rest; name another device, or auto for the one with most room",
+            "parameter. `nvidia-smi` lists the processes that use the rest; name another device, or auto for the emptiest one",
         )
-    log.info("a GPU is there", extra={"device": name, "free_mib": free >> 20, "total_mib": total >> 20})
+    log.info("the GPU can be used", extra={"device": name, "free_mib": free >> 20, "total_mib": total >> 20})

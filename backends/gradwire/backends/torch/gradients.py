@@ -1,6 +1,6 @@
-"""Gradients of torch's with respect to the inputs, and the ways to have those of every output.
+"""Gradients with respect to the inputs, and the ways to compute those of every output.
 
-What holds: where there is no gradient there is an error, and never zeros; the ways differ in time and in last digits alone.
+Invariant: a missing gradient is an error, and never zeros; the ways differ in time and in last digits alone.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 import torch
 
+from gradwire.backends import jacobians
 from gradwire.backends.backend import Array
 from gradwire.backends.errors import Unsupported
 
@@ -34,33 +35,32 @@ _WAYS: tuple[Way, ...] = get_args(Way)
 _ROUNDS = 3
 _BUDGET_S = 0.5
 _MEASURED_NBYTES = 32 << 20
-# What a way must gain to be taken in place of the one that is taken unmeasured: less may be noise.
+# The gain that a way needs over the default way: less may be noise.
 _WORTH_IT = 0.9
 
 
 def of(differentiated: torch.Tensor, leaf: torch.Tensor, cotangent: torch.Tensor | None, **options: Any) -> torch.Tensor:
-    """The cotangent times the Jacobian, in the shape of ``leaf``. Raises Unsupported if there is none."""
+    """The cotangent times the Jacobian, in the shape of ``leaf``. Raises Unsupported if autograd finds no gradient."""
     gradient = None
     if differentiated.requires_grad:
         (gradient,) = torch.autograd.grad(differentiated, leaf, cotangent, allow_unused=True, **options)
     if gradient is None:
         # Zeros would pass for a robust model.
-        raise Unsupported("autograd finds no way from there to the inputs: something in between is detached, or not differentiable")
+        raise Unsupported("autograd finds no path back to the inputs: an operation in between is detached, or not differentiable")
     return gradient
 
 
 def columns(outputs: torch.Tensor) -> torch.Tensor:
-    """The outputs, if they are ``(n, C)``. Raises Unsupported."""
-    if outputs.ndim != 2:
-        raise Unsupported(f"the model's outputs have shape {tuple(outputs.shape)}; class gradients are of outputs (n, C)")
+    """Returns the outputs if they are ``(n, C)``. Raises Unsupported."""
+    jacobians.check_columns(outputs.shape)
     return outputs
 
 
-# Of outputs `outputs_of` a leaf, as `array` brings them to the host. Where it is known, `nb_outputs` saves a forward.
+# The ways: gradients of the outputs `outputs_of` a leaf, as `array` brings them to the host. A known `nb_outputs` saves a forward.
 
 
 def by_repeating(outputs_of: OutputsOf, leaf: torch.Tensor, array: ToArray, nb_outputs: int | None) -> Array:
-    """Each row once for each class, ``(n, C, *row)``: one forward and one backward for all of them."""
+    """Repeats each row for each class, with one forward and one backward for all of them; ``(n, C, *row)``."""
     n, row = leaf.shape[0], leaf.shape[1:]
     if nb_outputs is None:
         with torch.no_grad():
@@ -76,7 +76,7 @@ def by_repeating(outputs_of: OutputsOf, leaf: torch.Tensor, array: ToArray, nb_o
 
 
 def by_looping(outputs_of: OutputsOf, leaf: torch.Tensor, array: ToArray, nb_outputs: int | None) -> Array:
-    """One forward, and one backward for each class, ``(n, C, *row)``."""
+    """Runs one forward, and one backward for each class; ``(n, C, *row)``."""
     outputs = columns(outputs_of(leaf))
     nb_outputs = outputs.shape[1]
     result: Array | None = None
@@ -92,7 +92,7 @@ def by_looping(outputs_of: OutputsOf, leaf: torch.Tensor, array: ToArray, nb_out
 
 
 def by_batching(outputs_of: OutputsOf, leaf: torch.Tensor, array: ToArray, nb_outputs: int | None) -> Array:
-    """One forward, and the backwards of many classes as one, ``(n, C, *row)``; of modules that ``torch.vmap`` takes."""
+    """Runs one forward and a batch of backwards, for modules that ``torch.vmap`` takes; ``(n, C, *row)``."""
     outputs = columns(outputs_of(leaf))
     n, nb_outputs = outputs.shape
     step = max(1, _BATCHED_ROWS // n)
@@ -113,10 +113,10 @@ WAYS: dict[Way, Callable[[OutputsOf, torch.Tensor, ToArray, int | None], Array]]
 
 
 class Ways:
-    """Which way is taken for how many rows.
+    """The way for each number of rows.
 
     Attributes:
-        measured: From so many rows on, which way was the fastest; empty where nothing has been measured.
+        measured: The least number of rows and the fastest way from there on; empty if nothing has been measured.
     """
 
     def __init__(self, measured: tuple[tuple[int, Way], ...] = ()) -> None:
@@ -124,20 +124,21 @@ class Ways:
         self._rows = [rows for rows, _ in measured]
 
     def __call__(self, rows: int) -> Way:
+        """The way for so many rows."""
         if not self.measured:
-            return _unmeasured(rows)
+            return _default_way(rows)
         return self.measured[max(0, bisect_right(self._rows, rows) - 1)][1]
 
 
 def fastest(
     every_gradient: EveryGradient, input_shape: tuple[int, ...], nb_outputs: int, dtype: np.dtype[Any], max_rows: int
 ) -> Ways:
-    """The ways in which a model's gradients of every output are computed faster, as far as half a second can tell.
+    """Measures for half a second the fastest ways to compute a model's gradients of every output.
 
     Args:
-        every_gradient: Those of model inputs ``(n, *row)``, ``(n, C, *row)``, in a way.
+        every_gradient: Computes gradients ``(n, C, *row)`` of model inputs ``(n, *row)`` in a way.
         input_shape: Of a row; every size known.
-        nb_outputs: How many gradients a row has. Where they are large, nothing is measured: even one row would take too long.
+        nb_outputs: How many gradients a row has. If they are large, nothing is measured: even one row would take too long.
         dtype: Of model inputs.
         max_rows: More are not computed at once.
     """
@@ -152,21 +153,21 @@ def fastest(
         if way is None:
             # More rows are not like the few that were measured.
             if measured:
-                measured.append((rows, _unmeasured(rows)))
+                measured.append((rows, _default_way(rows)))
             break
         measured.append((rows, way))
     return Ways(tuple(measured))
 
 
 def _fastest(every_gradient: EveryGradient, x: Array, left_s: float) -> Way | None:
-    """The fastest way for so many rows; None if there is none, or finding out would take too long."""
-    usual = _unmeasured(len(x))
+    """Measures the fastest way for the rows; None if gradients fail or take too long to measure."""
+    usual = _default_way(len(x))
     try:
         begin_s = time.perf_counter()
         expected = every_gradient(x, usual)
         first_s = time.perf_counter() - begin_s
     except Exception:
-        # No gradients, or not of such rows, which is for those to hear who ask for one.
+        # The model has no gradients, or does not take such rows, which calls will report.
         return None
     if len(_WAYS) * (_ROUNDS + 1) * first_s > left_s:
         return None
@@ -183,12 +184,12 @@ def _agrees(every_gradient: EveryGradient, x: Array, way: Way, expected: Array) 
     try:
         found = every_gradient(x, way)
     except Exception:
-        # vmap refuses some modules: recurrent ones, and what works in place or looks at values.
+        # vmap refuses some modules: recurrent ones, and those that work in place or look at values.
         return False
     return np.allclose(found, expected, rtol=1e-2, atol=1e-3 * np.abs(expected).max())
 
 
-def _unmeasured(rows: int) -> Way:
+def _default_way(rows: int) -> Way:
     return "repeat" if rows <= _REPEAT_MAX_ROWS else "loop"
 
 

@@ -1,6 +1,6 @@
-"""The layers of a torch module, what they put out, and the modes that they run in.
+"""The layers of a torch module, their outputs, and the modes that they run in.
 
-What holds: no hook, mode or buffer outlives the block that needed it.
+Invariant: no hook, mode or buffer outlives the block that needed it.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from gradwire.backends.errors import InvalidLayer, ModelFailed
+from gradwire.backends import layer_names
+from gradwire.backends.errors import ModelFailed
 
 
 def names(module: nn.Module) -> list[str]:
-    """The top-level modules by name, output included: ART's list, so that its indices hold here.
+    """Names of the top-level modules in ART's order, the last one included, so that ART's indices hold here.
 
     Not ``named_children``, which leaves out the second name of a module that is used twice.
     """
@@ -24,20 +25,27 @@ def names(module: nn.Module) -> list[str]:
 
 
 def find(module: nn.Module, layer: str | int) -> tuple[str, nn.Module]:
-    """A layer by its index in `names`, negative ones from the end, or by its name at any depth, e.g. ``block1.conv``."""
-    top = names(module)
-    if isinstance(layer, str):
-        found = dict(module.named_modules(remove_duplicate=False))
-        if not layer or layer not in found:
-            raise InvalidLayer(f"there is no layer {layer!r}; there are {', '.join(top) or 'none'}, and the modules inside these")
-        return layer, found[layer]
-    if not -len(top) <= layer < len(top):
-        raise InvalidLayer(f"layer index {layer} is out of range; there are {len(top)} layers: {', '.join(top) or 'none'}")
-    return top[layer], module.get_submodule(top[layer])
+    """Finds a layer by its index in `names`, or by its name at any depth, e.g. ``block1.conv``. Raises InvalidLayer."""
+    every = {name: found for name, found in module.named_modules(remove_duplicate=False) if name}
+    name = layer_names.find(layer, names(module), every)
+    return name, every[name]
+
+
+def outputs(result: Any, rows: int) -> torch.Tensor:
+    """Takes the outputs ``(rows, ...)`` from a module's result: a tensor, or the last of several, as in ART."""
+    if isinstance(result, (tuple, list)) and result:
+        result = result[-1]
+    if not isinstance(result, torch.Tensor):
+        raise ModelFailed(
+            f"the model returned {type(result).__name__}; expected a tensor, or a tuple whose last element is the outputs"
+        )
+    if result.shape[:1] != (rows,):
+        raise ModelFailed(f"the model returned {tuple(result.shape)} for {rows} rows; expected one row of outputs each")
+    return result.unsqueeze(1) if result.ndim == 1 else result
 
 
 def runs_once(module: nn.Module, name: str) -> bool:
-    """Whether a layer is called once in every forward, whatever the inputs: all around it are plain chains of layers.
+    """True if a layer is called once in every forward: only plain chains of layers lie around it.
 
     Anything else has a ``forward`` of its own, which may call a layer several times, and which may depend on the inputs.
     """
@@ -48,11 +56,11 @@ def runs_once(module: nn.Module, name: str) -> bool:
 
 
 class _Enough(Exception):
-    """Ends a forward whose later layers nobody needs."""
+    """Ends a forward whose later layers are not needed."""
 
 
 class Captured:
-    """What a layer put out last; of a tuple (a recurrent layer's) the first element.
+    """The last output of a layer; the first element of a tuple, which recurrent layers return.
 
     Args:
         name: Of the layer, for errors.
@@ -65,10 +73,11 @@ class Captured:
         self._output: torch.Tensor | None = None
 
     def hook(self, _module: nn.Module, _args: Any, output: Any) -> None:
+        """Keeps an output; a forward hook of the layer."""
         if isinstance(output, (tuple, list)) and output:
             output = output[0]
         if not isinstance(output, torch.Tensor):
-            raise InvalidLayer(f"layer {self._name!r} puts out {type(output).__name__}; expected a tensor")
+            raise layer_names.no_tensor(self._name, output, "a tensor")
         # A clone, because a later layer may work in place; gradients flow through it.
         self._output = output.clone()
         if self._stop:
@@ -77,17 +86,14 @@ class Captured:
     def output(self, rows: int) -> torch.Tensor:
         """``(rows, ...)``. Raises InvalidLayer if the layer was not run, or has no axis of rows in front."""
         if self._output is None:
-            raise InvalidLayer(
-                f"layer {self._name!r} is not called by the model: choose one of the modules inside it, or around it"
-            )
-        if self._output.shape[:1] != (rows,):
-            raise InvalidLayer(f"layer {self._name!r} puts out {tuple(self._output.shape)} for {rows} rows; expected rows first")
+            raise layer_names.uncalled(self._name)
+        layer_names.check_output(self._name, self._output.shape, rows)
         return self._output
 
 
 @contextmanager
 def capturing(module: nn.Module, layer: str | int) -> Iterator[Captured]:
-    """Keeps what the layer puts out while the block runs the module, no further than it has to."""
+    """Keeps the layer's output while the block runs the module, which stops there if it can."""
     name, target = find(module, layer)
     captured = Captured(name, stop=runs_once(module, name))
     handle = target.register_forward_hook(captured.hook)
@@ -99,22 +105,9 @@ def capturing(module: nn.Module, layer: str | int) -> Iterator[Captured]:
         handle.remove()
 
 
-def outputs(result: Any, rows: int) -> torch.Tensor:
-    """The outputs ``(rows, ...)`` in what a module returned: itself, or the last of several, as in ART."""
-    if isinstance(result, (tuple, list)) and result:
-        result = result[-1]
-    if not isinstance(result, torch.Tensor):
-        raise ModelFailed(
-            f"the model returned {type(result).__name__}; expected a tensor, or a tuple whose last element is the outputs"
-        )
-    if result.shape[:1] != (rows,):
-        raise ModelFailed(f"the model returned {tuple(result.shape)} for {rows} rows; expected one row of outputs each")
-    return result.unsqueeze(1) if result.ndim == 1 else result
-
-
 @contextmanager
 def training(module: nn.Module) -> Iterator[None]:
-    """Layers behave as in training, but nothing stays: running statistics are put back, and evaluation mode."""
+    """Puts layers into training mode for the block; restores running statistics and evaluation mode afterwards."""
     kept = {name: buffer.clone() for name, buffer in module.named_buffers()}
     module.train()
     try:
@@ -127,13 +120,13 @@ def training(module: nn.Module) -> Iterator[None]:
 
 
 def recurrent(module: nn.Module) -> list[nn.RNNBase]:
-    """The layers that `differentiable` is about."""
+    """The recurrent layers, which `differentiable` takes."""
     return [layer for layer in module.modules() if isinstance(layer, nn.RNNBase)]
 
 
 @contextmanager
 def differentiable(layers: list[nn.RNNBase]) -> Iterator[None]:
-    """Recurrent layers can be differentiated in evaluation mode on a GPU, where cuDNN refuses to.
+    """Makes recurrent layers differentiable in evaluation mode on a GPU, where cuDNN refuses to.
 
     Such a layer differs between its modes in dropout alone: without it, training mode is evaluation mode. Switching cuDNN
     off instead would be for the whole process.

@@ -1,6 +1,6 @@
-"""How a module's images lie in memory: channel by channel, torch's own way, or pixel by pixel (channels last).
+"""The memory layout of a module's images: channel by channel, torch's own, or pixel by pixel (channels last).
 
-Which is faster depends on the layers and their sizes, so that it is measured when a model is loaded. CNN of two
+The faster one depends on the layers and their sizes, so that it is measured when a model is loaded. CNN of two
 convolutions with max pooling, 1x28x28, one thread, channels first / last in ms: predict 32 rows 4.8/2.5, 128 rows 10.7/5.2,
 loss gradient 32 rows 8.6/8.2, 128 rows 24.5/21.7. A single convolution of 8x8 pixels, loss gradient of 128 rows: 0.63/0.98.
 ResNet18 at 3x32x32, 32 rows: predict 338/339, loss gradient 791/701.
@@ -21,35 +21,30 @@ from gradwire.backends.backend import Array
 MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 """By the names of the configuration."""
 
-# What a change must gain, predict's share of the time times the gradient's: less may be noise, and torch's own layout gives
+# The gain that a change needs, predict's share of the time times the gradient's: less may be noise, and torch's own layout gives
 # torch's own last digits.
 _WORTH_IT = 0.9
 _MAX_ROWS = 32
 _ROUNDS = 8
 _BUDGET_S = 1.0
-_FREE_SIZE = 8
-"""Stands in for a size that may be any; as in `load`."""
 
 
 def applies(module: nn.Module, input_shape: tuple[int, ...]) -> bool:
-    """Whether there is a choice: convolutions of images of a known size."""
+    """True if a module has convolutions of images of a known size, so that the layout matters."""
     images = len(input_shape) == 3 and -1 not in input_shape
     return images and any(isinstance(part, nn.Conv2d | nn.ConvTranspose2d) for part in module.modules())
-
-
-def known(input_shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Sizes to try a model with."""
-    return tuple(_FREE_SIZE if size == -1 else size for size in input_shape)
 
 
 class Computing(Protocol):
     """A module whose layout can be changed."""
 
     def lay_out(self, memory_format: torch.memory_format) -> None:
-        """Puts the module into a layout."""
+        """Changes the layout of the module."""
         ...
 
-    def predict(self, x: Array, *, training_mode: bool) -> Array: ...
+    def predict(self, x: Array, *, training_mode: bool) -> Array:
+        """Outputs ``(n, C)``."""
+        ...
 
     def gradient_of_sum(self, x: Array) -> Array:
         """The gradient of the summed outputs."""
@@ -57,7 +52,7 @@ class Computing(Protocol):
 
 
 def fastest(model: Computing, input_shape: tuple[int, ...], dtype: np.dtype[Any]) -> torch.memory_format:
-    """The layout in which a model computes faster; torch's own if the other does not work or gains little."""
+    """Measures the layout in which a model computes faster; torch's own if the other fails or gains little."""
     rows = np.random.default_rng(0).random((_MAX_ROWS, *input_shape)).astype(dtype)
     model.lay_out(torch.contiguous_format)
     try:
@@ -69,8 +64,8 @@ def fastest(model: Computing, input_shape: tuple[int, ...], dtype: np.dtype[Any]
         found = model.predict(x, training_mode=False)
         model.gradient_of_sum(x)
     except Exception:
-        # In torch's own layout: no gradient, or not of such rows, which is for those to hear who ask for one. In the other: a
-        # `view`, mostly, which does not take an image that lies pixel by pixel.
+        # In torch's own layout: the model has no gradient, or does not take such rows, which calls will report. In the other:
+        # mostly a `view`, which does not take an image that lies pixel by pixel.
         return torch.contiguous_format
     if not np.allclose(found, expected, rtol=1e-2, atol=1e-3 * np.abs(expected).max()):
         return torch.contiguous_format

@@ -1,7 +1,7 @@
 """Torch losses taken row by row, and the targets that each of them expects.
 
-What holds: the rows' losses, summed and divided by `RowLoss.divisor` where the loss is a mean, are what the loss itself
-returns for all of them at once, class weights and ``ignore_index`` included.
+Invariant: the rows' losses, summed and divided by `RowLoss.divisor` where the loss is a mean, equal the loss of all rows
+together, class weights and ``ignore_index`` included.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from gradwire.backends import labels
+from gradwire.backends import loss_targets
 from gradwire.backends.backend import Array
 from gradwire.backends.config import Object
-from gradwire.backends.errors import InvalidLabel, ModelConfigError, ModelFailed
+from gradwire.backends.errors import ModelConfigError, ModelFailed
 from gradwire.backends.torch.arrays import TORCH_DTYPES, tensor
 
 _WITH_INDICES = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)
@@ -25,7 +25,7 @@ _WITH_LOGITS = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss, nn.BCEWithL
 
 
 def build(spec: Object) -> Callable[..., Any]:
-    """The loss that a configuration names: an object as it is, a class or function called with its arguments.
+    """Makes the loss that a configuration names: takes an object as it is, calls a class or function.
 
     Lists of numbers among the arguments (``weight``, ``pos_weight``) become tensors.
     """
@@ -54,8 +54,13 @@ class RowLoss:
     Args:
         loss: A torch loss, or a callable of outputs and targets that returns one value a row; copied.
         regression: Labels are targets.
-        dtype: What outputs are cast to before the loss, and the dtype of its weights.
+        dtype: Of the outputs in the loss, and of the loss's weights.
         device: Where the outputs are.
+
+    Attributes:
+        name: Of the loss, for the card.
+        reduction: How the model's own loss treats rows.
+        takes_logits: Whether the outputs are logits rather than probabilities.
     """
 
     def __init__(self, loss: Callable[..., Any], regression: bool, dtype: np.dtype[Any], device: torch.device) -> None:
@@ -74,21 +79,38 @@ class RowLoss:
         self._dtype = dtype
         self._device = device
 
-    def rows(self, outputs: torch.Tensor, y: Array) -> torch.Tensor:
-        """The loss of each row, ``(n,)``, for outputs ``(n, C)`` and labels as `labels.canonical` returns them."""
+    def targets(self, y: Array, row: tuple[int, ...]) -> torch.Tensor:
+        """Converts labels to the targets that the loss takes.
+
+        Args:
+            y: As `labels.canonical` returns them.
+            row: The shape of a row of outputs.
+
+        Raises:
+            InvalidLabel: The loss is not defined for the labels, or they do not fit the outputs.
+        """
+        if self._regression:
+            return tensor(loss_targets.like_outputs(y, row), self._dtype, self._device)
+        if isinstance(self._loss, _WITH_INDICES) and y.ndim == 1:
+            # On a GPU an index beyond the outputs kills the process's CUDA context.
+            loss_targets.check_indices(y, row[0], self.name)
+            return tensor(y, np.dtype(np.int64), self._device)
+        if isinstance(self._loss, _WITH_INDICES):
+            self._check_soft(y, row[0])
+        return tensor(loss_targets.floating_rows(y, row[0], self._dtype), self._dtype, self._device)
+
+    def rows(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The loss of each row, ``(n,)``, for outputs ``(n, C)`` and the result of `targets`."""
         outputs = outputs.to(TORCH_DTYPES[self._dtype])
-        soft = not self._regression and y.ndim == 2
-        if soft and isinstance(self._loss, _WITH_INDICES):
-            self._check_soft(outputs, y)
-        if soft and isinstance(self._loss, nn.NLLLoss):
-            # Not defined in torch; as CrossEntropyLoss of the logits would have it.
-            weighted = tensor(y, self._dtype, self._device) * outputs
+        if isinstance(self._loss, nn.NLLLoss) and not self._regression and targets.is_floating_point():
+            # Soft rows, for which torch defines no loss; as CrossEntropyLoss of the logits would have it.
+            weighted = targets * outputs
             return -(weighted if self._loss.weight is None else weighted * self._loss.weight).sum(1)
-        losses = self._loss(outputs, self._targets(outputs, y))
-        if not isinstance(losses, torch.Tensor) or losses.shape[:1] != (len(y),):
+        losses = self._loss(outputs, targets)
+        if not isinstance(losses, torch.Tensor) or losses.shape[:1] != (len(targets),):
             given = tuple(losses.shape) if isinstance(losses, torch.Tensor) else type(losses).__name__
             raise ModelFailed(
-                f"the loss {self.name} returned {given} for {len(y)} rows; expected one value a row: a loss of your own "
+                f"the loss {self.name} returned {given} for {len(targets)} rows; expected one value a row: a loss of your own "
                 "must not reduce, or heed an attribute `reduction`"
             )
         if losses.ndim == 1:
@@ -96,13 +118,13 @@ class RowLoss:
         losses = losses.flatten(1)
         return losses.mean(1) if self._mean_over_outputs else losses.sum(1)
 
-    def reduced(self, outputs: torch.Tensor, y: Array) -> torch.Tensor:
-        """The loss as the model's owner defined it, a scalar."""
-        total = self.rows(outputs, y).sum()
-        return total / self.divisor(y) if self.reduction == "mean" else total
+    def reduced(self, rows: torch.Tensor, divisor: float) -> torch.Tensor:
+        """The loss as the model's owner defined it, a scalar, from the losses of the rows and their `divisor`."""
+        total = rows.sum()
+        return total / divisor if self.reduction == "mean" else total
 
     def divisor(self, y: Array) -> float:
-        """What a mean over the rows divides by.
+        """The number that a mean over the rows divides by.
 
         torch divides by the weights of the rows' classes only for index labels; with soft ones it divides by the rows.
         """
@@ -116,34 +138,9 @@ class RowLoss:
         weight: Array = self._loss.weight.cpu().double().numpy()
         return float(weight[kept].sum())
 
-    def _targets(self, outputs: torch.Tensor, y: Array) -> torch.Tensor:
-        if self._regression:
-            return self._regression_targets(outputs, y)
-        width = outputs.shape[1]
-        if isinstance(self._loss, _WITH_INDICES) and y.ndim == 1:
-            # On a GPU an index beyond the outputs kills the process's CUDA context.
-            if y.max() >= width:
-                raise InvalidLabel(f"label {y.max()} for {width} outputs; {self.name} expects one output a class")
-            return tensor(y, np.dtype(np.int64), self._device)
-        if width == 1:
-            positive = y if y.ndim == 1 else y[:, 1]
-            return tensor(positive[:, None], self._dtype, self._device)
-        if (y.shape[1] if y.ndim == 2 else y.max() + 1) > width:
-            raise InvalidLabel(f"labels are of more classes than the model's {width} outputs")
-        return tensor(y if y.ndim == 2 else labels.one_hot(y, width, self._dtype), self._dtype, self._device)
-
-    def _regression_targets(self, outputs: torch.Tensor, y: Array) -> torch.Tensor:
-        # Broadcasting (n,) against (n, 1) would make n x n losses of n.
-        if y.size != outputs.numel():
-            raise InvalidLabel(f"targets have shape {y.shape}; expected {tuple(outputs.shape)}, as the outputs")
-        return tensor(y.reshape(outputs.shape), self._dtype, self._device)
-
-    def _check_soft(self, outputs: torch.Tensor, y: Array) -> None:
+    def _check_soft(self, y: Array, width: int) -> None:
         if isinstance(self._loss, nn.MultiMarginLoss):
-            raise InvalidLabel(f"labels are soft, {y.shape}; MultiMarginLoss takes class indices or one-hot rows only")
+            raise loss_targets.soft_refused(y, self.name)
         if self._loss.ignore_index >= 0:
-            raise InvalidLabel(
-                f"labels are soft, {y.shape}; with ignore_index, {self.name} takes class indices or one-hot rows only"
-            )
-        if y.shape[1] != outputs.shape[1]:
-            raise InvalidLabel(f"labels are rows of {y.shape[1]} classes; the model has {outputs.shape[1]} outputs")
+            raise loss_targets.soft_refused(y, self.name, "ignore_index")
+        loss_targets.check_soft_width(y, width)

@@ -1,7 +1,7 @@
 """PyTorch modules.
 
-Parameters are frozen and layers in evaluation mode except inside a call that needs it otherwise: autograd then computes
-the gradient of the inputs alone, and no call but a training step changes the model.
+Invariant: outside of calls, parameters are frozen and layers are in evaluation mode. Autograd then computes the gradient of
+the inputs alone, and only a training step changes the model.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -18,13 +17,15 @@ import torch
 from pydantic import Field, model_validator
 from torch import nn
 
+from gradwire.backends import jacobians, operations
 from gradwire.backends.backend import Array, DeviceReading, OutputKind
 from gradwire.backends.config import ModelConfig, ObjectRef
-from gradwire.backends.errors import InvalidLabel, InvalidShape, ModelConfigError, OutOfMemory, Unsupported
-from gradwire.backends.torch import device as torch_devices
-from gradwire.backends.torch import gradients, layers, layouts, losses, weights
+from gradwire.backends.errors import ModelConfigError, Unsupported
+from gradwire.backends.example_rows import known_sizes
+from gradwire.backends.torch import gradients, layers, layouts, losses, training, weights
 from gradwire.backends.torch.arrays import array, tensor, view
 from gradwire.backends.torch.cuda_graphs import Graphed
+from gradwire.backends.torch.device import DEVICE_PATTERN, FrameworkErrors, device_uuid, find_device, read_device
 from gradwire.backends.torch.precision import Precision
 from gradwire.backends.torch.transfers import Staging
 
@@ -41,33 +42,33 @@ class Config(ModelConfig):
     amp: bool = False
     """Runs the model under ``torch.autocast``, in fits too: bfloat16 on a CPU, float16 on a GPU, unless ``autocast`` says which."""
     autocast: Literal["bfloat16", "float16"] | None = None
-    """Runs the model under ``torch.autocast``, but in fits; answers are in the model's own dtype."""
+    """Runs the model under ``torch.autocast``, except in fits; answers are in the model's own dtype."""
     class_gradients: Literal["auto", "repeat", "loop", "batch"] = "auto"
-    """How gradients of every output are computed; ``auto`` measures at loading. The answers differ in their last digits."""
+    """The way to compute gradients of every output; ``auto`` measures at loading. The answers differ in their last digits."""
     compile: bool = False
     """Compiles the model with ``torch.compile`` at loading."""
     cuda_graphs: bool = False
     """Replays blocks of few rows as CUDA graphs."""
     memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
-    """How images lie in memory; ``auto`` measures at loading which is faster. The answers differ in their last digits."""
+    """The memory layout of images; ``auto`` measures the faster one at loading. The answers differ in their last digits."""
     input_dtype: Literal["int64"] | None = None
     """For models whose first layer is an embedding; such inputs have no gradients."""
-    device: str = Field("cpu", pattern=torch_devices.PATTERN)
+    device: str = Field("cpu", pattern=DEVICE_PATTERN)
     gpu: ClassVar[str] = "cuda:0"
 
     @model_validator(mode="after")
     def _fit_needs_loss(self) -> Config:
         if self.optimizer is not None and self.loss is None:
-            raise ValueError("optimizer is set but loss is not; a model is fitted to a loss")
+            raise ValueError("optimizer needs loss, which a model is fitted to; set it too")
         if self.cuda_graphs and self.device == "cpu":
-            raise ValueError("cuda_graphs is set but device is cpu; CUDA graphs are of a GPU: set device, or leave cuda_graphs out")
+            raise ValueError("cuda_graphs needs a GPU, and device is cpu; set device, or leave cuda_graphs out")
         if self.cuda_graphs and self.compile:
             raise ValueError("cuda_graphs and compile are both set; choose one of them")
         return self
 
 
 def load(config: Config) -> TorchModel:
-    """The model that a configuration describes. Raises ModelConfigError."""
+    """Makes the model that a configuration describes. Raises ModelConfigError."""
     module = _module(config)
     if config.weights is not None:
         weights.put(module, weights.read(config.weights, config.trust_pickle), config.weights)
@@ -83,20 +84,20 @@ class TorchModel:
     Args:
         config: The model's configuration.
         module: What its factory made, on any device; it belongs to the model from here on.
-        ways: How gradients of every output are computed, where that has been measured.
+        ways: How gradients of every output are computed, if that has been measured.
     """
 
     may_wait = False
     fitted = True
-    """Weights are there from the start, trained or not."""
+    """True from the start: weights exist, trained or not."""
 
     def __init__(self, config: Config, module: nn.Module, ways: gradients.Ways | None = None) -> None:
-        device = torch_devices.device(config.device, gpu=config.cuda_graphs)
+        device = find_device(config.device, gpu=config.cuda_graphs)
         self._config = config
         self._device = device
         self._module = module.to(device).eval()
         parameters = list(module.parameters())
-        # What the owner froze stays frozen in a fit.
+        # Parameters that the owner froze stay frozen in a fit.
         self._trainable = [p for p in parameters if p.requires_grad]
         module.requires_grad_(False)
         self._recurrent = layers.recurrent(module) if device.type == "cuda" else []
@@ -121,16 +122,17 @@ class TorchModel:
         self.layer_names = layers.names(module)
         self.loss_name = "" if self._loss is None else self._loss.name
         self.loss_reduction: Literal["mean", "sum"] = "mean" if self._loss is None else self._loss.reduction
-        self.output_kind: OutputKind = config.output or _output_kind(config, module, self._loss)
-        self.device, self.device_uuid = str(device), torch_devices.uuid(device)
+        self.output_kind: OutputKind = operations.output_kind(config, _ends_in_probabilities(module), self._loss)
+        self.device, self.device_uuid = str(device), device_uuid(device)
         self.notes = self._notes()
-        for operation in self._not_there():
-            setattr(self, operation, None)
+        operations.withdraw(self, self._missing_operations())
 
     def device_reading(self) -> DeviceReading | None:
-        return torch_devices.reading(self._device)
+        """The memory and utilisation of the device; see `backend.Placed`."""
+        return read_device(self._device)
 
     def predict(self, x: Array, *, training_mode: bool) -> Array:
+        """Outputs ``(n, C)``; see `backend.Model`."""
         # Not inference_mode: a tensor that the owner's code caches there would fail in every later gradient, and it is
         # no faster (1 row of the CNN: 0.57 ms, with no_grad 0.58).
         with self._running(training_mode), torch.no_grad():
@@ -138,60 +140,70 @@ class TorchModel:
             return self._array(self._outputs(self._tensor(x)).clone())
 
     def loss(self, x: Array, y: Array, *, training_mode: bool) -> Array:
+        """The loss of each row; see `backend.Differentiable`."""
         with self._running(training_mode), torch.no_grad():
-            return self._array(self._row_loss.rows(self._outputs(self._tensor(x)), y))
+            return self._array(self._loss_rows(self._outputs(self._tensor(x)), y))
 
     def loss_from_predictions(self, predictions: Array, y: Array) -> Array:
+        """The loss of each row of outputs; see `backend.Differentiable`."""
         with self._running(False), torch.no_grad():
-            return array(self._row_loss.rows(tensor(predictions, self._dtype, self._device), y), self._dtype)
+            return array(self._loss_rows(tensor(predictions, self._dtype, self._device), y), self._dtype)
 
     def loss_divisor(self, y: Array) -> float:
+        """The divisor of a mean over the rows; see `backend.Differentiable`."""
         return self._row_loss.divisor(y)
 
     def loss_gradient(self, x: Array, y: Array, *, training_mode: bool) -> Array:
+        """The gradient of the summed loss; see `backend.Differentiable`."""
         with self._running(training_mode):
             leaf = self._tensor(x).requires_grad_()
             return self._array(
-                self._precision.loss_gradient(self._outputs(leaf), leaf, lambda outputs: self._row_loss.rows(outputs, y))
+                self._precision.loss_gradient(self._outputs(leaf), leaf, lambda outputs: self._loss_rows(outputs, y))
             )
 
     def class_gradient(self, x: Array, label: Array | None, *, training_mode: bool) -> Array:
-        """As in `backend.Differentiable`. A label is a column of the outputs, so that a model with one output takes only 0."""
+        """Gradients of class outputs; see `backend.Differentiable`.
+
+        A label is a column of the outputs, so that a model with one output takes only 0.
+        """
         with self._running(training_mode):
             if label is not None:
                 return self._gradient_of_labels(x, label).reshape(len(x), 1, *x.shape[1:])
-            # In training mode rows see each other through batch normalisation, and each repetition its own dropout.
+            # In training mode batch normalisation mixes rows, and each repetition would draw a dropout of its own.
             return self.every_gradient(x, "loop" if training_mode else self._ways(len(x)))
 
     def activations(self, x: Array, layer: str | int, *, training_mode: bool) -> Array:
+        """The output of a layer; see `backend.Differentiable`."""
         with self._running(training_mode), torch.no_grad():
             with layers.capturing(self._module, layer) as captured:
                 self._outputs(self._tensor(x), self._module)
             return self._array(captured.output(len(x)))
 
     def vjp(self, x: Array, cotangent: Array, layer: str | int | None, *, training_mode: bool) -> Array:
+        """The cotangent times the Jacobian; see `backend.Differentiable`."""
         with self._running(training_mode):
             leaf = self._tensor(x).requires_grad_()
             if layer is None:
-                differentiated, what = self._outputs(leaf), "outputs"
+                differentiated = self._outputs(leaf)
             else:
                 with layers.capturing(self._module, layer) as captured:
                     self._outputs(leaf, self._module)
-                differentiated, what = captured.output(len(x)), f"layer {layer!r}"
-            if cotangent.shape != tuple(differentiated.shape):
-                raise InvalidShape(f"cotangent has shape {cotangent.shape}; expected {tuple(differentiated.shape)}, as the {what}")
+                differentiated = captured.output(len(x))
+            jacobians.check_cotangent(cotangent, differentiated.shape, layer)
             weighting = tensor(cotangent, self._dtype, self._device)
             return self._array(self._precision.gradient(differentiated, leaf, weighting))
 
     def train_step(self, x: Array, y: Array, *, training_mode: bool) -> float | None:
+        """One step of the optimizer; see `backend.Trainable`."""
         optimizer = self._optimizer
         assert optimizer is not None, "train_step is None on a model without an optimizer"
         for parameter in self._trainable:
             parameter.requires_grad_(True)
         self._module.train(training_mode)
         try:
-            with OutOfMemoryNamed(), layers.differentiable(self._recurrent):
-                loss = self._row_loss.reduced(self._outputs(self._tensor(x), self._module, fitting=True), y)
+            with FrameworkErrors(), layers.differentiable(self._recurrent):
+                rows = self._loss_rows(self._outputs(self._tensor(x), self._module, fitting=True), y)
+                loss = self._row_loss.reduced(rows, self._row_loss.divisor(y))
                 torch.autograd.backward(self._precision.scaler.scale(loss))
                 self._precision.scaler.step(optimizer)
                 self._precision.scaler.update()
@@ -203,10 +215,12 @@ class TorchModel:
                 parameter.requires_grad_(False)
 
     def snapshot(self) -> _Snapshot:
+        """Copies everything that a fit can change."""
         state = None if self._optimizer is None else copy.deepcopy(self._optimizer.state_dict())
-        return _Snapshot(weights.clones(self._module), state, self._precision.scaler.state_dict())
+        return _Snapshot(weights.copies(self._module), state, self._precision.scaler.state_dict())
 
     def rollback(self, snapshot: _Snapshot) -> None:
+        """Restores a snapshot."""
         weights.put_back(self._module, snapshot.weights)
         if self._optimizer is not None and snapshot.optimizer is not None:
             # The optimizer takes the tensors it is given for its own and works in them.
@@ -214,21 +228,22 @@ class TorchModel:
         self._precision.scaler.load_state_dict(snapshot.scaler)
 
     def save(self, path: Path) -> None:
+        """Writes the weights to a file."""
         weights.save(self._module, path)
 
     def restore(self, path: Path) -> None:
-        """As in `backend.Trainable`. The optimizer starts anew: its state belongs to other weights."""
+        """Reads the weights from a file that `save` wrote; the optimizer is reset, because its state fits other weights."""
         weights.put(self._module, weights.read_saved(path), path)
         self._optimizer = self._new_optimizer()
 
-    def fresh(self) -> TorchModel:
+    def untrained_clone(self) -> TorchModel:
+        """A model of the same architecture that has not been fitted. Raises Unsupported if it would share parameters."""
         module = _module(self._config)
         ours = {id(p) for p in self._module.parameters()}
-        if module is self._module or any(id(p) in ours for p in module.parameters()):
-            raise Unsupported(
-                "the model's factory returns the same module or parameters again; a clone needs a factory that makes new ones"
-            )
-        # The same layout and ways, not the faster ones of another day.
+        operations.check_independent(
+            module is self._module or any(id(p) in ours for p in module.parameters()), "module or parameters"
+        )
+        # The same layout and ways: measured again, others might be faster.
         return TorchModel(self._config.model_copy(update={"memory_format": self._layout_name}), module, self._ways)
 
     # Inside.
@@ -237,6 +252,10 @@ class TorchModel:
     def _row_loss(self) -> losses.RowLoss:
         assert self._loss is not None, "operations of the loss are None on a model without one"
         return self._loss
+
+    def _loss_rows(self, outputs: torch.Tensor, y: Array) -> torch.Tensor:
+        """The loss of each row of outputs ``(n, C)``."""
+        return self._row_loss.rows(outputs, self._row_loss.targets(y, tuple(outputs.shape[1:])))
 
     def _tensor(self, x: Array) -> torch.Tensor:
         if self._staging is not None:
@@ -255,8 +274,8 @@ class TorchModel:
 
         Args:
             inputs: ``(n, *input_shape)``.
-            forward: The module itself, where what stands in for it will not do.
-            fitting: Whether this is of a training step.
+            forward: The module itself, if its faster replacement must not be used.
+            fitting: Whether this is part of a training step.
         """
         if inputs.is_floating_point():
             # A copy also where the dtype is right: the module's first step may work in place, which autograd refuses on a
@@ -284,12 +303,12 @@ class TorchModel:
         self.lay_out(chosen or torch.contiguous_format)
 
     def lay_out(self, memory_format: torch.memory_format) -> None:
-        """Lays images out anew in memory, parameters and all later inputs."""
+        """Changes the memory layout of images: of parameters, and of all later inputs."""
         self._memory_format = memory_format
         self._module.to(memory_format=memory_format)  # type: ignore[call-overload]  # torch's stubs have no overload of it alone
 
     def gradient_of_sum(self, x: Array) -> Array:
-        """The gradient of the summed outputs; see `torch_layouts.fastest`."""
+        """The gradient of the summed outputs; see `layouts.fastest`."""
         leaf = self._tensor(x).requires_grad_()
         return self._array(gradients.of(self._outputs(leaf).sum(), leaf, None))
 
@@ -304,15 +323,15 @@ class TorchModel:
         )
 
     def every_gradient(self, x: Array, way: gradients.Way) -> Array:
-        """Gradients of every output, ``(n, C, *row)``; see `torch_gradients.fastest`."""
-        # By the module itself: what was compiled or recorded has one way back a pass, and does not know vmap.
+        """Gradients of every output, ``(n, C, *row)``; see `gradients.fastest`."""
+        # The module itself: compiled or recorded forwards allow one backward a pass, and no vmap.
         leaf = self._tensor(x).requires_grad_()
         return gradients.WAYS[way](lambda x: self._outputs(x, self._module), leaf, self._array, self._nb_outputs)
 
     def _speed_up(self) -> None:
-        """Tries the module in its precision, and puts what is faster in its place."""
+        """Tries the module in its precision, and replaces it with its compiled or recorded form if that is configured."""
         config, shape = self._config, self._config.input_shape
-        self._precision.check(lambda: self._sample_answers(np.zeros((1, *layouts.known(shape)), self.input_dtype)))
+        self._precision.check(lambda: self._sample_answers(np.zeros((1, *known_sizes(shape)), self.input_dtype)))
         if config.cuda_graphs:
             self._forward = Graphed(self._module)
         if config.compile:
@@ -325,11 +344,11 @@ class TorchModel:
                 self._forward = compiled if is_compiled else self._module
                 return self._sample_answers(x)
 
-            torch_compile.warm_up(answers, layouts.known(shape), self.input_dtype, config.max_batch_rows, self._precision.tolerance)
+            torch_compile.warm_up(answers, known_sizes(shape), self.input_dtype, config.max_batch_rows, self._precision.tolerance)
             self._forward = compiled
 
     def _sample_answers(self, x: Array) -> list[Array]:
-        """Outputs and, where there are such, gradients."""
+        """Outputs and, if they exist, gradients."""
         found = [self.predict(x, training_mode=False)]
         if self._config.input_dtype is None:
             with suppress(Unsupported):
@@ -337,43 +356,35 @@ class TorchModel:
         return found
 
     def _running(self, training_mode: bool) -> AbstractContextManager[None]:
-        """What every operation runs in; next to nothing in the usual case, of which an attack makes thousands."""
-        return self._in_mode(training_mode) if training_mode or self._recurrent else OutOfMemoryNamed()
+        """The context that every operation runs in; costs next to nothing in evaluation mode, of which attacks make thousands."""
+        return self._in_mode(training_mode) if training_mode or self._recurrent else FrameworkErrors()
 
     @contextmanager
     def _in_mode(self, training_mode: bool) -> Iterator[None]:
         mode = layers.training(self._module) if training_mode else nullcontext()
-        with OutOfMemoryNamed(), mode, layers.differentiable(self._recurrent):
+        with FrameworkErrors(), mode, layers.differentiable(self._recurrent):
             yield
 
     def _gradient_of_labels(self, x: Array, label: Array) -> Array:
         leaf = self._tensor(x).requires_grad_()
         outputs = gradients.columns(self._outputs(leaf))
-        if label.max() >= outputs.shape[1]:
-            raise InvalidLabel(f"label {label.max()} is out of range; the model has {outputs.shape[1]} output(s), counted from 0")
+        jacobians.check_label(label, outputs.shape[1])
         chosen = outputs.gather(1, tensor(label[:, None], np.dtype(np.int64), self._device))
         return self._array(gradients.of(chosen, leaf, torch.ones_like(chosen)))
 
     def _new_optimizer(self) -> torch.optim.Optimizer | None:
-        if self._config.optimizer is None:
-            return None
-        optimizer = self._config.optimizer.build("optimizer", list(self._module.parameters()))
-        path = self._config.optimizer.path
-        if not isinstance(optimizer, torch.optim.Optimizer):
-            raise ModelConfigError("optimizer", f"{path!r} returned {type(optimizer).__name__}; expected a torch.optim.Optimizer")
-        if isinstance(optimizer, torch.optim.LBFGS):
-            raise ModelConfigError("optimizer", f"{path!r} evaluates a batch several times a step; expected one that does it once")
-        return optimizer
+        spec = self._config.optimizer
+        return None if spec is None else training.build(spec, list(self._module.parameters()))
 
-    def _not_there(self) -> list[str]:
-        operations = []
+    def _missing_operations(self) -> list[str]:
+        missing: list[str] = []
         if self._loss is None:
-            operations += ["loss", "loss_from_predictions", "loss_divisor", "loss_gradient"]
+            missing += operations.OF_LOSS
         if self._config.input_dtype is not None:
-            operations += ["loss_gradient", "class_gradient", "vjp"]
+            missing += operations.OF_GRADIENTS
         if self._optimizer is None:
-            operations += ["train_step"]
-        return operations
+            missing += ["train_step"]
+        return missing
 
     def _notes(self) -> list[str]:
         notes = []
@@ -390,7 +401,7 @@ class TorchModel:
 
 
 class _Snapshot(NamedTuple):
-    weights: weights.Clones
+    weights: weights.Copies
     optimizer: dict[str, Any] | None
     scaler: dict[str, Any]
 
@@ -402,19 +413,6 @@ def _module(config: Config) -> nn.Module:
     return made
 
 
-def _output_kind(config: Config, module: nn.Module, loss: losses.RowLoss | None) -> OutputKind:
-    if config.task == "regression":
-        return "values"
+def _ends_in_probabilities(module: nn.Module) -> bool:
     last = list(module.children())[-1:] if isinstance(module, nn.Sequential) else []
-    if last and isinstance(last[0], (nn.Softmax, nn.Sigmoid)):
-        return "probabilities"
-    return "logits" if loss is None or loss.takes_logits else "probabilities"
-
-
-class OutOfMemoryNamed(AbstractContextManager[None]):
-    """Turns the framework's error for a full device into ours, and gives the device its memory back."""
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if isinstance(error, torch.OutOfMemoryError):
-            torch.cuda.empty_cache()
-            raise OutOfMemory("the GPU has no memory left for so many rows; send fewer, or set a smaller max_batch_rows") from error
+    return bool(last) and isinstance(last[0], (nn.Softmax, nn.Sigmoid))

@@ -1,6 +1,6 @@
-"""Mixed precision: in which dtype ``torch.autocast`` computes, and gradients whose small numbers survive it.
+"""Mixed precision: the dtype of ``torch.autocast``, and gradients whose small numbers survive it.
 
-What holds: callers see outputs and gradients in the model's own dtype, and the weights stay in theirs.
+Invariant: callers see outputs and gradients in the model's own dtype, and the weights keep theirs.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Precision:
-    """What a model computes in.
+    """The precision that a model computes in.
 
     Args:
-        device: Where.
+        device: Where the model is.
         autocast: The configured dtype of autocast.
-        amp: Whether there is autocast in any case, in fits too.
+        amp: Whether autocast is on in any case, in fits too.
         module_dtype: Of the parameters.
 
     Attributes:
-        dtype: Of autocast; None without.
+        dtype: Of autocast; None without autocast.
         scaled: Whether gradients need to be scaled: see `gradient`.
         tolerance: How far two ways to compute the same may differ, in shares of the largest number.
-        scaler: Of the losses of a fit.
+        scaler: Scales the losses of a fit.
 
     Raises:
         ModelConfigError: Autocast would change nothing.
@@ -42,7 +42,7 @@ class Precision:
         if autocast is not None and module_dtype is not torch.float32:
             raise ModelConfigError(
                 "autocast",
-                f"the parameters are {module_dtype}; expected torch.float32, which is all that autocast computes otherwise",
+                f"the parameters are {module_dtype}; expected torch.float32, the only dtype that autocast changes",
             )
         self._device = device
         self._fits = amp
@@ -52,14 +52,14 @@ class Precision:
         self.scaler = torch.amp.GradScaler(device.type, enabled=amp and self.dtype is torch.float16)
 
     def scope(self, fitting: bool) -> AbstractContextManager[object]:
-        """What the module is called in."""
+        """The context that the module is called in."""
         if self.dtype is None or (fitting and not self._fits):
             return nullcontext()
         # The cache is of weights that are being fitted; CUDA graphs cannot be recorded with it.
         return torch.autocast(self._device.type, self.dtype, cache_enabled=fitting)
 
     def check(self, work: Callable[[], object]) -> None:
-        """Tries something with the configured autocast. Raises ModelConfigError if it fails there, and without it does not."""
+        """Runs ``work`` with the configured autocast. Raises ModelConfigError if it fails with autocast alone."""
         if not self._chosen:
             return
         try:
@@ -69,20 +69,20 @@ class Precision:
             try:
                 work()
             except Exception:
-                # Not autocast's doing.
+                # Autocast is not the cause.
                 return
             finally:
                 self.dtype = dtype
             raise ModelConfigError(
                 "autocast",
-                f"{str(dtype).removeprefix('torch.')} does not work for this model on {self._device}, without it the model does "
-                f"({type(e).__name__}: {str(e).splitlines()[0]}); try the other dtype, or leave it out",
+                f"this model fails with {str(dtype).removeprefix('torch.')} on {self._device}, and works without autocast "
+                f"({type(e).__name__}: {str(e).splitlines()[0]}); try the other dtype, or leave autocast out",
             ) from e
 
     def loss_gradient(
         self, outputs: torch.Tensor, leaf: torch.Tensor, loss_rows: Callable[[torch.Tensor], torch.Tensor]
     ) -> torch.Tensor:
-        """Of the summed losses that ``loss_rows`` makes of the outputs."""
+        """The gradient of the summed losses that ``loss_rows`` computes from the outputs."""
         if self.scaled:
             # In float32, so that the cotangent is not rounded before it is scaled.
             outputs_of_loss = outputs.float()
@@ -92,14 +92,14 @@ class Precision:
         return gradients.of(rows, leaf, torch.ones_like(rows))
 
     def gradient(self, outputs: torch.Tensor, leaf: torch.Tensor, cotangent: torch.Tensor) -> torch.Tensor:
-        """The cotangent, in any precision, times the Jacobian of the outputs of rows that do not see each other.
+        """The cotangent, in any precision, times the Jacobian of the outputs of independent rows.
 
-        In float16 nothing is below 6e-8, and the loss of a row of which the model is sure has smaller gradients: each row's
-        cotangent is brought to about 1 on its way through the module, by a power of two, which loses nothing.
+        The least float16 is 6e-8, and the loss of a row that the model is sure of has smaller gradients: each row's cotangent is
+        scaled to about 1 on its way through the module, by a power of two, which loses nothing.
         """
         if not self.scaled:
             return gradients.of(outputs, leaf, cotangent.to(outputs.dtype))
-        # Not beyond what float32 holds the reciprocal of.
+        # float32 holds the reciprocals of all powers in this range.
         exponent = torch.frexp(cotangent.flatten(1).abs().amax(1)).exponent.clamp(-100, 100)
         raised = torch.ldexp(cotangent, -_along(exponent, cotangent)).to(outputs.dtype)
         gradient = gradients.of(outputs, leaf, raised)

@@ -1,7 +1,7 @@
-"""Arrays on their way to a GPU and back, through pinned memory of a fixed size.
+"""Transfers of arrays to a GPU and back, through pinned memory of a fixed size.
 
-What holds: two buffers, made when the model is loaded, are all the pinned memory that a model takes, whatever the size of its
-rows; a buffer is filled anew only when what it held last has arrived. One thread at a time, as of a model.
+Invariant: two buffers, made when the model is loaded, are all the pinned memory that a model takes, for rows of any size. A
+buffer is refilled only when its last contents have arrived. Not thread-safe.
 """
 
 from __future__ import annotations
@@ -19,21 +19,25 @@ _BUFFER_NBYTES = 4 << 20
 
 
 class Arrival(Protocol):
-    """Tells when copies that were begun before `record` are done; a ``torch.cuda.Event``, say."""
+    """Marks the end of copies that were begun before `record`, as a ``torch.cuda.Event`` does."""
 
-    def record(self) -> None: ...
+    def record(self) -> None:
+        """Marks the copies that have been begun."""
+        ...
 
-    def synchronize(self) -> None: ...
+    def synchronize(self) -> None:
+        """Waits for the marked copies."""
+        ...
 
 
 class _AtOnce:
-    """Of copies inside host memory, which are done when they return."""
+    """Marks copies inside host memory, which are done when they return."""
 
     def record(self) -> None:
-        """Nothing is under way."""
+        """Does nothing: no copy is under way."""
 
     def synchronize(self) -> None:
-        """Nothing is under way."""
+        """Does nothing: no copy is under way."""
 
 
 class Staging:
@@ -55,7 +59,7 @@ class Staging:
         self._arrivals: list[Arrival] = [torch.cuda.Event() if on_gpu else _AtOnce() for _ in range(2)]  # type: ignore[no-untyped-call]
 
     def put(self, x: Array) -> torch.Tensor:
-        """A copy of the array on the device. Returns when nothing is read from the array any more."""
+        """Copies an array to the device. Returns when the array is not read any more."""
         source = np.ascontiguousarray(x).reshape(-1).view(np.uint8)
         result = torch.empty(x.shape, dtype=_torch_dtype(x.dtype), device=self._device)
         target = result.view(-1).view(torch.uint8)
@@ -68,13 +72,13 @@ class Staging:
         return result
 
     def take(self, t: torch.Tensor) -> Array:
-        """A copy of the tensor in memory of its own, C-contiguous."""
+        """Copies a tensor to new, C-contiguous host memory."""
         source = t.contiguous().view(-1).view(torch.uint8)
         result: Array = np.empty(tuple(t.shape), _numpy_dtype(t.dtype))
         target = result.reshape(-1).view(np.uint8)
         under_way: tuple[int, int, int] | None = None
         for turn, first, last in self._parts(len(source)):
-            # What a `put` began in this buffer; what this loop began there, `_arrived` has waited for.
+            # Waits for a `put` in this buffer; `_arrived` has waited for this loop's own copies.
             self._arrivals[turn].synchronize()
             self._buffers[turn][: last - first].copy_(source[first:last], non_blocking=True)
             self._arrivals[turn].record()
@@ -90,7 +94,7 @@ class Staging:
             np.copyto(target[first:last], self._buffers[turn][: last - first].numpy())
 
     def _parts(self, nbytes: int) -> list[tuple[int, int, int]]:
-        """Which buffer, and from which byte to which."""
+        """The parts of a copy: the buffer, the first byte and the byte after the last."""
         size = len(self._buffers[0])
         return [(i % 2, first, min(first + size, nbytes)) for i, first in enumerate(range(0, nbytes, size))]
 

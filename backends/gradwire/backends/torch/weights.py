@@ -1,6 +1,6 @@
-"""The weights of a torch module: in files, and as values to go back to.
+"""The weights of a torch module: read from files, written to files, copied and put back.
 
-What holds: a module gets all of its weights or keeps all that it has.
+Invariant: a module gets all of its weights or keeps all that it has.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from torch import nn
 
 from gradwire.backends.errors import ModelConfigError
 
-Clones: TypeAlias = dict[str, torch.Tensor]
+Copies: TypeAlias = dict[str, torch.Tensor]
 
 
 def read(path: Path, trust_pickle: bool) -> Mapping[str, torch.Tensor]:
-    """Tensors by name from a file, in host memory. Raises ModelConfigError."""
+    """Reads tensors by name from a file into host memory. Raises ModelConfigError."""
     if not path.is_file():
-        raise ModelConfigError("weights", f"{path} is not there; expected a .safetensors file")
+        raise ModelConfigError("weights", f"{path} does not exist; expected a .safetensors file")
     if path.suffix == ".safetensors":
         return read_saved(path)
     if path.suffix not in (".pt", ".pth"):
@@ -47,7 +47,7 @@ def read(path: Path, trust_pickle: bool) -> Mapping[str, torch.Tensor]:
 
 
 def read_saved(path: Path) -> Mapping[str, torch.Tensor]:
-    """What `save` wrote, whatever the file is called. Raises ModelConfigError."""
+    """Reads a file that `save` wrote, under any name. Raises ModelConfigError."""
     try:
         tensors: Mapping[str, torch.Tensor] = safetensors.torch.load_file(path)
     except safetensors.SafetensorError as e:
@@ -55,24 +55,24 @@ def read_saved(path: Path) -> Mapping[str, torch.Tensor]:
     return tensors
 
 
-def put(module: nn.Module, tensors: Mapping[str, torch.Tensor], source: Path) -> None:
+def put(module: nn.Module, arrays: Mapping[str, torch.Tensor], source: Path) -> None:
     """Gives a module its weights. Raises ModelConfigError, before anything changes, if names or shapes differ."""
     own = {name: t for name, t in module.state_dict().items() if isinstance(t, torch.Tensor)}
-    # Of tied weights a safetensors file holds one.
-    present = {_place(t) for name, t in own.items() if name in tensors}
+    # A safearrays file holds one of several tied weights.
+    present = {_storage(t) for name, t in own.items() if name in arrays}
     problems = {
-        "missing": [name for name, t in own.items() if name not in tensors and _place(t) not in present],
-        "unexpected": [name for name in tensors if name not in own],
+        "missing": [name for name, t in own.items() if name not in arrays and _storage(t) not in present],
+        "unexpected": [name for name in arrays if name not in own],
         "of another shape": [
             f"{name} {tuple(t.shape)}, expected {tuple(own[name].shape)}"
-            for name, t in tensors.items()
+            for name, t in arrays.items()
             if name in own and t.shape != own[name].shape
         ],
     }
     if any(problems.values()):
         text = "; ".join(f"{problem}: {', '.join(found)}" for problem, found in problems.items() if found)
         raise ModelConfigError("weights", f"{source} does not fit {type(module).__name__}: {text}")
-    module.load_state_dict(dict(tensors), strict=False)
+    module.load_state_dict(dict(arrays), strict=False)
 
 
 def save(module: nn.Module, path: Path) -> None:
@@ -80,13 +80,13 @@ def save(module: nn.Module, path: Path) -> None:
     safetensors.torch.save_model(module, str(path))
 
 
-def clones(module: nn.Module) -> Clones:
-    """All that a module holds, buffers outside its state_dict included, by name."""
+def copies(module: nn.Module) -> Copies:
+    """Copies all tensors that a module holds, buffers outside its state_dict included, by name."""
     return {name: t.detach().clone() for name, t in _tensors(module).items()}
 
 
-def put_back(module: nn.Module, before: Clones) -> None:
-    """In place, so that an optimizer keeps its hold of the parameters."""
+def put_back(module: nn.Module, before: Copies) -> None:
+    """Restores copies in place, so that an optimizer keeps its hold of the parameters."""
     with torch.no_grad():
         for name, t in _tensors(module).items():
             t.copy_(before[name])
@@ -96,5 +96,5 @@ def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
-def _place(t: torch.Tensor) -> tuple[Any, ...]:
+def _storage(t: torch.Tensor) -> tuple[Any, ...]:
     return (t.data_ptr(), t.shape, t.stride()) if t.numel() else (id(t),)

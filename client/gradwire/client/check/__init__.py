@@ -1,4 +1,4 @@
-"""Checks of a remote model: every granted operation is tried, and gradients are compared with central differences."""
+"""Checks of remote models, which compare gradients with central differences."""
 
 from gradwire.client.check.check import ROWS, Finding, Verdict, check_model, random_labels, rows_for
 

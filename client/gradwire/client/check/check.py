@@ -1,6 +1,6 @@
-"""Does a remote model do what its card says? Every operation that is granted is tried; gradients are held against differences.
+"""Check of a remote model: tries every granted operation and compares gradients with central differences.
 
-A check changes nothing: a fit is tried on a clone, and no version is saved.
+A check leaves the model unchanged: it tries fits on a clone and saves no version.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from gradwire.wire.names import OPERATIONS
 from gradwire.wire.tensors import Array
 
 ROWS = 4
-"""Enough for a wrong division by rows to show, few enough for a budget."""
+"""Rows per trial: enough to show a wrong division by rows, few enough for a budget."""
 
 Verdict: TypeAlias = Literal["ok", "wrong", "unclear", "not granted"]
 
 _EPS = {4: 6e-8, 8: 1.2e-16}
 _ALL_CLASSES_NBYTES = 64 << 20
-"""Gradients of all classes beyond this are not asked for; those of single classes are."""
+"""Most bytes of a gradient of all classes; above, gradients of single classes are checked."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What came of one operation."""
+    """Result of the check of one operation."""
 
     operation: str
     verdict: Verdict
@@ -49,28 +49,28 @@ class Finding:
 
 
 class _Wrong(Exception):
-    """An answer that is not what the card or the mathematics says."""
+    """An answer contradicts the card or the mathematics."""
 
 
 class _Unclear(Exception):
-    """Something that cannot be found out."""
+    """An operation cannot be checked."""
 
 
 def check_model(remote: RemoteEstimator, x: Array | None = None, y: Array | None = None, seed: int = 0) -> Iterator[Finding]:
-    """Tries a model's operations one after the other.
+    """Checks a model's operations one after the other.
 
     Args:
         remote: The model.
-        x: Rows to try it on; None: random ones within its clip values.
-        y: Labels of the rows; None: random ones.
-        seed: Of everything random.
+        x: Rows to use; None: random rows within the clip values.
+        y: Labels of the rows; None: random labels.
+        seed: Seed of everything random.
 
     Yields:
-        A finding an operation, in the order of the contract.
+        One finding per operation, in the order of the contract.
 
     Raises:
-        InvalidCall: There are no rows, and the card does not say what rows look like.
-        GradwireError: The server cannot be asked any more.
+        InvalidCall: No rows are given, and the card does not describe rows well enough.
+        GradwireError: The server no longer answers.
     """
     rng = np.random.default_rng(seed)
     card = remote.card
@@ -87,26 +87,26 @@ def check_model(remote: RemoteEstimator, x: Array | None = None, y: Array | None
             if operation in _COMPARED and finding.verdict == "unclear":
                 finding = _finding(operation, trial(0, COARSE))
             if operation in _COMPARED and finding.verdict == "wrong":
-                # Now and then a row stands among so many kinks that no difference is right; wrong gradients are wrong elsewhere.
+                # Sometimes a row lies among so many kinks that no difference is right; wrong gradients are wrong elsewhere too.
                 finding = _finding(operation, trial(ROWS if x is not None and len(x) >= 2 * ROWS else 0))
             yield finding
         elif operation in _ASKED:
-            yield _refused(operation, first)
+            yield _not_granted(operation, first)
         else:
             yield Finding(operation, "not granted", "not on the card")
 
 
 def rows_for(card: ModelCard, rng: np.random.Generator) -> Array:
-    """Rows ``(ROWS, *input_shape)`` to try a model on. Raises InvalidCall where nobody can guess what they should be."""
+    """Makes random rows ``(ROWS, *input_shape)`` for a check. Raises InvalidCall if the card does not describe rows."""
     if -1 in card.input_shape:
         raise InvalidCall(f"{card.name!r} takes rows of any size, {card.input_shape}; pass rows of your own")
     if card.clip_values is None and card.input_dtype.kind in "iu":
-        raise InvalidCall(f"{card.name!r} takes {card.input_dtype} without saying from where to where; pass rows of your own")
+        raise InvalidCall(f"{card.name!r} takes {card.input_dtype} and its card has no clip values; pass rows of your own")
     return random_rows(card, (ROWS, *card.input_shape), rng)
 
 
 def random_labels(card: ModelCard, n: int, rng: np.random.Generator) -> Array:
-    """Class indices ``(n,)``; of regressions, targets ``(n, *output_shape)``."""
+    """Makes random class indices ``(n,)``, or targets ``(n, *output_shape)`` of a regression."""
     if card.task == "regression":
         return rng.standard_normal((n, *card.output_shape))
     return rng.integers(0, card.nb_classes, n)
@@ -114,7 +114,7 @@ def random_labels(card: ModelCard, n: int, rng: np.random.Generator) -> Array:
 
 @dataclass
 class _Trial:
-    """What the operations are tried on, and what is known of the outputs so far."""
+    """Inputs of a check, and the differences of the outputs once they are known."""
 
     remote: RemoteEstimator
     x: Array
@@ -129,11 +129,11 @@ class _Trial:
 
     @property
     def close(self) -> float:
-        """By how much two ways to the same answer may differ, relative to it: sums in another order, TF32, bfloat16."""
+        """Tolerance between two computations of one answer, relative to it: order of sums, TF32, bfloat16."""
         return 1e-2 if self.card.output_dtype.itemsize < 8 else 1e-8
 
     def against_loss(self, gradient: Array) -> Agreement:
-        """Holds the gradients of the rows' losses, in the shape of the rows, against differences."""
+        """Compares the gradients of the rows' losses, in the shape of the rows, with differences."""
 
         def losses(rows: Array) -> Array:
             repeated = np.concatenate([self.y] * (len(rows) // len(self.x)))
@@ -142,17 +142,15 @@ class _Trial:
         return agreement(self._differences(losses, gradient), gradient[:, None])
 
     def against_outputs(self, gradient: Array, gradients: Array, columns: Array | None = None) -> Agreement:
-        """Holds gradients ``(n, k, *row)`` against differences of the outputs.
+        """Compares gradients ``(n, k, *row)`` with differences of the outputs.
 
         Args:
-            gradient: Where the differences are to be taken, in the shape of the rows.
-            gradients: What to hold against them.
-            columns: ``(n, k, C)``: the combinations of outputs that they are gradients of; None: of each output by itself.
+            gradient: Direction of half of the differences, in the shape of the rows.
+            gradients: The gradients to compare.
+            columns: ``(n, k, C)``: the combinations of outputs that were differentiated; None: each output alone.
         """
         if self.card.postprocessing_defences:
-            raise _Unclear(
-                "shapes are right; not compared with differences, because predict answers what defences made of the outputs"
-            )
+            raise _Unclear("shapes are right; not compared with differences, because predict answers outputs changed by defences")
         if self.card.output_kind == "labels":
             raise _Unclear("shapes are right; not compared with differences, because predict answers labels")
         if self._along_outputs is None:
@@ -172,7 +170,7 @@ class _Trial:
         return differences(values, self.x, along, spread, precision, _EPS.get(nbytes, _EPS[4]))
 
 
-# What is tried of each operation. Each returns what it has found, or raises _Wrong or _Unclear.
+# The check of each operation. Each returns a text, or raises _Wrong or _Unclear.
 
 
 def _predict(trial: _Trial) -> str:
@@ -182,34 +180,36 @@ def _predict(trial: _Trial) -> str:
     _expect(outputs, (n, *shape), card.output_dtype)
     one_by_one = _apart(remote.predict(trial.x, batch_size=1), outputs)
     if one_by_one > trial.close:
-        raise _Wrong(f"rows one by one give other outputs than together: {one_by_one:.0%} apart; do rows see each other?")
+        raise _Wrong(
+            f"rows one by one give other outputs than together: {one_by_one:.0%} apart; each row's outputs must depend on it alone"
+        )
     if card.output_kind == "labels" and not (np.sort(outputs, axis=1) == np.eye(shape[0])[-1]).all():
-        raise _Wrong(f"outputs are to be one-hot rows; the first is {outputs[0]}")
+        raise _Wrong(f"outputs must be one-hot rows; the first is {outputs[0]}")
     if card.output_kind == "probabilities" and not ((outputs >= -1e-6) & (outputs <= 1 + 1e-6)).all():
-        raise _Wrong(f"outputs are to be probabilities; they go from {outputs.min():g} to {outputs.max():g}")
+        raise _Wrong(f"outputs must be probabilities; they range from {outputs.min():g} to {outputs.max():g}")
     more = _more_answers(trial, outputs)
     return f"{outputs.dtype} {outputs.shape}, {card.output_kind}; together or one by one: {one_by_one:.1e} apart{more}"
 
 
 def _more_answers(trial: _Trial, outputs: Array) -> str:
-    """What predict answers besides outputs, if the card lists more."""
-    remote, x, told = trial.remote, trial.x, []
+    """Checks the other answers of predict that the card lists."""
+    remote, x, found = trial.remote, trial.x, []
     if "logits" in trial.card.answers:
         _expect(remote.predict(x, logits=True), outputs.shape, None)
-        told.append("logits")
+        found.append("logits")
     if "uncertainty" in trial.card.answers:
         uncertainty = remote.predict_uncertainty(x)
         _expect(uncertainty, (len(x), 1), None)
         if (uncertainty < 0).any():
-            raise _Wrong(f"uncertainty is a variance; the least is {uncertainty.min():g}")
-        told.append("uncertainty")
+            raise _Wrong(f"uncertainty is a variance and must not be negative; the least is {uncertainty.min():g}")
+        found.append("uncertainty")
     if "members" in trial.card.answers:
         members = remote.predict(x, raw=True)
         _expect(members, (len(members), *outputs.shape), None)
         if not trial.card.postprocessing_defences and _apart(members.sum(axis=0), outputs) > trial.close:
-            raise _Wrong("the members' answers do not add up to the outputs")
-        told.append(f"{len(members)} members")
-    return f"; also {', '.join(told)}" if told else ""
+            raise _Wrong("the members' answers must add up to the outputs")
+        found.append(f"{len(members)} members")
+    return f"; also {', '.join(found)}" if found else ""
 
 
 def _loss(trial: _Trial) -> str:
@@ -245,7 +245,7 @@ def _loss_gradient(trial: _Trial) -> str:
     _expect(gradient, trial.x.shape, None)
     one_by_one = _apart(remote.loss_gradient(trial.x, trial.y, batch_size=1), gradient)
     if one_by_one > trial.close:
-        raise _Wrong(f"with batch_size=1 it is {one_by_one:.0%} off; a mean divides by the call's rows, however they are cut")
+        raise _Wrong(f"with batch_size=1 it is {one_by_one:.0%} off; a mean must divide by the rows of the call, not of a batch")
     divisor: float = 1
     if trial.card.loss_reduction == "mean":
         total, mean = (float(remote.compute_loss(trial.x, trial.y, reduction)) for reduction in ("sum", "mean"))
@@ -261,13 +261,13 @@ def _class_gradient(trial: _Trial) -> str:
     labelled = remote.class_gradient(trial.x, label)
     _expect(labelled, (n, 1, *trial.x.shape[1:]), None)
     single = remote.class_gradient(trial.x[:1], int(label[0]))
-    _same(single, labelled[:1], trial, "one class for all rows and one class a row")
+    _same(single, labelled[:1], trial, "one class for all rows and one class per row")
     if classes * labelled.nbytes > _ALL_CLASSES_NBYTES:
         found = trial.against_outputs(labelled[:, 0], labelled, np.eye(classes)[label][:, None])
-        return f"{_judged(found, card)}; one class a row, all {classes} would be {classes * labelled.nbytes >> 20} MiB"
+        return f"{_judged(found, card)}; one class per row, because all {classes} would be {classes * labelled.nbytes >> 20} MiB"
     every = remote.class_gradient(trial.x)
     _expect(every, (n, classes, *trial.x.shape[1:]), None)
-    _same(labelled[:, 0], every[np.arange(n), label], trial, "one class a row and every class")
+    _same(labelled[:, 0], every[np.arange(n), label], trial, "one class per row and every class")
     weights = trial.rng.standard_normal(classes)
     found = trial.against_outputs(np.tensordot(every, weights, (1, 0)), every)
     return f"{_judged(found, card)}; {classes} classes, single ones agree"
@@ -277,7 +277,7 @@ def _get_activations(trial: _Trial) -> str:
     card, remote = trial.card, trial.remote
     names = list(dict.fromkeys((*card.layer_names[:1], *card.layer_names[-1:])))
     if not names:
-        raise _Unclear("the card names no layers")
+        raise _Unclear("the card lists no layers")
     shapes = []
     for name in names:
         by_name = remote.get_activations(trial.x, name)
@@ -285,7 +285,7 @@ def _get_activations(trial: _Trial) -> str:
             raise _Wrong(f"layer {name!r} has shape {by_name.shape} for {len(trial.x)} rows")
         _same(remote.get_activations(trial.x, card.layer_names.index(name)), by_name, trial, f"layer {name!r} by name and by index")
         shapes.append(f"{name} {by_name.shape}")
-    return f"{len(card.layer_names)} layers, by name and by index alike: {', '.join(shapes)}"
+    return f"{len(card.layer_names)} layers, equal by name and by index: {', '.join(shapes)}"
 
 
 def _vjp(trial: _Trial) -> str:
@@ -300,31 +300,31 @@ def _vjp(trial: _Trial) -> str:
 
 def _fit(trial: _Trial) -> str:
     if "clone_for_refitting" not in trial.card.operations:
-        raise _Unclear("not tried: it would change the model, and there can be no clone")
+        raise _Unclear("not tried: it would change the model, and clones are not granted")
     clone = trial.remote.clone_for_refitting()
     try:
         before = clone.card.version
         clone.fit(trial.x, trial.y, nb_epochs=1, batch_size=2)
         if clone.card.version == before:
             raise _Wrong(f"after a fit the version is still {before!r}")
-        return "an epoch on a clone, which is gone again"
+        return "an epoch on a clone, which was deleted"
     finally:
         clone.delete()
 
 
 def _fit_generator(trial: _Trial) -> str:
     if "clone_for_refitting" not in trial.card.operations:
-        raise _Unclear("not tried: it would change the model, and there can be no clone")
+        raise _Unclear("not tried: it would change the model, and clones are not granted")
     clone = trial.remote.clone_for_refitting()
     try:
         clone.fit_generator([(trial.x[:2], trial.y[:2]), (trial.x[2:], trial.y[2:])][: (len(trial.x) + 1) // 2], nb_epochs=1)
-        return "two batches on a clone, which is gone again"
+        return "two batches on a clone, which was deleted"
     finally:
         clone.delete()
 
 
 def _save(trial: _Trial) -> str:
-    return f"{len(trial.remote.versions())} versions are kept; none was saved or restored"
+    return f"{len(trial.remote.versions())} saved versions; none was saved or restored by this check"
 
 
 def _clone(trial: _Trial) -> str:
@@ -332,7 +332,7 @@ def _clone(trial: _Trial) -> str:
     try:
         if clone.card.clone_of != trial.card.name or clone.card.input_shape != trial.card.input_shape:
             raise _Wrong(f"the clone's card says {clone.card.clone_of!r}, {clone.card.input_shape}")
-        return f"made as {clone.card.name!r}, and gone again"
+        return f"made as {clone.card.name!r} and deleted"
     finally:
         clone.delete()
 
@@ -352,7 +352,7 @@ _TRIALS: dict[str, Callable[[_Trial], str]] = {
 assert set(_TRIALS) == set(OPERATIONS)
 
 _COMPARED = frozenset({"loss_gradient", "class_gradient", "vjp"})
-"""Held against differences."""
+"""Operations compared with differences."""
 
 _ASKED: dict[str, Callable[[_Trial], object]] = {
     "predict": lambda trial: trial.remote.predict(trial.x[:1]),
@@ -362,7 +362,7 @@ _ASKED: dict[str, Callable[[_Trial], object]] = {
     "get_activations": lambda trial: trial.remote.get_activations(trial.x[:1], 0),
     "vjp": lambda trial: trial.remote.vjp(trial.x[:1], np.ones((1, *trial.card.output_shape), np.float32)),
 }
-"""Asked for although the card does not list them: a server must refuse what it has not granted. Nothing that changes a model."""
+"""Calls of operations that the card does not list, which a server must reject. None of them changes a model."""
 
 
 def _finding(operation: str, trial: _Trial) -> Finding:
@@ -371,30 +371,30 @@ def _finding(operation: str, trial: _Trial) -> Finding:
     except _Unclear as e:
         return Finding(operation, "unclear", str(e))
     except (_Wrong, InvalidCall, Unsupported, ServerError, AccessError) as e:
-        return Finding(operation, "wrong", str(e) if isinstance(e, _Wrong) else f"refused although granted: {e}")
+        return Finding(operation, "wrong", str(e) if isinstance(e, _Wrong) else f"rejected although granted: {e}")
 
 
-def _refused(operation: str, trial: _Trial) -> Finding:
+def _not_granted(operation: str, trial: _Trial) -> Finding:
     try:
         _ASKED[operation](trial)
     except (AccessError, Unsupported, LayerError) as e:
         return Finding(operation, "not granted", str(e))
     except (InvalidCall, ModelFailed) as e:
-        return Finding(operation, "wrong", f"not on the card, yet not refused for that: {e}")
-    return Finding(operation, "wrong", "answers although it is not on the card")
+        return Finding(operation, "wrong", f"not on the card, but rejected for another reason: {e}")
+    return Finding(operation, "wrong", "answered although it is not on the card")
 
 
 def _judged(found: Agreement, card: ModelCard) -> str:
-    """Raises _Wrong or _Unclear, or says how well a gradient agrees."""
+    """Describes the agreement of a gradient with differences. Raises _Wrong or _Unclear."""
     if found.wrong and card.preprocessing_defences:
-        # Rounding to fewer bits, JPEG: their gradient is taken to be the identity's, as in ART.
+        # Rounding to fewer bits, JPEG: their gradient is that of the identity, as in ART.
         raise _Unclear(f"shapes are right; {found.error:.1%} off differences, which gradients through defences may be")
     if found.wrong:
         times = "" if found.factor is None else f": it is {found.factor:.3g} times the right one"
-        raise _Wrong(f"off central differences by {found.error:.1%}{times} (allowed {found.allowed:.2g})")
+        raise _Wrong(f"differs from central differences by {found.error:.1%}{times} (allowed {found.allowed:.2g})")
     if found.unclear:
-        raise _Unclear("shapes are right; too flat or too noisy around these rows for differences to tell more; try other rows")
-    return f"{found.error:.1e} off central differences (allowed {found.allowed:.2g})"
+        raise _Unclear("shapes are right; the outputs are too flat or too noisy around these rows to compare; try other rows")
+    return f"differs from central differences by {found.error:.1e} (allowed {found.allowed:.2g})"
 
 
 def _expect(array: Array, shape: tuple[int, ...], dtype: np.dtype[Any] | None) -> None:
@@ -414,6 +414,6 @@ def _same(one: Array, other: Array, trial: _Trial, what: str) -> None:
 
 
 def _apart(one: Array, other: Array) -> float:
-    """The greatest difference, relative to the greatest number."""
+    """Returns the greatest difference, relative to the greatest number."""
     size = float(np.abs(other).max())
     return float(np.abs(one.astype(np.float64) - other).max()) / size if size else float(np.abs(one).max())

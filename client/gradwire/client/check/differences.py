@@ -1,8 +1,8 @@
-"""Central differences along directions: whether a gradient is right, asked in few calls and in the model's own precision.
+"""Central differences along directions, to check gradients in few calls and in the model's own precision.
 
-Rows are rounded to the model's dtype before they are moved, and a gradient's prediction is taken along the move that was really
-sent, so that only the model's arithmetic is in doubt. Each difference comes with an estimate of its own error, and a gradient is
-called wrong only where it is off by more than that.
+Moved rows are rounded to the model's dtype, and a gradient's prediction is taken along the move that was actually sent, so
+that only the model's arithmetic is uncertain. Each difference has an estimate of its own error, and a gradient is called wrong
+only if it is off by more than that.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import numpy as np
 from gradwire.wire.tensors import Array
 
 DIRECTIONS = 6
-"""A row; the even ones are random, the odd ones follow the gradient."""
+"""Directions per row: even ones are random, odd ones follow the gradient."""
 
 
 @dataclass(frozen=True)
 class Precision:
-    """How far rows are moved, and how close a gradient must come.
+    """Lengths of the moves of rows, and the tolerance of a gradient.
 
     Attributes:
-        steps: Lengths of the moves (L2), longest first, where inputs span 1.
-        tolerance: Of a gradient, relative to the change along the directions.
+        steps: Lengths of the moves (L2), longest first, for inputs that span 1.
+        tolerance: Tolerance of a gradient, relative to the change along the directions.
     """
 
     steps: tuple[float, ...]
@@ -35,29 +35,29 @@ class Precision:
 # A central difference with step h is off by h**2 (curvature) and by eps / h (rounding): best near eps ** (1/3), which is 5e-3 in
 # float32 and 6e-6 in float64, where it is good to 2e-5 and 4e-11. Real networks bend and break (ReLU, max-pooling) within less
 # than that, and amplify the rounding, by thousands with TF32 or bfloat16; so several steps are tried, and for each direction
-# the one is kept that agrees best with the next. What right gradients are off by then, at most, in 60 runs: float32 CNN of
+# the one is kept that agrees best with the next. Greatest errors of right gradients then, in 60 runs: float32 CNN of
 # 144 ReLUs 5e-3 (with steps 1e-1 to 1e-3: 1.1e-1), float32 CNN of 170,000 ReLUs 2.6e-2, float64 without kinks 3e-9. Wrong ones
 # (a forgotten std, a mean over other rows, a detached branch) are off by 1e-1 and more.
 PRECISIONS = {
     4: Precision(steps=(1e-2, 1e-3, 1e-4), tolerance=0.03),
     8: Precision(steps=(1e-3, 1e-4, 1e-5), tolerance=1e-4),
 }
-"""By the bytes of an element."""
+"""Precisions by the bytes of an element."""
 
 COARSE = {4: Precision(steps=(0.3, 0.1, 0.03), tolerance=0.1), 8: PRECISIONS[8]}
-"""For float32 that is not computed as such: with bfloat16 inside, nothing can be seen through the rounding of shorter steps."""
+"""Precisions for float32 models that compute in bfloat16, whose rounding hides shorter steps."""
 
 
 @dataclass(frozen=True)
 class Differences:
-    """Changes of ``c`` values of each of ``n`` rows, along ``k`` directions, all per unit of length.
+    """Changes of ``c`` values of each of ``n`` rows along ``k`` directions, per unit of length.
 
     Attributes:
         moves: float64 ``(3, k, n, *row)``: from behind a row to ahead of it, from the row ahead, from behind to the row; of length
             1 but for rounding.
         changes: float64 ``(3, k, n, c)``.
-        errors: What the first of the changes may be off by, ``(k, n)``.
-        tolerance: Of gradients that are held against them.
+        errors: Possible error of the first of the changes, ``(k, n)``.
+        tolerance: Tolerance of gradients that are compared with them.
     """
 
     moves: Array
@@ -68,13 +68,13 @@ class Differences:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How a gradient and central differences agree, in the row where they agree least. Relative to the changes.
+    """Agreement of a gradient with central differences in the worst row, relative to the changes.
 
     Attributes:
-        error: By how much they differ.
-        resolution: How much of that the differences themselves may be off by.
-        factor: The gradient, as a multiple of the right one, where it is a multiple.
-        tolerance: What it may be off by where the differences are exact.
+        error: Their difference.
+        resolution: The part of it that may be the error of the differences.
+        factor: The gradient as a multiple of the right one, if it is a multiple.
+        tolerance: Allowed error if the differences are exact.
     """
 
     error: float
@@ -84,24 +84,25 @@ class Agreement:
 
     @property
     def allowed(self) -> float:
-        """What ``error`` may be."""
+        """The greatest allowed ``error``."""
         return max(self.tolerance, 4 * self.resolution)
 
     @property
     def wrong(self) -> bool:
+        """True if the error exceeds the allowed one."""
         return self.error > self.allowed
 
     @property
     def unclear(self) -> bool:
-        """Whether the differences are too noisy to tell anything."""
+        """True if the differences are too noisy for a verdict."""
         return not self.wrong and self.resolution > 0.1
 
 
 def directions(gradient: Array, rng: np.random.Generator) -> Array:
-    """Unit vectors ``(DIRECTIONS, *gradient.shape)``.
+    """Makes unit vectors ``(DIRECTIONS, *gradient.shape)``.
 
-    Among many inputs random directions are nearly orthogonal to any gradient: they notice a change where there should be none, but
-    what is right drowns in rounding. A gradient's own direction, at a random half of the inputs, sees it at its full size.
+    With many inputs, random directions are nearly orthogonal to any gradient: they detect a change that should not exist, but
+    rounding hides a right one. A gradient's own direction, at a random half of the inputs, shows it at its full size.
     """
     result = rng.standard_normal((DIRECTIONS, *gradient.shape))
     result[1::2] = gradient * rng.integers(0, 2, result[1::2].shape) + 1e-3 * np.abs(gradient).mean() * result[1::2]
@@ -112,14 +113,14 @@ def directions(gradient: Array, rng: np.random.Generator) -> Array:
 def differences(
     values: Callable[[Array], Array], x: Array, along: Array, spread: float, precision: Precision, eps: float
 ) -> Differences:
-    """Central differences.
+    """Computes central differences.
 
     Args:
         values: Rows ``(m, *row)`` to values ``(m, c)``; a row's values depend on that row alone.
         x: ``(n, *row)``, in the model's dtype.
         along: Unit vectors, ``(k, n, *row)``.
-        spread: The size of inputs, in which steps are measured.
-        precision: The steps.
+        spread: The size of inputs, which scales the steps.
+        precision: The steps and the tolerance.
         eps: The rounding error of a value, relative to it.
     """
     moves, changes, apart = [], [], []
@@ -149,11 +150,11 @@ def _three(behind: Array, here: Array, ahead: Array) -> Array:
 
 
 def agreement(found: Differences, gradient: Array) -> Agreement:
-    """Holds gradients ``(n, c, *row)`` against differences.
+    """Compares gradients ``(n, c, *row)`` with differences.
 
-    At a kink of the model (ReLU, max-pooling) a gradient is that of one side: of the central, the forward and the backward
-    difference the nearest counts. Of a row the median over directions counts, because some hit several kinks while a wrong
-    gradient fails along most; over rows the worst, so that one wrong row among right ones is found.
+    At a kink of the model (ReLU, max-pooling) a gradient is that of one side, so the nearest of the central, forward and
+    backward difference counts. For a row, the median over directions counts, because some hit several kinks while a wrong
+    gradient fails along most. Over rows, the worst counts, so that one wrong row among right ones is found.
     """
     n, c = gradient.shape[:2]
     flat = gradient.reshape(n, c, -1).astype(np.float64)
@@ -168,7 +169,7 @@ def agreement(found: Differences, gradient: Array) -> Agreement:
 
 
 def _of_row(predicted: Array, measured: Array, errors: Array, tolerance: float) -> Agreement:
-    """Of one row along directions of one kind: ``(3, k, c)``, ``(3, k, c)``, ``(k,)``."""
+    """Compares one row along directions of one kind: ``(3, k, c)``, ``(3, k, c)``, ``(k,)``."""
     size = float(np.sqrt(np.mean(np.maximum(np.abs(measured[0]), np.abs(predicted[0])).max(axis=-1) ** 2)))
     if not size:
         return Agreement(0.0, np.inf, None, tolerance)

@@ -1,4 +1,4 @@
-"""Random rows that a model takes, for commands that try one out."""
+"""Random rows for a model, for checks and benchmarks."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from gradwire.wire.tensors import Array
 
 
 def random_rows(card: ModelCard, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
-    """Rows of that shape: uniform within the clip values; otherwise normal around the standardisation, integers 0 or 1."""
+    """Makes random rows: uniform within the clip values, else normal around the standardisation; integers are 0 or 1."""
     drawn = np.float64 if card.input_dtype.itemsize == 8 else np.float32
     if card.clip_values is not None:
         low, high = (np.asarray(bound, drawn) for bound in card.clip_values)
         return np.asarray(low + (high - low) * rng.random(shape, drawn)).astype(card.input_dtype)
     if card.input_dtype.kind in "iub":
-        # Tokens, maybe: what every vocabulary has.
+        # Possibly tokens: every vocabulary has 0 and 1.
         return rng.integers(0, 2, shape).astype(card.input_dtype)
     rows = rng.standard_normal(shape, drawn)
     if card.preprocessing is not None:

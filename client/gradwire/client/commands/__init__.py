@@ -1,1 +1,1 @@
-"""The client's commands, one file for each group."""
+"""Commands of the client, their options and exit codes."""

@@ -29,8 +29,10 @@ _STYLES = {"ok": "green", "wrong": "bold red", "unclear": "yellow", "not granted
 def check(
     address: Address,
     model: Annotated[str, typer.Argument(help="A name that `gradwire models` lists.", show_default=False)],
-    data: Annotated[Path | None, typer.Option(help="A .npz file of rows x, maybe labels y.", show_default="random rows")] = None,
-    seed: Annotated[int, typer.Option(help="Of what is random.")] = 0,
+    data: Annotated[
+        Path | None, typer.Option(help="A .npz file of rows x and optional labels y.", show_default="random rows")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of random rows and labels.")] = 0,
     token: Token = None,
     token_file: TokenFile = None,
     tls: Tls = None,
@@ -38,9 +40,9 @@ def check(
     key: Key = None,
     timeout_s: Timeout = 60.0,
 ) -> None:
-    """Try every operation of a model, and hold its gradients against central differences.
+    """Check every operation of a model, and compare its gradients with central differences.
 
-    Exit code 0: all that is granted is right; 1: something is wrong; 2: what you asked for is; 3: no server answers.
+    Exit code 0: all granted operations are right; 1: an operation is wrong; 2: a wrong argument; 3: no server answers.
 
     Example: gradwire check 127.0.0.1:50051 digits --data test.npz
     """
@@ -51,7 +53,7 @@ def check(
         console.print(_panel(remote.card))
         before = remote.usage()
         findings = []
-        with console.status("asking") as status:
+        with console.status("checking") as status:
             for finding in check_model(remote, x, y, seed):
                 findings.append(finding)
                 status.update(f"{finding.operation}: {finding.verdict}")
@@ -62,14 +64,16 @@ def check(
 
 
 def _read(path: Path) -> tuple[Any, Any]:
-    """``x``, and ``y`` or None, of a .npz file. Arrays of objects are not read: they would be unpickled."""
+    """Reads ``x``, and ``y`` or None, from a .npz file. Rejects arrays of objects: they would be unpickled."""
     try:
         with np.load(path, allow_pickle=False) as file:
             return file["x"], file.get("y")
     except KeyError:
-        raise InvalidCall(f"{path} holds no array x; make it with numpy.savez(path, x=rows, y=labels)") from None
+        raise InvalidCall(f"{path} contains no array x; make the file with numpy.savez(path, x=rows, y=labels)") from None
     except (ValueError, AttributeError, TypeError, EOFError):
-        raise InvalidCall(f"{path} is not a .npz file of plain arrays; make it with numpy.savez(path, x=rows, y=labels)") from None
+        raise InvalidCall(
+            f"{path} is not a .npz file of plain arrays; make the file with numpy.savez(path, x=rows, y=labels)"
+        ) from None
 
 
 def _panel(card: ModelCard) -> Panel:
@@ -99,8 +103,8 @@ def _bounds(clip_values: tuple[Any, Any]) -> str:
 
 def _findings(findings: list[Finding]) -> Table:
     table = Table(show_edge=False, pad_edge=False, box=None, padding=(0, 2, 0, 0))
-    for heading in ("operation", "verdict", "found"):
-        table.add_column(heading, header_style="dim", overflow="fold", no_wrap=heading != "found")
+    for heading in ("operation", "verdict", "result"):
+        table.add_column(heading, header_style="dim", overflow="fold", no_wrap=heading != "result")
     for finding in findings:
         style = _STYLES[finding.verdict]
         found = escape(finding.text)
@@ -115,4 +119,4 @@ def _summary(findings: list[Finding], before: Usage, after: Usage) -> str:
     text = f"[bold red]wrong: {', '.join(wrong)}[/]" if wrong else f"[green]{count['ok']} of {tried} operations are right[/]"
     unclear = f", {count['unclear']} unclear" if count["unclear"] else ""
     rows = f"{after.forward - before.forward} rows forward and {after.backward - before.backward} backward"
-    return f"{text}{unclear} [dim]({rows} were used)[/]"
+    return f"{text}{unclear} [dim](used {rows})[/]"

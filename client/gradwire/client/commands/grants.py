@@ -1,4 +1,4 @@
-"""``gradwire grant``, ``gradwire revoke``, ``gradwire grants`` and ``gradwire usage``: who may do what, and what they did."""
+"""``gradwire grant``, ``revoke``, ``grants`` and ``usage``: administration of grants, and usage of models."""
 
 from __future__ import annotations
 
@@ -21,20 +21,22 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks
 
 def grant(
     address: Address,
-    principal: Annotated[str, typer.Argument(help="Who gets it: the name of a token or a certificate.", show_default=False)],
-    model: Annotated[str, typer.Argument(help="A name that the server serves.", show_default=False)],
-    access: Annotated[str, typer.Option(help=f"{', '.join(get_args(Access))}: each includes those before it.")],
-    activations: Annotated[bool, typer.Option(help="With gradients or trainer: activations too.")] = False,
-    operation: Annotated[list[str] | None, typer.Option(help="Only this operation; may be given several times.")] = None,
-    decimals: Annotated[int | None, typer.Option(help="With scores: round them to so many decimals.")] = None,
-    top_k: Annotated[int | None, typer.Option(help="With scores: show only so many of each row.")] = None,
-    forward: Annotated[int | None, typer.Option(help="Most rows that go forward, in all.")] = None,
-    backward: Annotated[int | None, typer.Option(help="Most rows that gradients come back for, in all.")] = None,
-    window: Annotated[str | None, typer.Option(help="The length of windows with limits of their own: 60s, 1h, 1d.")] = None,
-    window_forward: Annotated[int | None, typer.Option(help="Most forward rows in each window.")] = None,
-    window_backward: Annotated[int | None, typer.Option(help="Most backward rows in each window.")] = None,
-    rows_per_s: Annotated[float | None, typer.Option("--rows-per-s", help="Most rows a second.")] = None,
-    expires: Annotated[str | None, typer.Option(help="When it ends: in 12h, 30d, or at 2027-01-31.", show_default="never")] = None,
+    principal: Annotated[str, typer.Argument(help="The name of a token or a certificate.", show_default=False)],
+    model: Annotated[str, typer.Argument(help="A served name.", show_default=False)],
+    access: Annotated[str, typer.Option(help=f"{', '.join(get_args(Access))}: each includes the previous ones.")],
+    activations: Annotated[bool, typer.Option(help="With gradients or trainer: grant activations too.")] = False,
+    operation: Annotated[list[str] | None, typer.Option(help="Grant only this operation; repeatable.")] = None,
+    decimals: Annotated[int | None, typer.Option(help="With scores: round outputs to this many decimals.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="With scores: show only this many outputs of each row.")] = None,
+    forward: Annotated[int | None, typer.Option(help="Most forward rows in total.")] = None,
+    backward: Annotated[int | None, typer.Option(help="Most backward rows in total.")] = None,
+    window: Annotated[str | None, typer.Option(help="Length of a window for the next two limits: 60s, 1h, 1d.")] = None,
+    window_forward: Annotated[int | None, typer.Option(help="Most forward rows per window.")] = None,
+    window_backward: Annotated[int | None, typer.Option(help="Most backward rows per window.")] = None,
+    rows_per_s: Annotated[float | None, typer.Option("--rows-per-s", help="Most rows per second.")] = None,
+    expires: Annotated[
+        str | None, typer.Option(help="When the grant ends: after 12h or 30d, or at 2027-01-31.", show_default="never")
+    ] = None,
     token: Token = None,
     token_file: TokenFile = None,
     tls: Tls = None,
@@ -42,7 +44,7 @@ def grant(
     key: Key = None,
     timeout_s: Timeout = 60.0,
 ) -> None:
-    """Let somebody use a model, in place of what they were let do with it before. For admins of the server.
+    """Grant a principal access to a model, replacing its previous grant. For admins of the server.
 
     Example: gradwire grant gpu-node:50051 alice digits --access scores --forward 10000 --expires 30d
     """
@@ -73,7 +75,7 @@ def grant(
 
 def revoke(
     address: Address,
-    principal: Annotated[str, typer.Argument(help="Who loses it.", show_default=False)],
+    principal: Annotated[str, typer.Argument(help="The principal that loses access.", show_default=False)],
     model: Annotated[str, typer.Argument(help="The served name.", show_default=False)],
     token: Token = None,
     token_file: TokenFile = None,
@@ -82,18 +84,18 @@ def revoke(
     key: Key = None,
     timeout_s: Timeout = 60.0,
 ) -> None:
-    """End somebody's access to a model, wherever it was given. For admins of the server.
+    """Revoke a principal's access to a model, from whichever source it was granted. For admins of the server.
 
     Example: gradwire revoke gpu-node:50051 alice digits
     """
     with connected(address, token, token_file, tls, certificate, key, timeout_s) as server:
         server.grants.revoke(principal, model)
-    Console().print(f"{escape(principal)} has no access to {escape(model)} any more", highlight=False)
+    Console().print(f"{escape(principal)} no longer has access to {escape(model)}", highlight=False)
 
 
 def grants(
     address: Address,
-    principal: Annotated[str, typer.Option(help="Of one principal.", show_default="all")] = "",
+    principal: Annotated[str, typer.Option(help="List one principal's grants.", show_default="all")] = "",
     token: Token = None,
     token_file: TokenFile = None,
     tls: Tls = None,
@@ -101,7 +103,7 @@ def grants(
     key: Key = None,
     timeout_s: Timeout = 60.0,
 ) -> None:
-    """List who may do what. For admins of the server.
+    """List the grants of a server. For its admins.
 
     Example: gradwire grants gpu-node:50051
     """
@@ -112,9 +114,9 @@ def grants(
 
 def usage(
     address: Address,
-    model: Annotated[str, typer.Argument(help="Of one served name.", show_default="all")] = "",
-    principal: Annotated[str, typer.Option(help="Of somebody else; for admins.", show_default="you")] = "",
-    everybody: Annotated[bool, typer.Option("--all", help="Of everybody; for admins.")] = False,
+    model: Annotated[str, typer.Argument(help="Show one served name.", show_default="all")] = "",
+    principal: Annotated[str, typer.Option(help="Show another principal's usage; for admins.", show_default="you")] = "",
+    everybody: Annotated[bool, typer.Option("--all", help="Show all principals' usage; for admins.")] = False,
     token: Token = None,
     token_file: TokenFile = None,
     tls: Tls = None,
@@ -122,7 +124,7 @@ def usage(
     key: Key = None,
     timeout_s: Timeout = 60.0,
 ) -> None:
-    """Show how many rows you have used, and how many are left.
+    """Show the rows that you have used, and the rows left.
 
     Example: gradwire usage gpu-node:50051
     """
@@ -193,7 +195,7 @@ def _time(moment: datetime | None) -> str:
 
 
 def _duration(option: str, text: str) -> timedelta:
-    """Of "12h". Raises InvalidCall."""
+    """Parses a duration such as "12h". Raises InvalidCall."""
     try:
         duration = timedelta(**{_UNITS[text[-1:]]: float(text[:-1])})
     except (KeyError, ValueError, OverflowError):
@@ -206,16 +208,16 @@ def _duration(option: str, text: str) -> timedelta:
 def _whole_seconds(option: str, text: str) -> int:
     duration = _duration(option, text)
     if duration % timedelta(seconds=1):
-        raise InvalidCall(f"{option} is {text!r}; expected whole seconds")
+        raise InvalidCall(f"{option} is {text!r}; expected a whole number of seconds")
     return int(duration.total_seconds())
 
 
 def _moment(text: str) -> datetime:
-    """Of "30d", from now, or of a date. Raises InvalidCall."""
+    """Parses a date, or a duration from now such as "30d". Raises InvalidCall."""
     try:
         if re.fullmatch(r"[\d.]+[a-z]", text):
             return datetime.now(timezone.utc) + _duration("--expires", text)
-        # Python 3.10 does not know Z.
+        # Python 3.10 does not parse Z.
         moment = datetime.fromisoformat(f"{text[:-1]}+00:00" if text[-1:] in ("Z", "z") else text)
     except InvalidCall:
         raise

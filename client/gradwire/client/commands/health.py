@@ -1,6 +1,6 @@
-"""``gradwire health``: is a server ready? For probes of containers, load balancers and scripts.
+"""``gradwire health``: readiness of a server, for probes of containers, load balancers and scripts.
 
-Exit codes: 0, it is; 1, it answers, and is not (yet, or any more); 2, what was asked for is wrong; 3, no server answers.
+Exit codes: 0, ready; 1, the server answers but is not ready; 2, a wrong argument, name or permission; 3, no server answers.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ _SERVING = 1
 
 def health(
     address: Address,
-    service: Annotated[str, typer.Option(help="A model's name, or a service of the contract's.", show_default="the server")] = "",
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing if it serves.")] = False,
+    service: Annotated[str, typer.Option(help="A model's name, or a service of the contract.", show_default="the server")] = "",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing if it is ready.")] = False,
     token: Token = None,
     token_file: TokenFile = None,
     tls: Tls = None,
     certificate: Certificate = None,
     key: Key = None,
-    timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds to wait for an answer.")] = 3.0,
+    timeout_s: Annotated[float, typer.Option("--timeout", help="Time limit of the call in seconds.")] = 3.0,
 ) -> None:
-    """Ask whether a server, or one of its models, is ready, as every gRPC service can be asked (grpc.health.v1).
+    """Check whether a server or one of its models is ready, over gRPC's health service (grpc.health.v1).
 
-    Exit code 0: SERVING; 1: it answers, and does not serve; 2: what you asked for is wrong; 3: no server answers.
+    Exit code 0: SERVING; 1: it answers but is not ready; 2: a wrong argument; 3: no server answers.
 
     Example: gradwire health 127.0.0.1:50051 --service digits
     """
@@ -50,15 +50,15 @@ def health(
 
 
 def state_of(server: Server, service: str) -> int:
-    """What ``grpc.health.v1`` says of a service: one of its ServingStatus; SERVICE_UNKNOWN for one that is not there.
+    """Returns the ServingStatus of a service by ``grpc.health.v1``; SERVICE_UNKNOWN for an unknown one.
 
-    Asked once: who probes asks again by itself.
+    Never retried: probes repeat anyway.
 
     Raises:
-        Unavailable, CallTimeout: Nobody answers, or nobody who knows of health.
-        Unauthenticated: Somebody in front of the server wants to know who asks.
+        Unavailable, CallTimeout: No server answers, or it lacks the health service.
+        Unauthenticated: A proxy in front of the server requires credentials.
     """
-    # Its two messages have one field each, and on the wire they are these: no generated code for them is needed here.
+    # The two messages have one field each and equal these on the wire, so that no generated code is needed.
     call = server.connection.channel().unary_unary(_CHECK, StringValue.SerializeToString, Int32Value.FromString)
     try:
         answer: Int32Value = server.connection.ask(
@@ -72,6 +72,6 @@ def state_of(server: Server, service: str) -> int:
         if code is grpc.StatusCode.NOT_FOUND:
             return 3
         if code is grpc.StatusCode.UNIMPLEMENTED:
-            raise Unavailable(f"{server.address} speaks gRPC and has no grpc.health.v1; is it a gradwire server?") from None
+            raise Unavailable(f"the gRPC server at {server.address} lacks grpc.health.v1; is it a gradwire server?") from None
         raise
     return answer.value

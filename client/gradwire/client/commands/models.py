@@ -23,7 +23,7 @@ def models(
     key: Key = None,
     timeout_s: Timeout = 60.0,
 ) -> None:
-    """List the models that a server offers to you.
+    """List the models that you may use on a server.
 
     Example: gradwire models 127.0.0.1:50051
     """
@@ -38,6 +38,7 @@ def models(
 
 
 def cells(card: ModelCard) -> tuple[str, ...]:
+    """Formats a card as the cells of a table's row."""
     operations = [name for name in OPERATIONS if name in card.operations]
     shape = "x".join("any" if size == -1 else str(size) for size in card.input_shape)
     row = f"{shape} {card.input_dtype}"

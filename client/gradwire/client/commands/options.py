@@ -1,4 +1,4 @@
-"""Options that all client commands share, and the connection made of them."""
+"""Options shared by the client's commands, and the connection made from them."""
 
 from __future__ import annotations
 
@@ -13,24 +13,29 @@ from gradwire.client.commands.exit_codes import exit_on_errors
 from gradwire.client.server import Server, connect
 from gradwire.client.transport.credentials import caller
 
-Address: TypeAlias = Annotated[str, typer.Argument(help="host:port or unix:PATH of a server.", show_default=False)]
+Address: TypeAlias = Annotated[str, typer.Argument(help="A server's address: host:port or unix:PATH.", show_default=False)]
 Token: TypeAlias = Annotated[
-    str | None, typer.Option(help="Who calls. Better set in the environment, where others do not see it.", envvar="GRADWIRE_TOKEN")
+    str | None,
+    typer.Option(help="Your token. Prefer the environment variable, which other users cannot see.", envvar="GRADWIRE_TOKEN"),
 ]
 TokenFile: TypeAlias = Annotated[
-    Path | None, typer.Option(help="A file that holds the token.", envvar="GRADWIRE_TOKEN_FILE", show_default=False)
+    Path | None, typer.Option(help="A file that contains the token.", envvar="GRADWIRE_TOKEN_FILE", show_default=False)
 ]
 Tls: TypeAlias = Annotated[
     str | None,
     typer.Option(
-        help="Encrypt: 'system' for the system's certificates, or a PEM file to trust.", envvar="GRADWIRE_TLS", show_default=False
+        help="Use TLS and trust the certificates in this PEM file, or 'system' for the system's.",
+        envvar="GRADWIRE_TLS",
+        show_default=False,
     ),
 ]
 Certificate: TypeAlias = Annotated[
-    Path | None, typer.Option(help="Your certificate, a PEM file.", envvar="GRADWIRE_CERTIFICATE", show_default=False)
+    Path | None, typer.Option(help="Your client certificate, a PEM file.", envvar="GRADWIRE_CERTIFICATE", show_default=False)
 ]
-Key: TypeAlias = Annotated[Path | None, typer.Option(help="Its key, a PEM file.", envvar="GRADWIRE_KEY", show_default=False)]
-Timeout: TypeAlias = Annotated[float, typer.Option("--timeout", help="Seconds that a call may take.")]
+Key: TypeAlias = Annotated[
+    Path | None, typer.Option(help="The certificate's key, a PEM file.", envvar="GRADWIRE_KEY", show_default=False)
+]
+Timeout: TypeAlias = Annotated[float, typer.Option("--timeout", help="Time limit of a call in seconds.")]
 
 
 @contextmanager
@@ -43,6 +48,6 @@ def connected(
     key: Path | None,
     timeout_s: float,
 ) -> Iterator[Server]:
-    """A connection whose errors end the command with one line."""
+    """Connects to a server; errors end the command with one line and an exit code."""
     with exit_on_errors(), connect(address, **caller(token, token_file, tls, certificate, key), timeout_s=timeout_s) as server:
         yield server

@@ -1,4 +1,4 @@
-"""``gradwire top``: a live table of what a server does, for its admins."""
+"""``gradwire top``: a live table of a server's activity, for its admins."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from gradwire.v1 import status_pb2_grpc
 
 def top(
     address: Address,
-    once: Annotated[bool, typer.Option("--once", help="Show what happened since the server's start, and end.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON a period, in place of the table.")] = False,
-    every_s: Annotated[float, typer.Option("--every", min=0.1, help="Seconds of a period.")] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="Show the activity since the server's start, then exit.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON per period in place of the table.")] = False,
+    every_s: Annotated[float, typer.Option("--every", min=0.1, help="Length of a period in seconds.")] = 1.0,
     token: Token = None,
     token_file: TokenFile = None,
     tls: Tls = None,
@@ -35,9 +35,9 @@ def top(
     key: Key = None,
     timeout_s: Timeout = 10.0,
 ) -> None:
-    """Watch what a server does: calls, rows, latencies, batches, devices. Until Ctrl-C.
+    """Watch a server's calls, rows, latencies, batches and devices. Ctrl-C ends it.
 
-    For admins of the server; where callers are not told apart, for everybody on its host. Latencies are the server's own.
+    For admins of the server; without authentication, for all callers on its host. Latencies are measured on the server.
 
     Example: gradwire top 127.0.0.1:50051
     """
@@ -62,7 +62,7 @@ def _live(console: Console, server: Server, every_s: float) -> None:
             try:
                 now = _read(server)
             except Unavailable as e:
-                # It may come back: what was seen last stays.
+                # The server may come back: keep the last table.
                 live.update(Group(f"[bold red]no answer:[/] {escape(str(e))}", latest or ""), refresh=True)
                 continue
             latest, before = shown(activity(now, before)), now

@@ -1,7 +1,7 @@
-"""From an address to a gRPC channel: to one server, or to several that take turns.
+"""gRPC channels for addresses: to one server, or to several servers round robin.
 
-A channel follows its servers: a connection that a server ends is made anew, names are looked up again then, and of several
-addresses those that do not answer are left out until they do.
+A channel reconnects when a server closes the connection, and looks names up again then. Among several addresses, it skips
+those that do not answer until they do.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from gradwire.client.transport.credentials import AnyPath, ClientCertificate, ch
 _OPTIONS = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
-    # A server that is started again is found again within a call's retries.
+    # A restarted server is found again within a call's retries.
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 100),
-    # Not what its name says, but how long an attempt to connect may take: a busy server far away needs seconds for TCP and TLS.
+    # Despite its name, the time limit of an attempt to connect: a busy server far away needs seconds for TCP and TLS.
     ("grpc.min_reconnect_backoff_ms", 5_000),
-    # A server whose machine is gone is noticed in the middle of a call.
+    # Detects a lost machine in the middle of a call.
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
-    # Connections are not shared between channels: one that was closed or forked takes nobody else with it.
+    # Channels do not share connections: closing or forking one leaves the others alone.
     ("grpc.use_local_subchannel_pool", 1),
-    # Servers behind one name take turns, stream by stream.
+    # Streams go to the servers behind one name round robin.
     ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
-    # A name is looked up again when a connection ends. gRPC's own pause of 30 s between two looks is longer than a call is tried.
+    # A name is looked up again when a connection ends. gRPC's own interval of 30 s is longer than a call is retried.
     ("grpc.dns_min_time_between_resolutions_ms", 2_000),
 )
 
 
 def target(address: str) -> str:
-    """What gRPC calls an address: a bare list of IP addresses gets the scheme that such lists have. Raises InvalidCall."""
+    """Returns gRPC's target for an address; adds the scheme to a bare list of IP addresses. Raises InvalidCall."""
     first = address.partition(",")[0]
     if "," not in address or "/" in first or first.startswith(("ipv4:", "ipv6:", "unix:", "unix-abstract:", "dns:")):
         return address
@@ -42,13 +42,13 @@ def target(address: str) -> str:
     if versions not in ({4}, {6}):
         raise InvalidCall(
             f"address is {address!r}; expected HOST:PORT, or several IP addresses of one kind, each with its port, for example "
-            "10.0.0.1:50051,10.0.0.2:50051; a name that leads to several servers is dns:///NAME:PORT"
+            "10.0.0.1:50051,10.0.0.2:50051; use dns:///NAME:PORT for a name of several servers"
         )
     return f"ipv{versions.pop()}:{address}"
 
 
 def local(address: str) -> bool:
-    """Whether an address is this host's alone, with every part of a list."""
+    """True if an address, or every address of a list, is on this host."""
     if address.startswith("unix:"):
         return True
     parts = address.removeprefix("ipv4:").removeprefix("ipv6:").split(",")
@@ -56,12 +56,12 @@ def local(address: str) -> bool:
 
 
 def several(address: str) -> bool:
-    """Whether an address names more than one server."""
+    """True if an address names more than one server."""
     return "," in address
 
 
 def open_channel(address: str, tls: AnyPath | bool | None, certificate: ClientCertificate | None) -> grpc.Channel:
-    """A channel; it connects when it is first used. Reads the files. Raises InvalidCall."""
+    """Opens a channel, which connects at its first use. Reads the TLS files. Raises InvalidCall."""
     credentials = channel_credentials(tls, certificate)
     if credentials is None:
         return grpc.insecure_channel(target(address), _OPTIONS)

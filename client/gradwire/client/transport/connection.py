@@ -1,7 +1,7 @@
-"""A connection to a server: it opens when it is first used, and again after a fork, a pickle or a lost network.
+"""Connection to a server: streams, retries and deadlines.
 
-Streams are kept open between calls and lent to one caller at a time, so that any number of threads can share a
-connection without waiting for each other.
+It opens at its first use, and again after a fork or a lost network. Streams stay open between calls, and each serves one
+caller at a time, so that any number of threads can share a connection without waiting for each other.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ Way: TypeAlias = tuple[str, str]  # method and model
 _SERVICE = "/gradwire.v1.EstimatorService/"
 
 _UNSEEN = 3
-"""How often a call is made again that no server has begun with, before that counts as an attempt."""
+"""Immediate retries of a call that no server has begun, before one counts as an attempt."""
 
 _GRACE_S = 0.25
-"""How much later than the server the client ends a call whose time is over, so that the server's word comes first."""
+"""Delay of the client's deadline after the server's, so that the server's error arrives first."""
 
 
 def connection_to(
@@ -56,7 +56,7 @@ def connection_to(
     renewal: Renewal,
     same_host: bool,
 ) -> Connection:
-    """Checks the arguments of `gradwire.client.connect` and makes a connection of them. Raises InvalidCall."""
+    """Checks the arguments of `gradwire.client.connect` and returns a connection. Raises InvalidCall."""
     target(address)
     if token is not None and not tls and not local(address):
         raise InvalidCall(
@@ -68,9 +68,9 @@ def connection_to(
 
 
 class Connection:
-    """Calls to the servers at an address: streams, retries, deadlines, and a new start after a fork or a pickle.
+    """A connection to the servers at an address, which carries calls.
 
-    Threads may share it. It can be pickled and copied: a copy is the same connection; an unpickled one is a new one.
+    Threads may share it. It can be pickled and copied: a copy is the same connection; an unpickled one is new.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Connection:
         self._renewal = renewal
         self._may_leave_grpc = same_host and local(address) and not several(address)
         self._lock = threading.Lock()
-        # Outlives channels: calls that were under way when one was closed are still watched.
+        # Outlives channels: calls that run when one is closed keep their deadlines.
         self._deadlines = Deadlines()
         self._channel: grpc.Channel | None
         self._idle: defaultdict[Way, deque[AnyStream]]
@@ -101,13 +101,13 @@ class Connection:
         _connections.add(self)
 
     def close(self) -> None:
-        """Closes the connection. It opens again if it is used again."""
+        """Closes the connection. Its next use opens it again."""
         with self._lock:
             channel, idle, same_host = self._channel, self._idle, self._same_host
             self._forget()
         same_host.close()
         for streams in list(idle.values()):
-            with suppress(IndexError):  # empty; other threads may take some meanwhile
+            with suppress(IndexError):  # empty; other threads may take streams meanwhile
                 while True:
                     streams.pop().close()
         if channel is not None:
@@ -126,26 +126,26 @@ class Connection:
     def __repr__(self) -> str:
         return f"Connection({self.address!r})"
 
-    # Calls, for the estimator.
+    # Calls.
 
     def new_request_id(self) -> str:
-        """An id that no other call of any client has."""
+        """Returns an id that is unique among all calls of all clients."""
         return f"{self._id}-{next(self._numbers)}"
 
     def header(self, model: str) -> estimator_pb2.CallHeader:
-        """The header of a new call: its model, an id, the time limit and the trace."""
+        """Makes the header of a new call: its model, id, time limit and trace context."""
         return estimator_pb2.CallHeader(
             model=model, request_id=self.new_request_id(), timeout_s=self.timeout_s or 0.0, traceparent=traceparent()
         )
 
     def call(self, method: str, opening: bytes, arrays: Sequence[tuple[str, Array | Outgoing]], model: str = "") -> Array:
-        """One call on rows, made again where that is safe and may help.
+        """Makes one call on rows and returns its result. Retries it where that is safe and may help.
 
         Args:
-            method: The contract's name of it.
-            opening: The field ``open`` of its first message.
-            arrays: Its tensors, in the contract's order.
-            model: The served name, for `routing`; the server reads that in ``opening``.
+            method: The contract's name of the method.
+            opening: The field ``open`` of the first message.
+            arrays: The call's tensors, in the contract's order.
+            model: The served name, for `routing`; the server reads the one in ``opening``.
         """
         due_s = self._due_s()
 
@@ -156,37 +156,42 @@ class Connection:
 
         def once(attempt: int) -> Array:
             begin = opening if attempt == 1 else opening + _later_header(attempt, due_s)
-            # If one open stream has ended, the others may have too.
+            # If one open stream has ended, others may have ended too.
             stream = self._lend(method, model, due_s) if attempt == 1 else self.open_stream(method, due_s, model)
             return self._on_stream((method, model), stream, first_message(begin, ready, stream.inline_nbytes), due_s)
 
         return self._again(once, due_s, self.retry.attempts)
 
     def open_stream(self, method: str, due_s: float | None = None, model: str = "") -> AnyStream:
-        """A stream of the caller's own; over the server's Unix socket where that can be."""
+        """Opens a stream for one caller, over the server's Unix socket if possible."""
         return self._same_host.open(self.channel, method, self._id, self._metadata, due_s) or self.open_grpc_stream(method, model)
 
     def open_grpc_stream(self, method: str, model: str = "") -> Stream:
-        """A stream of the caller's own, whose messages are sent in the background."""
+        """Opens a gRPC stream for one caller. Its messages are sent in the background."""
         return Stream(self.channel().stream_stream(_SERVICE + method), naming(model, self._metadata))
 
     def watch(self, stream: AnyStream) -> None:
-        """Ends a call that begins now on the stream when its time is over, whether the server answers or not."""
+        """Starts the deadline of a call that begins now on the stream."""
         self._watch(stream, self._due_s())
 
     def unwatch(self, stream: AnyStream) -> bool:
-        """Ends the watch; False if the time was over and the call has been ended."""
+        """Removes the deadline; False if it has passed and the call was cancelled."""
         return self.timeout_s is None or self._deadlines.remove(stream)
 
     def error_on(self, stream: AnyStream, error: grpc.RpcError) -> GradwireError:
-        """The exception for a call on a stream that was watched and has failed."""
+        """Returns the exception for a failed call on a watched stream."""
         if not self.unwatch(stream):
             return CallTimeout(f"{self.address} did not answer within {self.timeout_s:g} s; is the server alive?")
         return error_of(error, self.address, bool(self._tls) and self._certificate is None)
 
     def ask(self, unary: Callable[[dict[str, Any]], T], again: bool = True, model: str = "") -> T:
-        """A unary call, about ``model`` if that is said; ``unary`` gets gRPC's keyword arguments for it."""
+        """Makes a unary call, with retries.
 
+        Args:
+            unary: Makes one attempt with gRPC's keyword arguments.
+            again: False: never retry.
+            model: The served name, for `routing`.
+        """
         due_s = self._due_s()
 
         def once(attempt: int) -> T:
@@ -199,10 +204,10 @@ class Connection:
         return self._again(once, due_s, self.retry.attempts if again else 1)
 
     def interrupted(self, stream: AnyStream) -> None:
-        """Ends a call that Ctrl-C broke off, on the server too, and leaves its channel.
+        """Cancels a call that Ctrl-C interrupted, on the server too, and abandons its channel.
 
-        The interrupt may have hit while gRPC held a lock of the channel's, which nobody will release then. So the channel
-        is not used again and not closed either, and the stream is cancelled by a thread that may hang.
+        The interrupt may have hit while gRPC held a lock of the channel, which is never released then. So the channel is
+        neither used again nor closed, and a thread that may hang cancels the stream.
         """
         self.unwatch(stream)
         if isinstance(stream, SocketStream):
@@ -219,7 +224,7 @@ class Connection:
             self._forget()
 
     def _due_s(self) -> float | None:
-        """When the time of a call that begins now is over, by ``time.monotonic()``."""
+        """Returns the deadline of a call that begins now, by ``time.monotonic()``."""
         return None if self.timeout_s is None else time.monotonic() + self.timeout_s
 
     def _watch(self, stream: AnyStream, due_s: float | None) -> None:
@@ -227,15 +232,15 @@ class Connection:
             self._deadlines.add(stream, due_s + _GRACE_S)
 
     def _again(self, once: Callable[[int], T], due_s: float | None, attempts: int) -> T:
-        """Calls ``once``, with the number of the attempt, until it gives something or trying again makes no sense."""
+        """Calls ``once`` with the attempt's number until it succeeds or a retry is pointless."""
         failed = unseen = 0
         for attempt in itertools.count(1):
             try:
                 return once(attempt)
             except (Unavailable, Exhausted) as e:
                 if isinstance(e, Unavailable) and e.unseen and unseen < _UNSEEN:
-                    # At once, on a stream of its own, which may lead to another server. To servers it is a later attempt all the
-                    # same, so that not even a proxy that lies could make it cost twice.
+                    # Retry immediately on a new stream, which may lead to another server. Servers still see a later attempt, so
+                    # that it cannot be charged twice even if a proxy is wrong.
                     unseen += 1
                     continue
                 failed += 1
@@ -249,7 +254,7 @@ class Connection:
                 if not isinstance(e, Exception):  # Ctrl-C: see `interrupted`
                     self._abandon()
                 elif isinstance(e, errors.Unauthenticated) and self._certificate is not None:
-                    # It may be over, and another one in its files by now: they are read for the next connection.
+                    # The certificate may have expired and its files may hold a new one: the next connection reads them again.
                     self.close()
                 raise
         raise AssertionError("count does not end")
@@ -260,11 +265,11 @@ class Connection:
             stream.send_call(*sent)
             result = stream.result()
         except grpc.RpcError as e:
-            # Now: an exception that is kept would keep the stream too.
+            # Close now: a stored exception would keep the stream alive.
             stream.close()
             raise self.error_on(stream, e) from None
         except Exception as e:
-            # An answer that is none, say: the server need not go on.
+            # For example a malformed answer: the server need not continue.
             self.unwatch(stream)
             stream.cancel()
             if isinstance(e, WireError):
@@ -282,7 +287,7 @@ class Connection:
         while idle:
             try:
                 stream = idle.pop()
-            except IndexError:  # another thread was faster
+            except IndexError:  # another thread took it
                 break
             if stream.usable and not self._old(stream):
                 return stream
@@ -296,7 +301,7 @@ class Connection:
         return stream.calls >= self._renewal.calls or time.monotonic() - stream.opened_s > self._renewal.seconds
 
     def channel(self) -> grpc.Channel:
-        """The open channel."""
+        """Returns the open channel, and opens it if needed."""
         channel = self._channel
         if channel is None:
             with self._lock:
@@ -316,9 +321,10 @@ class Connection:
 
 
 def _later_header(attempt: int, due_s: float | None) -> bytes:
-    """What turns a call's header into that of a later attempt, with the time that is left, appended to the field ``open``.
+    """Returns bytes that, appended to the field ``open``, turn a header into that of a later attempt.
 
-    protobuf merges a message that comes twice, and ``call`` is field 1 of each method's ``open``.
+    They hold the attempt's number and the time left. protobuf merges a message that comes
+    twice, and ``call`` is field 1 of each method's ``open``.
     """
     header = estimator_pb2.CallHeader(attempt=attempt)
     if due_s is not None:
@@ -327,13 +333,13 @@ def _later_header(attempt: int, due_s: float | None) -> bytes:
 
 
 _abandoned: list[grpc.Channel] = []
-"""Channels that must not even be collected: that would close them."""
+"""Channels that must not be garbage-collected, because that would close them."""
 
 _connections: weakref.WeakSet[Connection] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
-    """In a forked child the parent's sockets and threads are of no use: every connection starts anew."""
+    """Resets every connection in a forked child, which cannot use the parent's sockets and threads."""
     for connection in list(_connections):
         connection._lock = threading.Lock()
         connection._deadlines = Deadlines()

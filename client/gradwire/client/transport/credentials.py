@@ -1,6 +1,6 @@
-"""What a caller shows and trusts: a token, a certificate, and the certificates that a server's must be signed by.
+"""Credentials of a caller: its token, its certificate, and the certificate authorities that it trusts.
 
-No error repeats a token.
+Errors never contain a token.
 """
 
 from __future__ import annotations
@@ -20,20 +20,18 @@ ClientCertificate: TypeAlias = tuple[AnyPath, AnyPath]
 
 
 def check_token(token: str | None) -> None:
-    """Raises InvalidCall for what cannot be sent as a token; gRPC's own error would show it."""
+    """Checks the form of a token. Raises InvalidCall; gRPC's own error would show the token."""
     if token is not None and (not isinstance(token, str) or not re.fullmatch(r"[!-~]+", token)):
         given = f"{len(token)} characters" if isinstance(token, str) else type(token).__name__
-        raise InvalidCall(
-            f"token is {given}, not all of them what tokens are made of; expected letters, digits and signs, no spaces"
-        )
+        raise InvalidCall(f"token is malformed ({given}); expected ASCII letters, digits and signs without spaces")
 
 
 def token_in(path: AnyPath) -> str:
-    """The token that a file holds. Raises InvalidCall."""
-    text = _content("the token's file", path, "a file that holds a token").strip()
+    """Reads a token from a file. Raises InvalidCall."""
+    text = _content("the token file", path, "a file that contains a token").strip()
     if not re.fullmatch(rb"[!-~]+", text):
         raise InvalidCall(
-            f"the token's file is {path}, which holds {len(text)} bytes that are no token; expected one, and nothing else"
+            f"the token file {path} contains {len(text)} bytes that are not a token; expected one token and nothing else"
         )
     return text.decode("ascii")
 
@@ -41,9 +39,9 @@ def token_in(path: AnyPath) -> str:
 def caller(
     token: str | None, token_file: AnyPath | None, tls: str | None, certificate: AnyPath | None, key: AnyPath | None
 ) -> dict[str, Any]:
-    """What a command's options mean for `connect`. A token's file goes before a token. Raises InvalidCall."""
+    """Turns a command's options into arguments of `connect`; a token file overrides a token. Raises InvalidCall."""
     if (certificate is None) != (key is None):
-        raise InvalidCall(f"{'--key' if key is None else '--certificate'} is missing; --certificate and --key go together")
+        raise InvalidCall(f"{'--key' if key is None else '--certificate'} is missing; --certificate and --key need each other")
     return {
         "token": token if token_file is None else token_in(token_file),
         "tls": True if tls == "system" else tls,
@@ -52,16 +50,16 @@ def caller(
 
 
 def channel_credentials(tls: AnyPath | bool | None, certificate: ClientCertificate | None) -> grpc.ChannelCredentials | None:
-    """What a channel is opened with; None: no TLS. Reads the files. Raises InvalidCall."""
+    """Returns the credentials of a channel; None without TLS. Reads the files. Raises InvalidCall."""
     if tls is None or tls is False:
         if certificate is not None:
-            raise InvalidCall("certificate is given and tls is not; pass tls=, a file with certificates to trust, or True")
+            raise InvalidCall("certificate needs tls; pass tls=, a file with certificates to trust, or True")
         return None
     roots = None if tls is True else _content("tls", tls, "a file with certificates to trust (PEM), or True")
     if certificate is None:
         return grpc.ssl_channel_credentials(roots)
     if not isinstance(certificate, (tuple, list)) or len(certificate) != 2:
-        raise InvalidCall("certificate is not a pair; expected two files (PEM): certificate=(certificate, key)")
+        raise InvalidCall("certificate must be two files (PEM): certificate=(certificate, key)")
     chain, key = (_content("certificate", path, "two files (PEM), a certificate and its key") for path in certificate)
     if b"CERTIFICATE-----" not in chain or b"PRIVATE KEY-----" not in key:
         raise InvalidCall(

@@ -1,7 +1,7 @@
-"""A stream to a server on this host, over a Unix socket and without gRPC.
+"""Streams to a server on the same host, over a Unix socket instead of gRPC.
 
-gRPC hands every message to threads of its own, on the way there and back. Here the caller's thread writes to the socket and
-waits on it, which a small call answers in less than half the time.
+gRPC passes every message through threads of its own in both directions. Here the caller's thread writes to the socket and
+waits on it, so that a small call takes less than half the time.
 """
 
 from __future__ import annotations
@@ -30,33 +30,33 @@ from gradwire.wire.status import DETAILS_KEY
 from gradwire.wire.tensors import Array
 
 _SCRATCH_NBYTES = 64 << 10
-"""Frames within it are read at once with their header."""
+"""Frames of this size are read together with their header."""
 _SMALL_NBYTES = 64 << 10
-"""Messages up to here are copied behind their header."""
+"""Smaller messages are copied behind their header."""
 _MAX_FRAME_NBYTES = 4 * CHUNK_NBYTES
-"""Far more than a server puts into one, and no more memory than that for what it announces."""
+"""Far more than a server puts into one frame; bounds the memory allocated for an announced length."""
 
-_TICKET_KEY = "gradwire-ticket"
-"""Stands for the certificate that was shown over gRPC."""
+_PASS_KEY = "gradwire-ticket"
+"""Metadata key of the pass that replaces the certificate shown over gRPC."""
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class SameHost:
-    """The way to a server's Unix socket, if there is one.
+    """Access to a server's Unix socket, if it offers one.
 
     Args:
-        wanted: Whether to look for it.
+        wanted: Whether to ask the server for it.
     """
 
     def __init__(self, wanted: bool) -> None:
         self._wanted = wanted and supported()
         self._name: str | None = None
-        self._ticket = ""
+        self._pass = ""
         self._streams: weakref.WeakSet[SocketStream] = weakref.WeakSet()
 
     def close(self) -> None:
-        """Ends all streams, and with them the calls that are under way."""
+        """Ends all streams and the calls that run on them."""
         for stream in list(self._streams):
             stream.cancel()
 
@@ -68,14 +68,14 @@ class SameHost:
         metadata: tuple[tuple[str, str], ...],
         due_s: float | None,
     ) -> SocketStream | None:
-        """A stream over the socket; None where there is none to be had now. ``due_s`` is when to stop asking for it."""
-        # Twice: the name that is known may be that of a server which has been started again since.
+        """Opens a stream over the socket; None if that is not possible now. ``due_s`` is the call's deadline."""
+        # Twice: the known name may belong to a server that was restarted since.
         for _ in range(2):
             if not self._wanted or not (name := self._ask(channel, metadata, due_s)):
                 return None
             try:
-                ticket = ((_TICKET_KEY, self._ticket),) if self._ticket else ()
-                stream = SocketStream(name, method, client, (*metadata, *ticket))
+                pass_ = ((_PASS_KEY, self._pass),) if self._pass else ()
+                stream = SocketStream(name, method, client, (*metadata, *pass_))
             except BlockingIOError:
                 return None
             except OSError:
@@ -83,7 +83,7 @@ class SameHost:
                 continue
             self._streams.add(stream)
             return stream
-        # Not on this host after all: behind a tunnel, in another container, or another user's.
+        # The server is behind a tunnel, in another container, or runs as another user.
         self._wanted = False
         return None
 
@@ -92,43 +92,46 @@ class SameHost:
             stub = transport_pb2_grpc.TransportServiceStub(channel())
             left_s = None if due_s is None else max(0.001, due_s - time.monotonic())
             try:
-                told = stub.GetSameHost(transport_pb2.GetSameHostRequest(), timeout=left_s, metadata=metadata)
-                self._name, self._ticket = told.socket, told.ticket
+                reply = stub.GetSameHost(transport_pb2.GetSameHostRequest(), timeout=left_s, metadata=metadata)
+                self._name, self._pass = reply.socket, reply.ticket
             except grpc.RpcError as e:
-                # An older server, or one that is not there: the call that follows finds out.
+                # An older server, or no server: the following call fails with its own error.
                 self._wanted = e.code() is not grpc.StatusCode.UNIMPLEMENTED
                 return ""
         return self._name
 
 
 class StreamEnded(grpc.RpcError):  # type: ignore[misc]
-    """The server's status for the stream, in the form that gRPC's own errors have."""
+    """Status with which the server ended a stream; has the interface of gRPC's own errors."""
 
     def __init__(self, code: grpc.StatusCode, text: str, status: bytes = b"") -> None:
         super().__init__(text)
         self._code, self._text, self._status = code, text, status
 
     def code(self) -> grpc.StatusCode:
+        """As `grpc.Call.code`."""
         return self._code
 
     def details(self) -> str:
+        """As `grpc.Call.details`."""
         return self._text
 
     def trailing_metadata(self) -> tuple[tuple[str, bytes], ...]:
+        """As `grpc.Call.trailing_metadata`."""
         return ((DETAILS_KEY, self._status),) if self._status else ()
 
 
 class SocketStream:
-    """An open stream of one method; as `streams.Stream`, with its attributes.
+    """An open stream of one method over the socket; has the interface of `streams.Stream`.
 
     Args:
-        name: Of the server's socket.
-        method: The contract's name.
-        client: The connection that it belongs to.
-        metadata: What the stream begins with.
+        name: The name of the server's socket.
+        method: The contract's name of the method.
+        client: The id of the stream's connection.
+        metadata: Metadata sent at the start of the stream.
 
     Raises:
-        OSError: There is no such socket on this host, or it is another user's.
+        OSError: No such socket exists on this host, or it belongs to another user.
     """
 
     inline_nbytes = INLINE_NBYTES
@@ -136,13 +139,13 @@ class SocketStream:
     def __init__(self, name: str, method: str, client: str, metadata: tuple[tuple[str, str], ...]) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            # Not waited for: a server that hangs takes no more connections, and gRPC has deadlines for that.
+            # Non-blocking: a server that hangs accepts no more connections, and gRPC has deadlines for that.
             self._socket.setblocking(False)
             self._socket.connect(abstract(name))
             self._socket.setblocking(True)
             if (peer := peer_of(self._socket)).uid != os.geteuid():
-                # Whoever listens there gets to see the token.
-                raise PermissionError(f"the socket of another user's process, {peer.pid}")
+                # The token would be sent to that process.
+                raise PermissionError(f"the socket belongs to another user's process, {peer.pid}")
             hello = SameHostHello(method=method, client=client, metadata=dict(metadata)).SerializeToString()
             self._socket.sendall(HEADER.pack(HELLO, len(hello)) + hello)
         except OSError:
@@ -154,14 +157,14 @@ class SocketStream:
         self._both.register(self._socket, select.POLLIN | select.POLLOUT)
         self._scratch = bytearray(_SCRATCH_NBYTES)
         self._begin = self._end = 0
-        # What the present call still has to send: the rest of what is on its way, and what comes after it.
+        # Unsent parts of the current call: the rest of the current write, and the messages after it.
         self._rest: list[memoryview] = []
         self._unsent: Iterator[bytes | Chunk] | None = None
         self._waiting: Chunk | None = None
-        # Memory that both sides share, once a large call has been made; False if the server cannot have it.
+        # Shared memory, from the first large call on; False if the server cannot map it.
         self._segment: Segment | bool | None = None
         self._large_answer = False
-        # The slot whose chunk is being read, and those that have been.
+        # The slot of the chunk being read, and slots to return.
         self._lent: int | None = None
         self._returned = Returned()
         self.opened_s = time.monotonic()
@@ -169,11 +172,11 @@ class SocketStream:
 
     @property
     def usable(self) -> bool:
-        """Whether the server has not ended it, as far as is known here. Between calls it has nothing else to say."""
+        """True unless the server is known to have ended the stream. Between calls it sends nothing else."""
         return self._begin == self._end and not self._readable.poll(0)
 
     def send(self, messages: Iterator[bytes | Chunk]) -> None:
-        """Sends of a call's messages what the socket takes at once; the others go while the answer is waited for."""
+        """Sends a call's messages as far as the socket accepts; the rest follows in `receive`."""
         self.calls += 1
         self._lent = None
         if isinstance(self._segment, Segment):
@@ -183,7 +186,7 @@ class SocketStream:
         self._push()
 
     def send_call(self, first: bytes, chunked: Sequence[memoryview]) -> None:
-        """As `send`, of what `first_message` returned. Raises grpc.RpcError."""
+        """Sends the messages of a call from the result of `first_message`. Raises grpc.RpcError."""
         if self._segment is None and (chunked or self._large_answer):
             self._share()
         self.send(_in_chunks(first, chunked))
@@ -209,7 +212,7 @@ class SocketStream:
                     return chunk
                 self._segment.freed(*SLOT.unpack(frame))
             except (ValueError, struct.error) as e:
-                raise StreamEnded(grpc.StatusCode.INTERNAL, f"the server sent a frame that makes no sense: {e}") from None
+                raise StreamEnded(grpc.StatusCode.INTERNAL, f"the server sent a malformed frame: {e}") from None
             if self._waiting is not None:
                 self._put(self._segment, self._waiting)
                 self._push()
@@ -221,17 +224,17 @@ class SocketStream:
         return result
 
     def close(self) -> None:
-        """Ends the stream, also for a forked child that has inherited it."""
+        """Ends the stream, even if a forked child has inherited the socket."""
         self.cancel()
         self._socket.close()
 
     def cancel(self) -> None:
-        """Ends the stream now, on the server too, and wakes whoever waits for it."""
+        """Ends the stream now, on the server too, and wakes threads that wait for it."""
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def _push(self) -> None:
-        """Sends until the socket takes no more, or no slot is free."""
+        """Sends until the socket accepts no more, or no slot is free."""
         try:
             while True:
                 while self._rest:
@@ -244,7 +247,7 @@ class SocketStream:
                     return
                 message = next(self._unsent, None)
                 if isinstance(message, bytes):
-                    # Together with the chunk after it, if there is one.
+                    # Sent together with a following chunk.
                     self._queue(MESSAGE, message)
                     message = next(self._unsent, None)
                 if message is None:
@@ -258,7 +261,7 @@ class SocketStream:
         except BlockingIOError:
             return
         except OSError:
-            # The server has hung up; why, it may have said before.
+            # The server closed the connection; the reason may be among the frames received.
             self._unsent, self._waiting, self._rest = None, None, []
 
     def _queue(self, kind: int, payload: bytes, data: memoryview | None = None) -> None:
@@ -277,7 +280,7 @@ class SocketStream:
             self._queue(SHARED, PLACE.pack(segment.put(chunk.data), chunk.offset, len(chunk.data)))
 
     def _give_back(self) -> None:
-        """Tells the server that chunks which were read may be overwritten, once there are enough of them."""
+        """Gives slots that were read back to the server, once there are enough of them."""
         if self._lent is None:
             return
         frames, self._lent = self._returned.add(self._lent), None
@@ -286,7 +289,7 @@ class SocketStream:
             self._push()
 
     def _share(self) -> None:
-        """Offers the server memory. Called between calls, when nothing else is on its way."""
+        """Offers shared memory to the server. Called between calls only."""
         self._segment = False
         try:
             file = create()
@@ -296,7 +299,7 @@ class SocketStream:
             segment = Segment(file, writes_second=False)
             self._queue(SHARE, OFFER.pack(file))
             self._push()
-            # The file is open until the server has it.
+            # The file stays open until the server has opened it.
             kind, answer = self._frame()
         except OSError:
             return  # no room to map it
@@ -315,7 +318,9 @@ class SocketStream:
             self._fill()
         kind, length = HEADER.unpack_from(self._scratch, self._begin)
         if length > _MAX_FRAME_NBYTES:
-            raise StreamEnded(grpc.StatusCode.INTERNAL, f"the server sent a frame of {length} bytes, which makes no sense")
+            raise StreamEnded(
+                grpc.StatusCode.INTERNAL, f"the server sent a frame of {length} bytes; at most {_MAX_FRAME_NBYTES} are allowed"
+            )
         self._begin += HEADER.size
         here = self._end - self._begin
         if here >= length:
@@ -342,7 +347,9 @@ class SocketStream:
         except OSError as e:
             raise StreamEnded(grpc.StatusCode.UNAVAILABLE, str(e)) from None
         if not nbytes:
-            raise StreamEnded(grpc.StatusCode.UNAVAILABLE, "the server hung up; it may have ended, or been restarted")
+            raise StreamEnded(
+                grpc.StatusCode.UNAVAILABLE, "the server closed the connection; it may have stopped or been restarted"
+            )
         return nbytes
 
 
@@ -354,13 +361,13 @@ def _in_chunks(first: bytes, chunked: Sequence[memoryview]) -> Iterator[bytes | 
 
 
 def _ended(kind: int, frame: bytes | memoryview) -> Exception:
-    """The error for a frame that ends a stream."""
+    """Returns the error for a frame that ends a stream."""
     if kind != STATUS:
-        return StreamEnded(grpc.StatusCode.INTERNAL, f"the server sent a frame of kind {kind}, which makes no sense here")
+        return StreamEnded(grpc.StatusCode.INTERNAL, f"the server sent an unexpected frame of kind {kind}")
     try:
         status = Status.FromString(bytes(frame))
     except (DecodeError, UnicodeDecodeError):
-        return StreamEnded(grpc.StatusCode.INTERNAL, "the server ended the stream with a status that makes no sense")
+        return StreamEnded(grpc.StatusCode.INTERNAL, "the server ended the stream with a malformed status")
     if status.code == 0:
         return Unavailable("the server ended the stream before it answered")
     code = _CODES.get(status.code, grpc.StatusCode.UNKNOWN)

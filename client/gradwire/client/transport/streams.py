@@ -1,4 +1,4 @@
-"""The client's side of an open stream: one call after the other, one caller at a time."""
+"""Client side of an open gRPC stream, which carries one call after the other."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from gradwire.wire.tensors import Array, Assembler, inline, spec_of
 
 
 class Outbox:
-    """The messages of one call after the other, for gRPC to take as fast as the peer takes them.
+    """Outgoing messages of successive calls, an iterator that gRPC consumes as fast as the server reads.
 
-    An iterator on a single lock: a message gets to gRPC's sending thread in less time than through any queue of the
-    standard library.
+    It uses a single lock: a message reaches gRPC's sending thread in less time than through any queue of the standard
+    library.
     """
 
     def __init__(self) -> None:
@@ -76,23 +76,23 @@ class Stream:
 
     @property
     def usable(self) -> bool:
-        """Whether the server has not ended it, as far as is known here."""
+        """True unless the server is known to have ended the stream."""
         return bool(self._responses.is_active())
 
     def send(self, messages: Iterator[bytes]) -> None:
-        """Sends a call's messages, in the background."""
+        """Sends a call's messages in the background."""
         self.calls += 1
         self._outbox.put(messages)
 
     def send_call(self, first: bytes, chunked: Sequence[memoryview]) -> None:
-        """As `send`, of what `first_message` returned."""
+        """Sends the messages of a call from the result of `first_message`."""
         self.send(in_messages(first, chunked))
 
     def receive(self) -> bytes:
         """Waits for the next message. Raises grpc.RpcError, Unavailable."""
         message = self._next()
         if message is None:
-            # An idle stream's time was over, or a drain began, just as a call was sent: the server has not seen it.
+            # The server ended an idle stream, or began to drain, just as the call was sent: it has not seen the call.
             raise Unavailable("the server ended the stream before it answered")
         return message
 
@@ -106,12 +106,12 @@ class Stream:
             message = next(self._responses, None)
         finally:
             if message is None:
-                # Or else gRPC's thread for this stream waits for messages for ever.
+                # Otherwise gRPC's thread for this stream would wait for messages forever.
                 self._outbox.put(None)
         return message
 
     def close(self) -> None:
-        """Ends the stream after what has been sent."""
+        """Ends the stream after the messages sent so far."""
         self._outbox.put(None)
 
     def cancel(self) -> None:
@@ -121,21 +121,21 @@ class Stream:
 
 
 def parsed(message: bytes | memoryview | Chunk, kind: Any) -> Any:
-    """A message of the server's, as one of the contract's. Raises WireError if it is none."""
+    """Parses a message of the server. Raises WireError if it is malformed."""
     try:
-        # protobuf reads memoryviews too, whatever its types say.
+        # protobuf also reads memoryviews, contrary to its type annotations.
         return kind.FromString(cast(bytes, message))
     except (DecodeError, UnicodeDecodeError, TypeError):
-        # Of a chunk, TypeError; in pure Python, protobuf raises UnicodeDecodeError.
+        # A chunk raises TypeError; protobuf in pure Python raises UnicodeDecodeError.
         raise WireError(ERROR_REASON_BAD_FRAME, f"the server's answer is not a {kind.DESCRIPTOR.name}") from None
 
 
 def result_of(receive: Callable[[], bytes | memoryview | Chunk]) -> Array:
-    """The answer to a call on rows, from the messages that ``receive`` waits for. Raises what it raises, and WireError."""
+    """Reads the answer to a call on rows from messages of ``receive``. Raises its errors, and WireError."""
     try:
         first = receive()
     except Unavailable as e:
-        # No server ends a stream without an error in the middle of a call, or counts what comes on it afterwards.
+        # Servers never end a stream without an error in the middle of a call, and never charge calls that arrive afterwards.
         e.unseen = True
         raise
     answer = parsed(first, PredictResponse)
@@ -149,28 +149,29 @@ def result_of(receive: Callable[[], bytes | memoryview | Chunk]) -> Array:
     try:
         into = np.empty(spec.shape, spec.dtype)
     except MemoryError:
-        text = f"the answer announces {spec.nbytes} bytes, which there is no memory for here; ask for fewer rows at once"
+        text = f"the answer has {spec.nbytes} bytes, more than this process can allocate; send fewer rows at once"
         raise WireError(ERROR_REASON_TOO_LARGE, text) from None
     assembler = Assembler(spec, into=into)
     while True:
         chunk = chunk_of(receive())
         if chunk is None:
-            raise WireError(ERROR_REASON_BAD_FRAME, "expected a chunk of the result; got another message")
+            raise WireError(ERROR_REASON_BAD_FRAME, "the server sent another message; expected a chunk of the result")
         for result in assembler.feed(*chunk):
             return result
 
 
 class Cancellable(Protocol):
-    """A stream, whatever it goes over."""
+    """A stream over any transport."""
 
-    def cancel(self) -> None: ...
+    def cancel(self) -> None:
+        """Ends the stream now."""
 
 
 class Deadlines:
-    """Cancels streams whose calls take too long, for servers that do not answer at all.
+    """Deadlines of calls: cancels streams whose servers do not answer at all.
 
-    A server that answers ends a call by itself when its time is over; this is for the others, so it need not be
-    precise: it looks twenty times a second, and only while there are calls with a deadline.
+    A server that works ends a call at its deadline itself. This is for the others and need not be precise: it checks
+    twenty times a second, and only while some call has a deadline.
     """
 
     _PERIOD_S = 0.05
@@ -183,7 +184,7 @@ class Deadlines:
         self._thread: threading.Thread | None = None
 
     def add(self, stream: Cancellable, due_s: float) -> None:
-        """Cancels the stream at ``time.monotonic() == due_s``, unless it is removed before."""
+        """Schedules a stream to be cancelled at ``due_s`` by ``time.monotonic()``, unless it is removed before."""
         with self._lock:
             self._due_s[stream] = due_s
             if not self._some.is_set():
@@ -193,7 +194,7 @@ class Deadlines:
                 self._thread.start()
 
     def remove(self, stream: Cancellable) -> bool:
-        """Takes a stream out; False if its time was over and it has been cancelled."""
+        """Removes a stream; False if it was cancelled at its deadline."""
         return self._due_s.pop(stream, None) is not None
 
     def _watch(self) -> None:

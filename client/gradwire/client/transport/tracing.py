@@ -1,4 +1,4 @@
-"""The trace that a call belongs to, told to the server: only where the program uses OpenTelemetry itself."""
+"""Trace context of a call, for programs that use OpenTelemetry."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 
 def traceparent() -> str:
-    """The W3C trace context of the current span; empty where there is none, or OpenTelemetry has not been imported."""
+    """Returns the W3C trace context of the current span; empty without a span or without OpenTelemetry."""
     opentelemetry = sys.modules.get("opentelemetry.trace")
     if opentelemetry is None:
         return ""

@@ -9,6 +9,7 @@ from gradwire.backends.errors import Unsupported
 from gradwire.backends.estimator import Estimator
 from gradwire.server.catalogue.served import Served
 from gradwire.server.errors import NotGranted
+from gradwire.server.telemetry.counts import family
 from gradwire.server.trust.budgets.charges import Charges
 from gradwire.server.trust.grants.grant import Grant
 from gradwire.server.values.access import GRANTED, AccessLevel, least_access
@@ -26,6 +27,7 @@ class Admitted:
         name: Name that callers type.
         estimator: Model that answers.
         model: Name of the loaded model; its versions and its queue go by it.
+        counted_as: Model that metrics count batches under: ``model``, or the origin of a clone.
         account_name: Name that calls are charged and recorded under.
         access: Granted access level.
         operations: Operations that are granted and that the model has here.
@@ -43,6 +45,7 @@ class Admitted:
     name: str
     estimator: Estimator
     model: str
+    counted_as: str
     account_name: str
     access: AccessLevel
     operations: frozenset[Operation]
@@ -58,7 +61,7 @@ class Admitted:
         estimator, access = served.estimator, grant.access
         white_box = access in ("gradients", "trainer")
         # Rounding and postprocessing change outputs alone: where there is either, other answers would show what is hidden.
-        hidden = grant.blurs or bool(estimator.postprocessing)
+        hidden = grant.rounded or bool(estimator.postprocessing)
         outputs_only = access == "labels" or (access == "scores" and hidden)
         granted_answers = frozenset({Answer.OUTPUTS}) if outputs_only else frozenset(Answer)
         return cls(
@@ -69,6 +72,7 @@ class Admitted:
             name=served.name,
             estimator=estimator,
             model=served.model,
+            counted_as=family(served.model),
             account_name=served.account_name,
             access=access,
             operations=grant.granted & served.capabilities,

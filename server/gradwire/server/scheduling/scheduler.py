@@ -115,8 +115,13 @@ class Scheduler:
 
     # The loop's side.
 
-    def admit(self, model: Hashable, client: Hashable) -> Call:
+    def admit(self, model: Hashable, client: Hashable, counted_as: str | None = None) -> Call:
         """Admits a call.
+
+        Args:
+            model: Name of the loaded model.
+            client: Client whose queue the call uses.
+            counted_as: Model that metrics count it under; None: ``model``, or the origin of a clone.
 
         Raises:
             QueueFull: ``max_calls`` calls are already admitted.
@@ -125,7 +130,7 @@ class Scheduler:
             text = f"{self._calls} calls are running or waiting, as many as max_calls allows; try again"
             raise QueueFull(text, self._retry_hints.hint_s(client, time.monotonic()))
         self._calls += 1
-        return Call(self, model, client, family(model))
+        return Call(self, model, client, family(model) if counted_as is None else counted_as)
 
     async def lock(self, call: Call) -> None:
         """Waits for the exclusive lock on a call's model; the call keeps it until it ends."""
@@ -191,7 +196,7 @@ class Scheduler:
             stream: Open stream of the call, on which its client makes one call after the other.
         """
         size = len(next(iter(rows.values())))
-        work = Work(function, rows, options, asyncio.get_running_loop().create_future(), call, key, size=size)
+        work = Work(function, rows, options, asyncio.get_running_loop().create_future(), call, size, key)
         batch = self._take_alone(work, stream)
         if batch is None:
             self.put(work)

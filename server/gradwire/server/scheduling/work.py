@@ -69,10 +69,10 @@ class Work:
         options: The other arguments.
         done: Future of the result; belongs to the loop's thread.
         call: The call that the block belongs to.
+        size: Number of rows; 0 for work that is no row block.
         key: Batch key of the block.
         one_of_several: Whether the call may have more blocks.
         queued_s: Time of queueing by ``time.monotonic()``; 0 if the block was never queued.
-        size: Number of rows; 0 for work that is no row block.
     """
 
     function: Callable[..., Any]
@@ -80,10 +80,10 @@ class Work:
     options: Mapping[str, Any]
     done: asyncio.Future[Any]
     call: Call
+    size: int
     key: BatchKey | None = None
     one_of_several: bool = False
     queued_s: float = 0.0
-    size: int = 0
 
 
 @dataclass(eq=False)
@@ -123,7 +123,7 @@ class Call:
         """Queues one of several row blocks, or without a key any computation on the device, and returns its future."""
         size = 0 if key is None else len(next(iter(rows.values())))
         done = asyncio.get_running_loop().create_future()
-        work = Work(function, rows, options, done, self, key, one_of_several=True, size=size)
+        work = Work(function, rows, options, done, self, size, key, one_of_several=True)
         self.queues.put(work)
         return done
 

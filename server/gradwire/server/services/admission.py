@@ -16,7 +16,7 @@ from gradwire.server.scheduling.work import Call
 from gradwire.server.transport.calls import opening
 from gradwire.server.transport.codecs import check_result_codec
 from gradwire.server.transport.streams import OpenStream
-from gradwire.server.trust.ledger import Entry, Ledger
+from gradwire.server.trust.recorder import CallRecorder, Entry
 from gradwire.wire.frames import Chunk
 
 
@@ -48,7 +48,7 @@ class Admission:
         ledger: Record of calls.
     """
 
-    def __init__(self, catalogue: Catalogue, scheduler: Scheduler, ledger: Ledger) -> None:
+    def __init__(self, catalogue: Catalogue, scheduler: Scheduler, ledger: CallRecorder) -> None:
         self._catalogue = catalogue
         self._scheduler = scheduler
         self._ledger = ledger
@@ -88,7 +88,7 @@ class Admission:
                 check_result_codec(operation, header.result_codec)
             timer = stream.end_after(header.timeout_s)
             try:
-                with self._scheduler.admit(admitted.model, stream.queue) as scheduled:
+                with self._scheduler.admit(admitted.model, stream.queue, admitted.counted_as) as scheduled:
                     scheduled.trace = entry.trace
                     yield AdmittedCall(first, admitted, scheduled, stream, entry)
             except ModelFailed as e:

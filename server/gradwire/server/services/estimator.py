@@ -102,7 +102,7 @@ class EstimatorServicer:
         if limits.max_rows is not None:
             check_call_rows(rows, limits.max_rows)
         call.entry.rows = rows
-        return _Given(tensors, rows, spec.row_nbytes, of_predictions, await tensors.held(limits.max_held_bytes))
+        return _Given(tensors, rows, spec.nbytes // rows, of_predictions, await tensors.held(limits.max_held_bytes))
 
     def _plan(self, operation: RowOperation, call: AdmittedCall, given: _Given) -> _Work:
         """Plans the work on row blocks, and how many rows a block has."""

@@ -37,7 +37,7 @@ class GrantServicer(grants_pb2_grpc.GrantServiceServicer):
                 self._trust.book.check(grant)
             except WrongGrants as e:
                 raise InvalidValue(str(e)) from e
-            with self._trust.ledger.entry(admin, "grant") as entry:
+            with self._trust.recorder.entry(admin, "grant") as entry:
                 entry.model, entry.request_id = grant.model, f"to {grant.principal}: {grant.access}"
                 await self._trust.change(self._trust.store.put_grant, stored_of(grant))
             return pb.PutGrantResponse(grant=message_of(grant))
@@ -51,7 +51,7 @@ class GrantServicer(grants_pb2_grpc.GrantServiceServicer):
             admin = self._admin()
             if self._trust.book.of(request.principal, request.model) is None:
                 raise InvalidValue(f"{request.principal!r} has no grant for {request.model!r}")
-            with self._trust.ledger.entry(admin, "revoke") as entry:
+            with self._trust.recorder.entry(admin, "revoke") as entry:
                 entry.model, entry.request_id = request.model, f"of {request.principal}"
                 await self._trust.change(self._trust.store.revoke_grant, request.principal, request.model)
             return pb.RevokeGrantResponse()

@@ -20,7 +20,7 @@ from gradwire.server.scheduling.scheduler import Scheduler
 from gradwire.server.transport.streams import OpenStreams
 from gradwire.server.transport.unary import answered
 from gradwire.server.trust.identity.guard import caller
-from gradwire.server.trust.ledger import Ledger
+from gradwire.server.trust.recorder import CallRecorder
 from gradwire.v1 import model_pb2 as pb
 from gradwire.v1 import model_pb2_grpc
 from gradwire.wire.tensors import MAX_NAME
@@ -48,7 +48,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         streams: OpenStreams,
         versions: VersionStore,
         limits: Limits,
-        ledger: Ledger,
+        ledger: CallRecorder,
         on_change: Callable[[str, bool], Awaitable[None]],
     ) -> None:
         self._catalogue = catalogue
@@ -125,7 +125,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
                 self._call(request.model, Operation.CLONE, "clone") as origin,
                 self._catalogue.reserving_clone(origin) as name,
             ):
-                estimator = await self._alone(origin, context, origin.estimator.fresh)
+                estimator = await self._alone(origin, context, origin.estimator.untrained_clone)
                 # Versions of another clone of that name, deleted with an earlier server.
                 self._versions.forget(name)
                 clone = self._catalogue.add_clone(origin, name, estimator)

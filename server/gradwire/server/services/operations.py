@@ -17,7 +17,7 @@ from gradwire.backends.capabilities import Answer, Operation
 from gradwire.backends.errors import InvalidLabel, InvalidLayer, InvalidShape, InvalidValue
 from gradwire.backends.estimator import Estimator
 from gradwire.server.catalogue.admitted import Admitted
-from gradwire.server.trust.grants.blur import blurred
+from gradwire.server.trust.grants.rounding import rounded
 from gradwire.server.values.contract import ANSWERS
 from gradwire.server.values.rows import Rows
 from gradwire.v1 import estimator_pb2 as pb
@@ -65,7 +65,7 @@ class Plan:
 
 
 class Prepare(Protocol):
-    """Makes the plan of a call from the served name, the field ``open``, the number of rows and the held tensors."""
+    """Makes a call's plan from the served name, the field ``open``, the rows and the held tensors."""
 
     def __call__(self, admitted: Admitted, opened: Any, rows: int, held: Mapping[str, Array]) -> Plan:
         """Makes the plan of a call. Raises an error of the backend or the wire for bad arguments."""
@@ -127,15 +127,15 @@ def _predict(admitted: Admitted, opened: Any, rows: int, held: Mapping[str, Arra
     if opened.answer not in _OUTPUTS:
         kind = _answer(admitted, opened.answer)
         return Plan(admitted.estimator.answer, options={"kind": kind, **options})
-    if admitted.labels_only or grant.blurs:
+    if admitted.labels_only or grant.rounded:
         # With training mode, dropout's noise would show what labels and rounding hide.
         options.pop("training_mode", None)
     if admitted.labels_only:
         options["labels_only"] = True
     plan = Plan(admitted.estimator.predict, options=options)
-    if grant.blurs:
+    if grant.rounded:
         outputs_are = admitted.estimator.model.output_kind
-        plan.finish = partial(blurred, kind=outputs_are, decimals=grant.decimals, top_k=grant.top_k)
+        plan.finish = partial(rounded, kind=outputs_are, decimals=grant.decimals, top_k=grant.top_k)
     return plan
 
 

@@ -13,7 +13,7 @@ from gradwire.v1.errors_pb2 import ERROR_REASON_BAD_FRAME, ERROR_REASON_BAD_TENS
 from gradwire.wire.codecs import CODINGS, name_of
 from gradwire.wire.errors import WireError
 from gradwire.wire.frames import Chunk, chunk_of
-from gradwire.wire.tensors import Assembler, TensorSpec, inline, spec_of
+from gradwire.wire.tensors import Assembler, inline, specs_of
 
 MAX_TENSORS = 2
 """Tensors of one call: the rows, and labels, a label or a cotangent."""
@@ -80,7 +80,7 @@ class IncomingTensors:
             raise WireError(
                 ERROR_REASON_BAD_FRAME, f"a message declares {len(first.tensors)} tensors; expected at most {MAX_TENSORS}"
             )
-        self.specs: list[TensorSpec] = [spec_of(header, max_tensor_bytes) for header in first.tensors]
+        self.specs = specs_of(first.tensors, max_tensor_bytes)
         self.names = tuple(spec.name for spec in self.specs)
         for spec in self.specs:
             if spec.codec and CODINGS[spec.codec].of_gradients:

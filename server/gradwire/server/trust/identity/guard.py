@@ -25,7 +25,7 @@ _CALLER: ContextVar[str] = ContextVar("gradwire_caller", default=ANONYMOUS)
 
 
 def caller() -> str:
-    """Principal of the unary call under way, on the call's own task; anonymous where no `Guard` stands before it."""
+    """Principal of the unary call under way, on the call's own task; anonymous without a `Guard`."""
     return _CALLER.get()
 
 
@@ -73,5 +73,5 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         try:
             _CALLER.set(self._identity.principal(context))
         except Unauthenticated as e:
-            told = fault(e)
-            await context.abort(told.code, told.text, told.metadata())
+            status = fault(e)
+            await context.abort(status.code, status.text, status.metadata())
