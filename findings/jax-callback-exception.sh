@@ -11,7 +11,8 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 cd "$folder"
 "${PYTHON:-python3}" -m venv venv
-venv/bin/python -m pip install --quiet --disable-pip-version-check jax==0.10.2 jaxlib==0.10.2 numpy==2.4.6 scipy==1.17.1 || exit 2
+venv/bin/python -m pip install --quiet --no-compile --disable-pip-version-check \
+  jax==0.10.2 jaxlib==0.10.2 numpy==2.4.6 scipy==1.17.1 || exit 2
 
 JAX_PLATFORMS=cpu venv/bin/python -W ignore - 2>log <<'PY' || { cat log >&2; exit 1; }
 import sys

@@ -13,7 +13,7 @@ trap 'rm -rf "$folder"' EXIT
 cd "$folder"
 "${PYTHON:-python3}" -m venv venv
 # The system must have libgomp1 and libquadmath0.
-venv/bin/python -m pip install --quiet --disable-pip-version-check mxnet==1.9.1 numpy==1.23.5 || exit 2
+venv/bin/python -m pip install --quiet --no-compile --disable-pip-version-check mxnet==1.9.1 numpy==1.23.5 || exit 2
 
 cat >gradient.py <<'PY'
 import sys

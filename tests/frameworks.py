@@ -23,6 +23,9 @@ FRAMEWORKS = frozenset(
 )
 """Packages that take from a tenth of a second (pyarrow) to six (TensorFlow) to import."""
 
+QUICK = frozenset({"pyarrow", "matplotlib"})
+"""Those of them that a quick test may import."""
+
 _IMPORT = re.compile(
     r"^(?:import (?P<modules>[^\n#]+)|from (?P<package>[\w.]+) import (?:\((?P<several>[^)]*)\)|(?P<names>[^\n#]+)))", re.M
 )

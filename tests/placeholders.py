@@ -16,7 +16,6 @@ from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import pytest
-from _pytest.mark import ParameterSet
 from frameworks import frameworks_of, frameworks_of_file
 
 REAL_AT_ONCE = frozenset({"sklearn", "scipy"})
@@ -106,24 +105,32 @@ class FrameworkModule(pytest.Module):
             with placeholders_for(str(self.path)):
                 module = super()._getobj()
             self._waits = True
+            self._made: dict[str, list[pytest.Function]] = {}
             return module
         except NeedsTheFramework:
             for name in [name for name, module in sys.modules.items() if getattr(module, "__file__", None) == str(self.path)]:
                 del sys.modules[name]
             return super()._getobj()
 
+    def _genfunctions(self, name: str, funcobj: Any) -> Iterator[pytest.Function]:
+        made = list(super()._genfunctions(name, funcobj))
+        if self._waits:
+            self._made[name] = made
+        return iter(made)
+
     def import_frameworks(self) -> None:
-        """Runs the file with what it imports, if it was not."""
+        """Runs the file with what it imports, if it was not, and gives its tests their functions and parameters."""
         if not self._waits:
             return
         self._waits = False
-        before = _tests_in(self.obj)
         self.obj.__spec__.loader.exec_module(self.obj)
-        assert _tests_in(self.obj) == before, f"{self.path} has other tests when its frameworks are there"
-
-
-def _tests_in(module: Any) -> set[str]:
-    return {name for name, value in vars(module).items() if name.startswith("test") and callable(value)}
+        for name, made in self._made.items():
+            again = list(super()._genfunctions(name, getattr(self.obj, name)))
+            assert len(made) == len(again), f"{self.path}: {name} has other parameters when its frameworks are there"
+            for test, real in zip(made, again, strict=True):
+                test.obj = real.obj
+                if hasattr(test, "callspec"):
+                    test.callspec.params.update(real.callspec.params)
 
 
 def makes_module(module_path: Any, parent: Any) -> pytest.Module | None:
@@ -136,45 +143,5 @@ def makes_module(module_path: Any, parent: Any) -> pytest.Module | None:
 def make_real(item: pytest.Item) -> None:
     """Gives a test that is about to run the frameworks that its file imports."""
     module = item.getparent(FrameworkModule)
-    if module is None or not isinstance(item, pytest.Function):
-        return
-    module.import_frameworks()
-    item.obj = getattr(item.parent.obj, item.originalname)
-    if hasattr(item, "callspec"):
-        for name, listed in item.callspec.params.items():
-            item.callspec.params[name] = _parameter(item, module, name, listed)
-
-
-def _parameter(item: pytest.Function, module: FrameworkModule, name: str, listed: Any) -> Any:
-    """The value that takes the place of the one that was listed: that of the same position in the same list."""
-    now = [*getattr(item.obj, "pytestmark", ()), *_list(getattr(module.obj, "pytestmark", ()))]
-    marks = zip(item.iter_markers("parametrize"), (m for m in now if getattr(m, "name", "") == "parametrize"), strict=True)
-    for before, after in marks:
-        names, values = _arguments(*after.args, **after.kwargs)
-        if name in names:
-            _, old = _arguments(*before.args, **before.kwargs)
-            return _at(_position(old, listed, names, name), values, names, name)
-    fixture = item._fixtureinfo.name2fixturedefs[name][-1]
-    again = getattr(module.obj, fixture.func.__name__, None)
-    if fixture.func.__module__ != module.obj.__name__ or again is None:
-        return listed
-    params = list(again._fixture_function_marker.params)
-    return _at(_position(list(fixture.params), listed, [name], name), params, [name], name)
-
-
-def _at(position: int, values: list[Any], names: list[str], name: str) -> Any:
-    return ParameterSet.extract_from(values[position], force_tuple=len(names) == 1).values[names.index(name)]
-
-
-def _position(values: list[Any], listed: Any, names: list[str], name: str) -> int:
-    # By identity: placeholders cannot be compared. pytest's own indices count the product of several lists.
-    return next(i for i in range(len(values)) if _at(i, values, names, name) is listed)
-
-
-def _arguments(argnames: Any, argvalues: Any, **_: Any) -> tuple[list[str], list[Any]]:
-    names = [name.strip() for name in argnames.split(",") if name.strip()] if isinstance(argnames, str) else list(argnames)
-    return names, list(argvalues)
-
-
-def _list(marks: Any) -> list[Any]:
-    return list(marks) if isinstance(marks, (list, tuple)) else [marks]
+    if module is not None:
+        module.import_frameworks()

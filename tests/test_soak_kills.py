@@ -73,7 +73,7 @@ with connect(address, same_host=same_host) as server:
 
 @dataclass
 class Holdings:
-    """What a process has of the system's."""
+    """Memory, descriptors and mappings of a process."""
 
     rss_bytes: int
     files: int
@@ -109,7 +109,7 @@ class Client:
 
     @property
     def due(self) -> bool:
-        """Whether it is time for it to be killed."""
+        """True when the client should be killed."""
         assert self.process.poll() is None, self.process.communicate()[1][-2000:]
         if self._due_s is None and self.process.stdout.readline():  # type: ignore[union-attr]
             self._due_s = time.monotonic() + (self._lives_s or 0.0)
@@ -121,7 +121,7 @@ class Client:
 
 
 def settled(process: ServerProcess, files: int) -> Holdings:
-    """What the server has when it has noticed that everybody is gone."""
+    """Holdings of the server once it has noticed that all clients are gone."""
     end_s = time.monotonic() + 5
     while (now := Holdings.of(process)).files > files or now.mappings:
         if time.monotonic() > end_s:

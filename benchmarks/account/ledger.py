@@ -93,6 +93,8 @@ def account(operation: str, rows: int, calls: int, way: str) -> Account:
     # The client is a process of its own too, because recording cannot be turned off again.
     client = context.Process(target=_call, args=(theirs, operation, rows, calls, way))
     client.start()
+    # If the client fails, the pipe ends.
+    theirs.close()
     try:
         times_s: dict[str, list[float]] = ours.recv()
     finally:
@@ -150,6 +152,8 @@ def _call(pipe: Connection, operation: str, rows: int, calls: int, way: str) -> 
     ours, theirs = context.Pipe()
     server = context.Process(target=_serve, args=(theirs, operation))
     server.start()
+    # If the server fails, the pipe ends.
+    theirs.close()
     given = inputs(rows)
     try:
         with connect(ours.recv(), same_host=WAYS[way]) as connection:
@@ -177,7 +181,7 @@ def _serve(pipe: Connection, operation: str) -> None:
     notes.at(same_host.Connection, "buffer_updated", before="arrived")
     notes.at(streams.OpenStream, "read", after="read")
     notes.at(servicer, "parse", after="parsed")
-    notes.at(scheduler.Scheduler, "_put", before="queued")
+    notes.at(scheduler.Scheduler, "put", before="queued")
     notes.at(Estimator, "get_activations" if method == "activations" else method, before="begun", after="done")
     notes.at(TorchModel, method, before="prepared", after="numpy")
     notes.at(TorchModel, "_outputs", before="torch")

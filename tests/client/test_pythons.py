@@ -1,4 +1,4 @@
-"""The client from a wheel with its own dependencies, on the oldest and the newest Python here, and on the tests'.
+"""Client installed from a wheel, on the oldest and the newest Python here, and on the tests' own.
 
 protobuf is installed at both ends of the range that the generated code allows.
 """

@@ -64,11 +64,11 @@ class Case:
         return str(self.config.get("task", "classification"))
 
     def labels(self, n: int, seed: int = 0) -> Any:
-        """What losses take: class indices ``(n,)``, or targets."""
+        """Labels for losses: class indices ``(n,)``, or targets."""
         return self.indices(n, seed) if self.targets is None else self.targets(n, seed)
 
     def indices(self, n: int, seed: int = 0) -> Any:
-        """What class gradients are asked of: classes ``(n,)``, or which of the values of a regression."""
+        """Labels for class gradients: classes ``(n,)``, or indices of a regression's values."""
         return np.random.default_rng(seed).integers(0, self.nb_classes, n)
 
 

@@ -1,4 +1,4 @@
-"""What predict can be asked for besides outputs: what the card lists is answered, all else is refused on both sides."""
+"""Answers of predict besides outputs: those on the card are given, all others refused on both sides."""
 
 from __future__ import annotations
 

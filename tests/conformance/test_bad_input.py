@@ -1,4 +1,4 @@
-"""What is wrong is named, by the client before anything is sent and by the server for clients that do not look."""
+"""Bad input: named by the client before anything is sent, and by the server for other clients."""
 
 from __future__ import annotations
 

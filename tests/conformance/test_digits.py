@@ -1,4 +1,4 @@
-"""A fit over the wire learns real digits as well as the framework does by itself, tells how far it is, and can be cancelled.
+"""A fit over the wire learns digits as well as the framework's own loop, reports progress, and can be cancelled.
 
 `digits` has the models, and beside each of them its fit in plain framework code.
 """

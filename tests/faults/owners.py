@@ -1,4 +1,4 @@
-"""What owners of models under faults have written: black boxes that stop where a test wants to strike."""
+"""Factories of black boxes that wait where a test injects a fault."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 
 class Gate:
-    """A place in an owner's code where a call waits as long as a file is there, and says by another one that it does.
+    """Gate in an owner's code: a call waits there while a file exists, and makes another file meanwhile.
 
     Args:
         folder: Of the two files, ``closed`` and ``inside``.

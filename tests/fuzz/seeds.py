@@ -84,7 +84,7 @@ def frame(kind: int, payload: bytes) -> bytes:
 
 
 def pieces(*parts: bytes) -> bytes:
-    """What comes in several pieces, as the target of sockets has it."""
+    """Input in several pieces, in the form of the fuzz target for sockets."""
     return b"".join(len(part).to_bytes(2, "little") + part for part in parts)
 
 

@@ -1,4 +1,4 @@
-"""What fuzzing has found, each once more: answers that are none become errors of the client's, and take no memory."""
+"""Regressions that fuzzing found: malformed answers become errors of the client and take no memory."""
 
 from __future__ import annotations
 

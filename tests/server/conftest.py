@@ -14,7 +14,7 @@ from gradwire.server.store import Store
 __all__ = ["postgres"]
 
 
-@pytest.fixture(params=["SQLite", "PostgreSQL"])
+@pytest.fixture(params=["SQLite", pytest.param("PostgreSQL", marks=pytest.mark.database)])
 def url(request: Any, tmp_path: Path) -> str:
     """An empty database of each kind."""
     if request.param == "SQLite":

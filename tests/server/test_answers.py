@@ -1,4 +1,4 @@
-"""Where the owner has outputs postprocessed, what stands behind them is told only to callers who see behind it anyway."""
+"""Answers behind postprocessed outputs, which only callers with gradients may see."""
 
 from __future__ import annotations
 

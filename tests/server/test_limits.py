@@ -1,4 +1,4 @@
-"""What one caller can take: rows, time, streams, places. A caller that drips bytes holds nothing but its socket."""
+"""Limits on one caller: rows, time, streams, calls. A caller that sends slowly holds only its socket."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def schedulers(monkeypatch: pytest.MonkeyPatch) -> list[Scheduler]:
 
 
 def total(scheduler: Scheduler) -> Batches:
-    """What a server has computed, of all operations."""
+    """Batches that a server has computed, of all operations."""
     result = Batches()
     for of in scheduler.tally.of.values():
         result.batches += of.batches
@@ -311,7 +311,7 @@ def works(e: Estimator, sizes: list[int], y: Any, divisors: list[float | None]) 
 
 
 class _Undone:
-    """What `compute` asks of a future, which would need a loop."""
+    """Stand-in for a future, which would need an event loop."""
 
     def cancelled(self) -> bool:
         return False

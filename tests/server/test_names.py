@@ -1,4 +1,4 @@
-"""Whatever a client names is a name, never a path: nothing outside the state folder is read, made or changed."""
+"""Names from clients are never paths: nothing outside the state folder is read, made or changed."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Place:
         return found
 
     def kept(self) -> set[str]:
-        """What lies in the state folder, relative to it, beside the server's database."""
+        """Files in the state folder, relative to it, except the server's database."""
         found = {str(path.relative_to(self.state)) for path in self.state.rglob("*") if path.is_file()}
         return {name for name in found if not name.startswith("gradwire.db")}
 

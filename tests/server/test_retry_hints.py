@@ -11,7 +11,7 @@ from gradwire.server.scheduling.retry_hints import RetryHints
 
 
 def refused_a_second(callers: int, seconds: float = 120.0) -> float:
-    """Of the last quarter of so many seconds, in which nobody is let in, and everybody comes back when told to."""
+    """Refusals a second in the last quarter of a time in which all callers are refused and obey the hint."""
     refusals, draw = RetryHints(), random.Random(0)
     due = [(draw.random() * 0.05, caller) for caller in range(callers)]
     heapq.heapify(due)

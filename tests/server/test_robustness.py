@@ -1,4 +1,4 @@
-"""What callers and owners do that nobody planned for."""
+"""Robustness against unexpected behaviour of callers and model owners."""
 
 from __future__ import annotations
 

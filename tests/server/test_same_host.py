@@ -239,7 +239,7 @@ def test_a_server_that_hangs_is_not_waited_for_beyond_the_timeout(tmp_path: Path
 
 
 def test_a_client_that_dies_in_the_middle_of_a_call_costs_nothing(address: str) -> None:
-    """What is computed for it is dropped, and its connection with it."""
+    """Drops the client's computation and its connection."""
     whole = frame(HELLO, HELLO_PREDICT) + frame(MESSAGE, b"")[:4]
     before = socket_count()
     callers = []

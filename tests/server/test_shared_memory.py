@@ -307,7 +307,7 @@ def short() -> int:
 
 
 def of_other_rules() -> int:
-    """What those offer who wait for each slot to be given back by itself."""
+    """Offer of a peer that waits for each slot to be returned by a message."""
     import fcntl
 
     file = os.memfd_create("gradwire", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)

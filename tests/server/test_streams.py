@@ -95,7 +95,7 @@ EDGES = {"idle": ({"idle_timeout_s": 0.1}, (0.09, 0.15)), "old": ({"max_connecti
 
 @pytest.mark.parametrize("ends", EDGES)
 def test_an_end_that_crosses_a_call_on_its_way_costs_nothing(ends: str) -> None:
-    """Calls begin when their streams are about to end, each thread's on one of its own, and none has a second attempt."""
+    """Begins calls on streams that are about to end; none needs a second attempt."""
     limits, (least_s, most_s) = EDGES[ends]
     with serving({"m": MODEL}, limits=limits) as address, connect(address, retry=Retry(attempts=1)) as server:
         remote = server.estimator("m")

@@ -110,7 +110,7 @@ DIFFERENTIABLE = {
 
 
 def listed(mixin: type) -> list[tuple[str, Any]]:
-    """What `all_estimators` lists: it imports torch on its way, and this does not."""
+    """Estimators that `all_estimators` lists, without the torch that it imports on its way."""
     public = (module.name for module in pkgutil.iter_modules(sklearn.__path__) if not module.name.startswith("_"))
     modules = [
         importlib.import_module(f"sklearn.{name}") for name in public if name not in ("conftest", "experimental", "externals")
@@ -228,7 +228,7 @@ def test_a_member_of_the_family_has_the_gradients_of_its_outputs_or_says_why_not
 @pytest.mark.parametrize("name", NOT_SERVED)
 def test_a_classifier_of_several_labels_a_row_is_refused(name: str) -> None:
     kind = {member: kind for member, kind, _ in FAMILY}[name]
-    with pytest.raises(ModelConfigError, match=f"factory: gave {name}, which gives a row several labels"):
+    with pytest.raises(ModelConfigError, match=f"factory: returned {name}, which gives a row several labels"):
         load(_config(kind(LogisticRegression()), X, Y, "classifier"))
 
 

@@ -1,4 +1,4 @@
-"""What the conformance body runs on: one served model a backend and kind.
+"""Conformance cases: one served model for each backend and kind.
 
 Models are small, smooth where gradients are compared with finite differences, and float64 where the framework can. They are
 made in `conformance.nets`, one module a framework, which are imported where a case is served: nothing here imports a framework.
@@ -36,7 +36,7 @@ def with_operation(operation: str, where: Callable[[Case], bool] = lambda case: 
 
 
 def served(server: str) -> dict[str, dict[str, Any]]:
-    """What one of ``SERVERS`` serves: each case as a trainer's, and of torch one under every access."""
+    """Models of one of ``SERVERS``: each case with trainer access, and one of torch under every access."""
     cases = {name: case for name, case in CASES.items() if case.backend in SERVERS[server]}
     for case in cases.values():
         case.prepare()

@@ -1,4 +1,4 @@
-"""What regressions are served and fitted on: scikit-learn's diabetes data, features between 0 and 1, a target of variance 1."""
+"""Data of regressions: scikit-learn's diabetes, features between 0 and 1, a target of variance 1."""
 
 from __future__ import annotations
 

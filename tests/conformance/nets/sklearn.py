@@ -44,7 +44,7 @@ def digits_pipeline() -> Pipeline:
 
 
 def diabetes_ridge() -> Pipeline:
-    """Its solver takes its time (half a second for thousands of rows), so that a fit can be cancelled while it is at it."""
+    """Ridge regression with a slow solver (half a second for thousands of rows), so that a fit can be cancelled."""
     ridge = Ridge(solver="sag", max_iter=1000, tol=1e-30, random_state=0)
     return make_pipeline(StandardScaler(), ridge).fit(diabetes.x(), diabetes.y()[:, 0])
 

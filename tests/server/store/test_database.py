@@ -1,4 +1,4 @@
-"""What goes wrong with databases, and what operators are told of it."""
+"""Failures of databases, and the errors that operators get."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def take(store: Store) -> None:
     ("url", "message"),
     [
         ("nonsense", "cannot be read; expected sqlite:///FILE or postgresql"),
-        ("mysql://root:s3cret@db/gradwire", "of a kind that is not supported; expected sqlite:///FILE"),
-        ("sqlite://", "names no file"),
-        ("sqlite:///:memory:", "names no file"),
-        ("postgresql+asyncpg://u:s3cret@db/x", "of a kind that is not supported"),
+        ("mysql://root:s3cret@db/gradwire", "of an unsupported kind; expected sqlite:///FILE"),
+        ("sqlite://", "needs a file"),
+        ("sqlite:///:memory:", "needs a file"),
+        ("postgresql+asyncpg://u:s3cret@db/x", "of an unsupported kind"),
     ],
 )
 def test_a_wrong_url_is_refused_without_its_password(url, message):
@@ -83,7 +83,7 @@ def test_sqlite_logs_ahead_and_waits_for_the_disk(tmp_path):
 
 
 def test_what_is_only_to_be_read_is_not_made(tmp_path):
-    with pytest.raises(StoreConfigError, match=r"nothing\.db is not there; a server makes it"):
+    with pytest.raises(StoreConfigError, match=r"nothing\.db does not exist; start a server, which creates it"):
         Store.open(f"sqlite:///{tmp_path}/nothing.db", create=False)
     assert not list(tmp_path.iterdir())
 
@@ -97,7 +97,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
 def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path):
     file = tmp_path / "letter.db"
     file.write_text("Dear Sir or Madam, " * 100)
-    with pytest.raises(StoreUnavailable, match="the file is something else than a database .* move it away"):
+    with pytest.raises(StoreUnavailable, match="the file is not a database .* move it away"):
         Store.open(f"sqlite:///{file}")
     assert file.read_text().startswith("Dear Sir")
 
@@ -182,7 +182,7 @@ def test_a_postgresql_that_stops_is_told_and_used_again_once_it_is_back(postgres
     ("database", "password", "message"),
     [
         ("postgres", "wr0ng-horse", "refuses the user or the password"),
-        ("nowhere", "corr3ct-horse", "there is no database of that name"),
+        ("nowhere", "corr3ct-horse", "no database of that name exists"),
     ],
 )
 def test_what_postgresql_refuses_is_told_without_the_password(postgres, database, password, message):

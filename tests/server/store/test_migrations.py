@@ -98,7 +98,7 @@ def test_an_older_database_is_migrated_once_by_servers_that_start_at_the_same_ti
     (folder / "versions" / "v0002_colours.py").write_text(NEXT)
     monkeypatch.setattr(migration, "MIGRATIONS", folder)
     monkeypatch.setattr(migration.schema, "VERSION", "0002")
-    with pytest.raises(StoreConfigError, match="of version 0001, and this program's is 0002; start a server on it once"):
+    with pytest.raises(StoreConfigError, match="of version 0001, and this program needs 0002; start a server on it once"):
         Store.open(url, create=False)
     failed = []
 

@@ -85,7 +85,7 @@ def test_threads_append_at_the_same_time_and_nothing_is_lost(store):
 
 
 class Broken:
-    """A store in front of the real one, whose connection fails before or after a batch has been written, by turns."""
+    """A store whose connection fails alternately before and after a batch is written."""
 
     def __init__(self, store: Store) -> None:
         self.store = store

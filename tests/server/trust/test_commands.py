@@ -63,7 +63,7 @@ def test_an_end_may_be_said_as_a_time_from_now(served: Site) -> None:
 
 WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "access": (("--access", "all"), "access is 'all'; expected one of: labels, scores, gradients, trainer"),
-    "beyond": (("--access", "trainer"), "access: 'trainer' is more than 'sums' is served with: its own access, 'scores'"),
+    "beyond": (("--access", "trainer"), "access: 'trainer' exceeds the access of 'sums'; expected at most 'scores'"),
     "operation": (("--access", "labels", "--operation", "guess"), "operations contains 'guess'; expected names out of: predict"),
     "decimals": (
         ("--access", "labels", "--decimals", "2"),
@@ -90,7 +90,7 @@ def test_what_cannot_be_given_ends_with_2_and_one_line(served: Site, what: str) 
 
 def test_names_that_are_not_there_end_with_2(served: Site) -> None:
     for arguments, expected in (
-        (("grant", "bob", "gone", "--access", "labels"), "'gone' is not served here; there are: sums"),
+        (("grant", "bob", "gone", "--access", "labels"), "'gone' is not served here; expected one of: sums"),
         (("revoke", "nobody", "sums"), "'nobody' has no grant for 'sums'"),
         (("usage", "gone"), "'gone' is not served here"),
     ):
@@ -105,7 +105,7 @@ def test_others_than_admins_are_told_so(served: Site) -> None:
     ):  # fmt: skip
         ended = run(served, *arguments, who="alice")
         assert ended.returncode == 2
-        assert "'alice' is none of the admins of this server; identity.admins in its configuration names them" in ended.stderr
+        assert "'alice' is not an admin of this server; identity.admins in its configuration lists them" in ended.stderr
     ended = run(served, "usage", who="alice")
     assert ended.returncode == 0
 

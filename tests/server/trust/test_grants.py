@@ -1,4 +1,4 @@
-"""Who gives access, from a file or from afar, when it holds, and when it has ended."""
+"""Grants from a file and from admins: their validity, expiry and revocation."""
 
 from __future__ import annotations
 
@@ -139,10 +139,10 @@ REFUSED: dict[str, tuple[grants_pb2.Grant, str]] = {
     "access": (grants_pb2.Grant(principal="a", model="sums", access=77), "access number 77 is not in the contract"),  # type: ignore[arg-type]
     "ceiling": (
         grants_pb2.Grant(principal="a", model="sums", access=model_pb2.ACCESS_TRAINER),
-        "is more than 'sums' is served with",
+        "exceeds the access of 'sums'",
     ),
     "model": (grants_pb2.Grant(principal="a", model="gone", access=model_pb2.ACCESS_LABELS), "'gone' is not served here"),
-    "labels of a regression": (grants_pb2.Grant(principal="a", model="value", access=1), "which has no classes"),
+    "labels of a regression": (grants_pb2.Grant(principal="a", model="value", access=1), "is a regression without classes"),
     "principal": (grants_pb2.Grant(principal="a b", model="sums", access=model_pb2.ACCESS_LABELS), "principal: "),
     "window": (
         grants_pb2.Grant(
@@ -193,7 +193,7 @@ def test_only_admins_grant_revoke_and_list(served: Site) -> None:
             lambda: frank.grants.list(),
             lambda: frank.grants.list("frank"),
         ):
-            with pytest.raises(NotGranted, match="'frank' is none of the admins of this server"):
+            with pytest.raises(NotGranted, match="'frank' is not an admin of this server"):
                 call()
         assert not may(frank)
 
@@ -331,7 +331,7 @@ def test_without_identity_nobody_is_an_admin(tmp_path: Path) -> None:
         assert may(anybody)
         assert anybody.usage()[0].principal == "anonymous"
         for call in (anybody.grants.list, lambda: anybody.usage(everybody=True)):
-            with pytest.raises(GradwireError, match="none of the admins"):
+            with pytest.raises(GradwireError, match="is not an admin"):
                 call()
 
 

@@ -1,4 +1,4 @@
-"""What a caller of labels, or of rounded scores, gets by everything that can be tried: labels, or rounded scores."""
+"""Attempts of callers of labels or rounded scores to get more, by every option, operation and error."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, transport: str) -> Iterator
 
 @pytest.fixture(scope="module")
 def truth(served: Site) -> Callable[[np.ndarray], np.ndarray]:
-    """What the model really puts out."""
+    """Outputs of the model itself."""
     with served.connect("owner") as server:
         yield server.estimator("mlp").predict
 
@@ -80,7 +80,7 @@ def server(served: Site, who: str) -> Iterator[Server]:
 
 
 def told(outputs: np.ndarray, who: str) -> np.ndarray:
-    """What a caller may be told of outputs."""
+    """Outputs that a caller may see."""
     top = outputs.argmax(1)
     rows = np.arange(len(outputs))
     if who == "labels":
@@ -349,7 +349,7 @@ NOISE_S = 0.0005
 
 
 def difference_s(server: Server, call: str, pairs: int = 400) -> float:
-    """How much longer the refusal of a name takes that is there for others: the median of pairs, each asked back to back."""
+    """Extra time to refuse a name that exists for others: the median of pairs of calls, made back to back."""
 
     def seconds(name: str) -> float:
         began_s = time.perf_counter()

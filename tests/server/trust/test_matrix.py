@@ -128,7 +128,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, transport: str) -> Iterator
 
 @pytest.fixture(scope="module")
 def cards(served: Site) -> tuple[Any, Any]:
-    """What all callers' clients go by."""
+    """Card that all clients use."""
     with served.connect(name("trainer, activations")) as server:
         everything = {"operations": frozenset(OPERATION_NAMES.values()), "answers": frozenset(ANSWER_NAMES.values())}
         return replace(server.card("mlp"), **everything), replace(server.card("pair"), **everything)

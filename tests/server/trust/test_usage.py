@@ -150,7 +150,7 @@ def test_usage_is_of_the_caller_or_for_admins_of_others(served: Site, alice: Ser
         own = bob.usage()
         assert [(one.principal, one.model, one.access) for one in own] == [("bob", "mlp", "gradients")]
         assert (own[0].left_forward, own[0].left_backward, own[0].refills, own[0].expires) == (None, None, None, None)
-        with pytest.raises(NotGranted, match="'bob' is none of the admins"):
+        with pytest.raises(NotGranted, match="'bob' is not an admin"):
             bob.usage(principal="alice")
         assert bob.usage(principal="bob")[0] == own[0]
     everybody = [(one.principal, one.model) for one in admin.usage(everybody=True)]

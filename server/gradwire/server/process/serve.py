@@ -1,4 +1,4 @@
-"""A server from Python: in a thread of this process, for notebooks and tests; or as this process, until a signal."""
+"""Servers from Python: in a thread of this process, for notebooks and tests; or as the whole process, until a signal."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ log = logging.getLogger("gradwire.server")
 
 @contextmanager
 def serving(models: Mapping[str, Mapping[str, Any] | ModelConfig], **settings: Any) -> Iterator[str]:
-    """Serves models from this process, on a free loopback port, as long as the context lasts.
+    """Context in which this process serves models on a free loopback port.
 
         with serving({"digits": {"backend": "torch", "factory": make_model, "input_shape": [64], "nb_classes": 10}}) as address:
             connect(address).estimator("digits").predict(x)
 
     Args:
-        models: By name, what a model's entry in the YAML file would say; ``factory`` may be a callable. ``access`` and
-            ``same_as`` are allowed too. Or a backend's ``Config``.
+        models: By name, the keys of a model's entry in the YAML file, including ``access`` and ``same_as``; ``factory`` may be a
+            callable. Or a backend's ``Config``.
         **settings: Other keys of the YAML file, for example ``limits={"max_calls": 4}``.
 
     Yields:
         The address to connect to.
 
     Raises:
-        ConfigError: Something of the configuration is wrong.
+        ConfigError: The configuration is wrong.
     """
     entries = [{"name": name, **_keys(model)} for name, model in models.items()]
     with tempfile.TemporaryDirectory(prefix="gradwire-") as folder:
@@ -66,11 +66,11 @@ def serve_until_signal(config: ServerConfig, ready: Callable[[str], None]) -> No
     """Serves until SIGTERM or SIGINT, then drains.
 
     Args:
-        config: What to serve and how.
-        ready: Called with the address once calls are taken.
+        config: The configuration.
+        ready: Called with the address once the server accepts calls.
 
     Raises:
-        ConfigError: A model cannot be loaded, or the address cannot be listened on.
+        ConfigError: A model cannot be loaded, or the address cannot be bound.
     """
     check_listening(config)
     keep_freed_memory()
@@ -80,7 +80,7 @@ def serve_until_signal(config: ServerConfig, ready: Callable[[str], None]) -> No
 
 
 def run_until_signal(service: Service, ready: Callable[[str], None]) -> None:
-    """As `serve_until_signal`, of a service whose models are there."""
+    """As `serve_until_signal`, for a service whose models are loaded."""
     freeze_loaded_objects()
 
     async def run() -> None:

@@ -65,7 +65,7 @@ class Plan:
 
 
 class Prepare(Protocol):
-    """Makes the plan of a call from the served name, the field ``open``, the number of rows and the held tensors."""
+    """Makes a call's plan from the served name, the field ``open``, the rows and the held tensors."""
 
     def __call__(self, admitted: Admitted, opened: Any, rows: int, held: Mapping[str, Array]) -> Plan:
         """Makes the plan of a call. Raises an error of the backend or the wire for bad arguments."""

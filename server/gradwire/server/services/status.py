@@ -11,7 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from gradwire.server.catalogue.cards import device_uuid
 from gradwire.server.catalogue.served import Served
 from gradwire.server.errors import NotGranted
-from gradwire.server.observe.devices import Device
+from gradwire.server.observe.device_readings import DeviceStatus
 from gradwire.server.observe.view import View
 from gradwire.server.telemetry import counts
 from gradwire.server.transport.unary import answered
@@ -50,7 +50,7 @@ class StatusServicer(status_pb2_grpc.StatusServiceServicer):
 
         return await answered(context, self._view.streams, answer())
 
-    def _status(self, devices: list[Device]) -> pb.GetStatusResponse:
+    def _status(self, devices: list[DeviceStatus]) -> pb.GetStatusResponse:
         view = self._view
         trust, streams, scheduler = view.trust, view.streams, view.scheduler
         result = pb.GetStatusResponse(
@@ -102,7 +102,7 @@ class StatusServicer(status_pb2_grpc.StatusServiceServicer):
         return pb.QueueStatus(name=name, waiting_calls=waiting, wait_seconds=_histogram(waits), batches=batches)
 
 
-def _device(device: Device) -> pb.DeviceStatus:
+def _device(device: DeviceStatus) -> pb.DeviceStatus:
     reading = device.reading
     return pb.DeviceStatus(
         device=device.name, uuid=device.uuid, memory_bytes=reading.memory_nbytes, utilization=reading.utilisation

@@ -1,4 +1,4 @@
-"""Grants, budgets and the ledger in one SQL database: SQLite by default, PostgreSQL where servers share it.
+"""Grants, budgets and the ledger in one SQL database: SQLite by default, PostgreSQL shared by servers.
 
 Imported only where a store is opened: SQLAlchemy takes 0.2 s.
 """

@@ -1,9 +1,8 @@
-"""The ledger of calls, what it sums up to, and what was charged under which request id.
+"""Queries of the ledger: its calls, their sums as usage, and charges by request id.
 
-A batch is there whole or not at all, and once however often it is tried: usage is always the sum of the ledger, with the calls that
-have been removed from it since they grew too old. What two servers
-have charged under one request id is charged once when both have written it: the second one's call is written without those rows,
-and they go back to the budget.
+A batch is written completely or not at all, and once however often it is retried: usage is always the sum of the ledger,
+including calls that were removed because of their age. If two servers charge the same block under one request id, it is
+charged once when both have written it: the second server's call is written without those rows, which are refunded to the budget.
 """
 
 from __future__ import annotations
@@ -32,12 +31,12 @@ _FIELDS = [calls.c[name] for name in CallRecord._fields]
 _INSERT_CALLS = f"INSERT INTO calls ({', '.join(CallRecord._fields)}) VALUES"
 _INSERT_CHARGES = "INSERT INTO charges (principal, model, request_id, digest, forward, backward, at_us, booked) VALUES"
 _ROWS_AT_ONCE = 75
-"""Of a statement; SQLite before 3.32 takes 999 values in one."""
+"""Rows in one statement; SQLite before 3.32 allows 999 values."""
 _BATCH = 5000
 _KEY = (charges.c.principal, charges.c.model, charges.c.request_id, charges.c.digest)
 _Key: TypeAlias = tuple[str, str, str, bytes]
 _COUNTED = {"preserve_rowcount": True}
-"""Without it, how many rows an INSERT made is not kept on PostgreSQL, and reads as unknown."""
+"""Option without which SQLAlchemy does not return the number of rows of an INSERT on PostgreSQL."""
 
 
 def write(
@@ -49,13 +48,16 @@ def write(
     number: int,
     now_us: int,
 ) -> bool:
-    """Writes a batch, unless it is there already. Returns whether it was not.
+    """Writes a batch, unless it is written already; True if it was not.
 
     Args:
+        database: The database.
+        connection: A transaction that writes.
         batch: Calls, in any order.
-        charged: What the calls were charged under request ids.
-        writer: Whose batch it is; nobody else's name.
-        number: Of the batch: greater than those before.
+        charged: Charges of the calls under request ids.
+        writer: Unique name of the writer.
+        number: Number of the batch, greater than those before.
+        now_us: Time now, microseconds since the epoch.
     """
     mark = database.insert(writers).values(writer=writer, batch=number, at_us=now_us)
     marked = connection.execute(
@@ -79,30 +81,30 @@ def write(
 
 
 def select_calls(wanted: CallFilter) -> Select[Any]:
-    """The calls that a filter leaves, the earliest first."""
+    """Returns the query for the calls that match a filter, earliest first."""
     return select(*_FIELDS).where(*_conditions(wanted)).order_by(calls.c.at_us, calls.c.id)
 
 
 def batches(connection: Connection, wanted: CallFilter) -> Iterator[list[CallRecord]]:
-    """Calls in batches as the database sends them, so that a ledger of any length takes the same memory."""
+    """Yields calls in batches as the database sends them, in constant memory."""
     with connection.execution_options(yield_per=_BATCH).execute(select_calls(wanted)) as result:
         for rows in result.partitions():
             yield [CallRecord._make(row) for row in rows]
 
 
 def last_calls(connection: Connection, wanted: CallFilter, count: int) -> list[CallRecord]:
-    """The last calls that a filter leaves, the latest first."""
+    """Returns the last calls that match a filter, latest first."""
     query = select(*_FIELDS).where(*_conditions(wanted)).order_by(calls.c.at_us.desc(), calls.c.id.desc()).limit(count)
     return [CallRecord._make(row) for row in connection.execute(query)]
 
 
 def count_calls(connection: Connection, wanted: CallFilter) -> int:
-    """How many calls a filter leaves."""
+    """Returns the number of calls that match a filter."""
     return connection.scalar(select(func.count()).select_from(calls).where(*_conditions(wanted))) or 0
 
 
 def used(connection: Connection, principal: str | None, model: str | None) -> list[UsedRows]:
-    """What was used, by principal and model, in order of their names."""
+    """Returns the used rows by principal and model, sorted by name."""
     query = select(usage).order_by(usage.c.principal, usage.c.model)
     if principal is not None:
         query = query.where(usage.c.principal == principal)
@@ -113,18 +115,18 @@ def used(connection: Connection, principal: str | None, model: str | None) -> li
 
 
 def charged(connection: Connection, principal: str, model: str, request_id: str) -> dict[bytes, Rows]:
-    """What has been charged under a request id, by what was asked."""
+    """Returns the rows charged under a request id, by fingerprint."""
     query = select(charges).filter_by(principal=principal, model=model, request_id=_storable(request_id))
     return {bytes(row.digest): Rows(row.forward, row.backward) for row in connection.execute(query)}
 
 
 def take_for(database: Database, connection: Connection, charge: ChargeRecord, limits: BudgetLimits, now: float) -> Lease | None:
-    """Takes the rows of a charge and keeps it, unless it is there. Raises BudgetShort."""
-    # First, so that of two servers with the same charge one waits for the other.
+    """Takes the rows of a charge and stores it, unless it exists. Raises BudgetShort."""
+    # The charge is inserted first, so that of two servers with the same charge one waits for the other.
     insert = database.insert(charges).values(_kept(charge, booked=False)).on_conflict_do_nothing()
     kept = connection.execute(insert, execution_options=_COUNTED)
     if kept.rowcount == 0:
-        # Whoever charged it can no longer give it back: it pays for this answer too.
+        # The server that charged it can no longer refund it: it pays for this answer too.
         connection.execute(update(charges).where(*_same(charge)).values(at_us=charges.c.at_us + 1))
         return None
     rows = Rows(charge.forward, charge.backward)
@@ -132,22 +134,22 @@ def take_for(database: Database, connection: Connection, charge: ChargeRecord, l
 
 
 def give_back_for(database: Database, connection: Connection, charge: ChargeRecord, lease: Lease) -> None:
-    """Returns the rows of a charge and forgets it, unless another server has asked for the same since."""
+    """Refunds the rows of a charge and removes it, unless another server has requested the same since."""
     forgotten = connection.execute(delete(charges).where(*_same(charge), charges.c.at_us == charge.at_us))
     if forgotten.rowcount:
         budgets.give_back(database, connection, lease, lease.rows)
 
 
 def prune(connection: Connection, before_us: int) -> int:
-    """Forgets what was charged before a moment, and writers that have been silent since. Returns how many charges."""
+    """Removes charges before a time, and writers idle since then. Returns the number of charges."""
     connection.execute(delete(writers).where(writers.c.at_us < before_us))
     return connection.execute(delete(charges).where(charges.c.at_us < before_us)).rowcount
 
 
 def forget(connection: Connection, before_us: int, most: int) -> int:
-    """Removes the earliest calls that began before a moment. Returns how many; none: there are no more, or others remove them."""
+    """Removes the earliest calls before a time. Returns their number; 0: none is left, or others remove them."""
     earliest = select(calls.c.id).where(calls.c.at_us < before_us).order_by(calls.c.at_us).limit(most)
-    earliest = earliest.with_for_update(skip_locked=True)  # each of several its own; SQLite lets one write at a time
+    earliest = earliest.with_for_update(skip_locked=True)  # concurrent removals take different calls; SQLite has one writer
     return connection.execute(delete(calls).where(calls.c.id.in_(earliest))).rowcount
 
 
@@ -164,11 +166,12 @@ def _conditions(wanted: CallFilter) -> list[ColumnElement[bool]]:
 
 
 def _insert(database: Database, connection: Connection, begin: str, rows: Sequence[tuple[Any, ...]], end: str = "") -> int:
-    """Inserts rows, and returns how many were.
+    """Inserts rows, and returns the number of inserted ones.
 
-    As the driver takes them: SQLAlchemy's own way takes twice as long (measured), and calls are what there are most of. Many in a
-    statement: SQLite's driver lets other threads run at each, and with a statement a row the one that writes and the one that
-    answers calls kept taking turns, which cost each call of a busy server 8 to 12 % more (measured without a network).
+    It passes rows directly to the driver: SQLAlchemy's own method takes twice as long (measured), and calls are the most frequent
+    rows. Each statement has many rows: SQLite's driver releases the interpreter at each statement, and with one row per
+    statement the thread that writes and the one that answers calls alternated, which cost each call of a busy server 8 to
+    12 % more (measured without a network).
     """
     row = f"({', '.join(('?' if database.sqlite else '%s',) * len(rows[0]))})"
     inserted = 0
@@ -190,7 +193,7 @@ def _use(database: Database, connection: Connection, batch: Sequence[CallRecord]
         index_elements=["principal", "model"],
         set_={name: usage.c[name] + insert.excluded[name] for name in ("used_forward", "used_backward")},
     )
-    # In order, so that servers that write at the same time wait for, and not upon, each other.
+    # Sorted, so that servers that write at the same time cannot deadlock.
     rows = [
         {"principal": principal, "model": model, "used_forward": sums[principal, model].forward,
          "used_backward": sums[principal, model].backward}
@@ -202,15 +205,15 @@ def _use(database: Database, connection: Connection, batch: Sequence[CallRecord]
 def _book(
     database: Database, connection: Connection, charged: Iterable[ChargeRecord]
 ) -> tuple[list[ChargeRecord], list[ChargeRecord]]:
-    """Keeps charges. Returns those that were kept before, and of these those whose rows another call of the ledger holds."""
+    """Stores charges. Returns those stored before, and those of them whose rows another call of the ledger has."""
     first: dict[_Key, ChargeRecord] = {}
     again = [charge for charge in charged if first.setdefault(_key(charge), charge) is not charge]
     if not first:
         return [], []
-    # In order, so that servers that write at the same time wait for, and not upon, each other.
+    # Sorted, so that servers that write at the same time cannot deadlock.
     ordered = sorted(first)
     with connection.begin_nested() as attempt:
-        # As a rule none is there, and to ask which takes three times as long (measured).
+        # Usually none is stored yet, and a query for them takes three times as long (measured).
         values = [(*key, first[key].forward, first[key].backward, first[key].at_us, True) for key in ordered]
         if _insert(database, connection, _INSERT_CHARGES, values, "ON CONFLICT DO NOTHING") == len(values):
             return again, again
@@ -226,7 +229,7 @@ def _book(
 
 
 def _without(batch: Sequence[CallRecord], booked: Iterable[ChargeRecord]) -> list[CallRecord]:
-    """The calls without the rows of ``booked``."""
+    """Returns the calls without the rows of ``booked``."""
     left: defaultdict[tuple[str, str, str], Rows] = defaultdict(Rows)
     for charge in booked:
         left[charge[:3]] += Rows(charge.forward, charge.backward)
@@ -243,10 +246,10 @@ def _without(batch: Sequence[CallRecord], booked: Iterable[ChargeRecord]) -> lis
 
 
 def _give_back(database: Database, connection: Connection, there: Iterable[ChargeRecord]) -> None:
-    """Returns what was taken of leases for charges that were paid already."""
+    """Refunds to leases the rows of charges that were paid already."""
     for charge in sorted((charge for charge in there if charge.lease is not None), key=_key):
         assert charge.lease is not None
-        # What a lease has none of is not counted.
+        # Rows that the lease does not limit are not counted.
         budgets.give_back(database, connection, charge.lease, Rows(charge.forward, charge.backward).at_most(charge.lease.rows))
 
 
@@ -259,18 +262,18 @@ def _same(charge: ChargeRecord) -> list[ColumnElement[bool]]:
 
 
 def _kept(charge: ChargeRecord, booked: bool) -> Mapping[str, Any]:
-    """What of a charge is in its table."""
+    """Returns the columns of a charge in its table."""
     columns = {name: value for name, value in charge._asdict().items() if name in charges.c}
     return {**columns, "request_id": _storable(charge.request_id), "booked": booked}
 
 
 def _values(call: CallRecord) -> tuple[Any, ...]:
-    """Of its texts, two are callers' own."""
+    """Returns the values of a call; the two texts of the caller without NUL."""
     if "\0" in call.model or "\0" in call.request_id:
         call = call._replace(model=_storable(call.model), request_id=_storable(call.request_id))
     return tuple(call)
 
 
 def _storable(text: str) -> str:
-    """PostgreSQL's texts hold no NUL."""
+    """Replaces NUL, which PostgreSQL's texts cannot hold."""
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}") if "\0" in text else text

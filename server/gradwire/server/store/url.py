@@ -1,4 +1,4 @@
-"""Where a server's store is, as its configuration says or leaves unsaid. Needs no model to be loadable, and no database."""
+"""URL of a server's store, from its configuration. Needs neither models nor a database."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _FILE = "gradwire.db"
 
 
 def store_url(url: str | None, folder: Path, state_dir: Path) -> str:
-    """The URL to open.
+    """Returns the URL to open.
 
     Args:
-        url: What the configuration says; a SQLite file in it may be relative.
-        folder: What it is relative to, the configuration's.
-        state_dir: Where the store is if nothing is said.
+        url: URL in the configuration, where a SQLite path may be relative; None for the default.
+        folder: Base of relative paths: the folder of the configuration.
+        state_dir: Folder of the default SQLite file.
 
     Raises:
-        StoreConfigError: The URL is wrong.
+        StoreConfigError: The URL is invalid.
     """
     if url is None:
         return URL.create("sqlite", database=str((folder / state_dir / _FILE).absolute())).render_as_string()
@@ -35,11 +35,11 @@ def store_url(url: str | None, folder: Path, state_dir: Path) -> str:
 
 
 def store_of(config: Path) -> str:
-    """The URL of the store of a server, from the file that the server is configured with. Raises StoreConfigError."""
+    """Returns the URL of the store from a server's configuration file. Raises StoreConfigError."""
     try:
         content: Any = yaml.safe_load(config.read_text())
     except FileNotFoundError:
-        raise StoreConfigError(f"{config}: there is no such file") from None
+        raise StoreConfigError(f"{config}: the file does not exist") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
         raise StoreConfigError(f"{config}: cannot be read as YAML: {e}") from e
     if not isinstance(content, Mapping):

@@ -1,7 +1,7 @@
-"""What is written down of every call: who asked what of which model, how many rows it was charged, and how it ended.
+"""Recording of every call in the ledger: principal, operation, model, charged rows and outcome.
 
-An entry is made when a call begins and written when it ends, whatever ends it. Where the ledger has no more room, because
-its store is gone, no call begins: nobody is served unseen.
+An entry is created when a call begins and written when it ends, whatever ends it. If the ledger is full, because
+its store is unavailable, no call begins: no call is served unrecorded.
 """
 
 from __future__ import annotations
@@ -27,50 +27,57 @@ if TYPE_CHECKING:
 
 OK = "OK"
 CANCELLED = "CANCELLED"
-"""The client cancelled the call, or went away."""
+"""Outcome of a call that its client cancelled or abandoned."""
 
 _PREFIX = "ERROR_REASON_"
 
 
 class Stream(Protocol):
-    """The open stream of a call, as far as the ledger sees it.
+    """The part of an open stream that the recorder uses.
 
     Attributes:
-        trace: Spans of the call under way.
-        reason: Why the server ended the stream; None if it did not.
+        trace: Spans of the current call.
     """
 
     trace: CallTrace | None
 
     @property
-    def reason(self) -> Exception | None: ...
+    def reason(self) -> Exception | None:
+        """Reason that the server ended the stream; None if it did not."""
+        ...
 
 
 class Versioned(Protocol):
-    """An estimator, as far as the ledger sees it."""
+    """The part of an estimator that the recorder uses."""
 
     @property
-    def version(self) -> str: ...
+    def version(self) -> str:
+        """Version of the weights."""
+        ...
 
 
 class Charged(Protocol):
-    """The granted name that a call is charged under, and its estimator."""
+    """The admitted name that a call is charged under, and its estimator."""
 
     @property
-    def account_name(self) -> str: ...
+    def account_name(self) -> str:
+        """Name that the call is charged under."""
+        ...
 
     @property
-    def estimator(self) -> Versioned: ...
+    def estimator(self) -> Versioned:
+        """Estimator that answers the call."""
+        ...
 
 
 class CallRecorder:
-    """Where calls are written down.
+    """Records calls in the ledger, counts them and traces them.
 
     Args:
-        writer: Brings them to the store.
-        server: What this server process is called in it.
-        counts: Where they are counted too.
-        tracing: Makes their traces; None: nobody does.
+        writer: Writer of the ledger.
+        server: Name of this server process in the ledger.
+        counts: Counts for metrics.
+        tracing: Traces of calls; None: no traces.
     """
 
     def __init__(self, writer: CallWriter, server: str, counts: Counts | None = None, tracing: Tracing | None = None) -> None:
@@ -80,24 +87,24 @@ class CallRecorder:
         self._tracing = tracing
 
     def entry(self, principal: str, operation: str, stream: Stream | None = None) -> Entry:
-        """Begins an entry of a call, on a stream or not. Raises StoreUnavailable if it could not be written."""
+        """Begins the entry of a call, on a stream or not. Raises StoreUnavailable if the ledger is full."""
         if self._writer.full:
-            raise StoreUnavailable(f"calls cannot be written down: {self._writer.problem}; no calls are taken until they can be")
+            raise StoreUnavailable(f"the ledger is full, so no calls are accepted until it can be written: {self._writer.problem}")
         return Entry(self._writer, self._counts, self._tracing, self._server, principal, operation, stream)
 
 
 class Entry:
-    """One call. A context manager around it.
+    """Entry of one call. A context manager around it.
 
     Attributes:
         admitted: Served name of the call, once it is admitted; None for a name that the caller may not use.
-        model: The name that the caller gave.
-        request_id: As the caller gave it.
+        model: Name that the caller gave.
+        request_id: Request id that the caller gave.
         rows: Rows that the caller sent.
-        charged: Rows that it was charged.
-        paid: What was charged by fingerprint, where rows can run out.
-        lease: What that was taken of.
-        trace: The call's spans; None where it is not traced.
+        charged: Charged rows.
+        paid: Charged rows by fingerprint, where rows are limited.
+        lease: Lease of the charged rows.
+        trace: Spans of the call; None if it is not traced.
     """
 
     __slots__ = ("_at_us", "_began_s", "_counts", "_operation", "_principal", "_server", "_stream", "_tracing", "_writer",
@@ -132,10 +139,12 @@ class Entry:
         self.trace: CallTrace | None = None
 
     def __enter__(self) -> Entry:
+        """Makes the call the current one of its task."""
         CALL.set(self)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Writes the entry, with the outcome of the call."""
         admitted = self.admitted
         seconds = time.perf_counter() - self._began_s
         call = CallRecord(
@@ -164,7 +173,7 @@ class Entry:
             CALL.set(None)
 
     def opened(self, header: CallHeader) -> None:
-        """Takes down what the caller says of the call."""
+        """Records the header of the call, and begins its trace."""
         self.model, self.request_id = header.model[:MAX_NAME], header.request_id
         if self._tracing is not None:
             self.trace = self._tracing.begin(self._operation, header.traceparent, self._at_us)
@@ -172,14 +181,14 @@ class Entry:
                 self._stream.trace = self.trace
 
     def log_fields(self) -> dict[str, str]:
-        """What the log says of it."""
+        """Returns the fields of the call for the log."""
         about = {"principal": self._principal, "model": self.model, "operation": self._operation}
         return {**about, "request_id": self.request_id}
 
 
 def _outcome(error: BaseException, stream: Stream | None) -> str:
     if isinstance(error, asyncio.CancelledError) and stream is not None:
-        # The server may have ended it: its time was over, say.
+        # The server may have ended it, for example at its timeout.
         error = stream.reason or error
     if not isinstance(error, Exception):
         return CANCELLED

@@ -50,7 +50,7 @@ def test_what_is_not_used_goes_back(desks, run, store):
     async def use():
         account = Account("alice", "digits", desks(100))
         lease = await account.take(Rows(30, 30), THOUSAND)
-        account.give(Rows(10, 20), lease)
+        account.refund(Rows(10, 20), lease)
         await account.settle()
         assert taken(store).total == Rows(20, 10)
 
@@ -110,7 +110,7 @@ def test_rows_of_a_window_that_is_over_are_not_used_in_the_next(desks, run, stor
         await account.take(Rows(50, 0), budget)
         assert taken(store, 60, start_s + 60).window == Rows(50)
         # What was charged in the first window and not computed is the total's, and not this window's.
-        account.give(Rows(5, 0), first)
+        account.refund(Rows(5, 0), first)
         await asyncio.sleep(0.2)
         assert taken(store, 60, start_s + 60) == type(taken(store))(Rows(65), Rows(50), round(start_s) + 60)
 

@@ -39,7 +39,7 @@ def charges(desks, request):
 
 
 async def settled(charges):
-    while charges.account._errands:
+    while charges.account._requests:
         await asyncio.sleep(0.01)
 
 

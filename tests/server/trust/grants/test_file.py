@@ -49,29 +49,29 @@ WRONG: dict[str, tuple[Any, str]] = {
     "top_k": ([{**ALICE, "access": "scores", "top_k": 0}], r"grants\[0\]: top_k: .*greater than or equal to 1; given: 0"),
     "activations of scores": (
         [{**ALICE, "access": "scores", "activations": True}],
-        r"grants\[0\]: activations goes with access 'gradients'",
+        r"grants\[0\]: activations needs access 'gradients'",
     ),
     "operations beyond": (
         [{**ALICE, "operations": ["fit"]}],
-        r"grants\[0\]: operations are some of those that access 'labels' gives; fit needs",
+        r"grants\[0\]: operations must be among those of access 'labels'; fit needs",
     ),
     "an operation": ([{**ALICE, "operations": ["guess"]}], r"grants\[0\]: operations\.0: .*given: 'guess'"),
     "a time without a zone": (
         [{**ALICE, "expires": "2027-01-31T12:00:00"}],
-        r"grants\[0\]: expires: given: 2027-01-31T12:00:00; expected a time with its zone, for example 2027-01-31T12:00:00Z",
+        r"grants\[0\]: expires: given: 2027-01-31T12:00:00; expected a time with a time zone, for example 2027-01-31T12:00:00Z",
     ),
     "a date": (
         [{**ALICE, "expires": datetime(2027, 1, 31).date()}],
-        r"grants\[0\]: expires: given: 2027-01-31; expected a time with its zone",
+        r"grants\[0\]: expires: given: 2027-01-31; expected a time with a time zone",
     ),
-    "a model": ([ALICE, {**ALICE, "model": "none"}], r"grants\[1\]: model: 'none' is not served here; there are: sums, more"),
+    "a model": ([ALICE, {**ALICE, "model": "none"}], r"grants\[1\]: model: 'none' is not served here; expected one of: sums, more"),
     "beyond the model's access": (
         [{**ALICE, "access": "gradients"}],
-        r"grants\[0\]: access: 'gradients' is more than 'sums' is served with: its own access, 'scores', is the most",
+        r"grants\[0\]: access: 'gradients' exceeds the access of 'sums'; expected at most 'scores'",
     ),
     "two": (
         [ALICE, {**ALICE, "access": "scores"}],
-        r"grants\[1\]: principal: 'alice' has a grant for 'sums' already, grants\[0\]; expected one",
+        r"grants\[1\]: principal: 'alice' already has a grant for 'sums', grants\[0\]; expected one",
     ),
 }
 
@@ -91,7 +91,7 @@ def test_what_is_wrong_in_a_file_is_named_with_its_place(what: str) -> None:
 
 def test_labels_of_a_regression_are_not_given() -> None:
     values = GrantBook({"sums": "scores"}, SteadyClock(), open_to_all=False, without_classes=["sums"])
-    with pytest.raises(WrongGrants, match="'sums' is a regression, which has no classes; expected 'scores', 'gradients'"):
+    with pytest.raises(WrongGrants, match="'sums' is a regression without classes; expected 'scores', 'gradients'"):
         values.take_filed([Grant(**ALICE)], "grants.yaml")
     values.take_filed([Grant(**{**ALICE, "access": "scores"})], "grants.yaml")
 

@@ -32,7 +32,7 @@ Serve = Callable[..., AbstractContextManager[ServerProcess]]
 
 @pytest.fixture(scope="module")
 def serve() -> Serve:
-    """``with serve(folder, **settings) as server``: a server process of one small model, ``sums``, for those in GRANTED."""
+    """Starts a server process of one small model, ``sums``, for the principals in GRANTED."""
 
     @contextmanager
     def start(folder: Path, **settings: Any) -> Iterator[ServerProcess]:

@@ -1,4 +1,4 @@
-"""Which listeners are opened: beyond loopback only with TLS and identity; health apart, in the clear."""
+"""Listeners: beyond loopback only with TLS and identity; health on a separate one, without TLS."""
 
 from __future__ import annotations
 

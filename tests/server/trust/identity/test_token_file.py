@@ -51,7 +51,7 @@ def test_tokens_are_listed_and_revoked_by_name_or_one_by_one(tmp_path: Path) -> 
     listed = token("list").stdout
     assert listed.count("alice") == 2
     assert first in listed
-    assert token("revoke", "alice", "--id", first).stdout == f"revoked of alice: {first}\n"
+    assert token("revoke", "alice", "--id", first).stdout == f"revoked tokens of alice: {first}\n"
     assert [token["name"] for token in held(file)] == ["alice", "bob"]
     assert token("revoke", "alice").exit_code == 0
     assert [token["name"] for token in held(file)] == ["bob"]
@@ -66,7 +66,7 @@ def test_tokens_are_listed_and_revoked_by_name_or_one_by_one(tmp_path: Path) -> 
         (["new", "a b"], "not a principal's name"),
         (["new", "anonymous"], "choose another name"),
         (["new", "x" * 65], "at most 64"),
-        (["new", "alice", "--expires", "2020-01-01"], "is over"),
+        (["new", "alice", "--expires", "2020-01-01"], "has passed"),
         (["new", "alice", "--expires", "soon"], "expected 12h, 30d or 8w"),
         (["new", "alice", "--expires", "999999w"], "expected 12h, 30d or 8w"),
         (["new", "alice", "--file", "nowhere/tokens.yaml"], "nowhere"),

@@ -1,4 +1,4 @@
-"""Outputs made less telling, for those who were granted scores and no more."""
+"""Rounding of outputs for grants of scores: fewer decimals, and only the top scores of each row."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ def rounded(outputs: Array, kind: OutputKind, decimals: int | None, top_k: int |
     """Rounds outputs, and hides all but the largest of each row.
 
     Args:
-        outputs: ``(n, C)``.
-        kind: What they are.
-        decimals: To round to; None: not rounded.
-        top_k: How many of each row are shown; None: all. The others become 0, and of logits, where 0 may be large, one less
-            than the smallest that is shown.
+        outputs: Outputs, ``(n, C)``.
+        kind: Kind of the outputs.
+        decimals: Decimals to keep; None: all.
+        top_k: Outputs to show of each row; None: all. The others become 0; for logits, where 0 may be large, they become one
+            less than the smallest shown.
 
     Returns:
         ``(n, C)`` in the dtype of ``outputs``.
     """
     if decimals is not None:
-        # In double precision, where 10**decimals does not overflow. Zero is added because -0.0 would still tell the sign.
+        # In double precision, where 10**decimals does not overflow. Zero is added because -0.0 would reveal the sign.
         outputs = (np.round(outputs.astype(np.float64), decimals) + 0.0).astype(outputs.dtype)
     if top_k is None or outputs.ndim != 2 or top_k >= outputs.shape[1]:
         return outputs
-    # Stable, so that of equal outputs the first are shown, as argmax takes the first.
+    # A stable sort shows the first of equal outputs, as argmax does.
     shown = np.argsort(-outputs, axis=1, kind="stable")[:, :top_k]
     kept = np.take_along_axis(outputs, shown, axis=1)
     result = np.zeros_like(outputs)
