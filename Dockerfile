@@ -1,12 +1,12 @@
-# One image a framework, and one for callers:
+# One image for each framework, and one for callers:
 #
 #   docker build --target torch -t gradwire:torch-cuda --build-arg ACCELERATOR=cuda .     (CUDA: torch's wheels bring its libraries)
 #   docker build --target torch -t gradwire:torch --build-arg TORCH_INDEX=URL .           (CPU: URL of PyTorch's index of CPU builds)
 #
-# Without TORCH_INDEX torch is what pip finds, which brings gigabytes of CUDA and works without a GPU too.
+# Without TORCH_INDEX pip finds a torch that brings gigabytes of CUDA and also works without a GPU.
 #
 # Targets: torch, tensorflow, jax, sklearn, gpy, mxnet (CPU only), ray (torch on a Ray cluster), demo, client. Each has two layers on the base: its framework,
-# which is installed again when its requirements change, and gradwire itself, which is small.
+# reinstalled when its requirements change, and gradwire itself, which is small.
 
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 
@@ -20,20 +20,20 @@ ENV PATH=/opt/gradwire/bin:$PATH \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
-# 10001 is no user of any host. /var/lib/gradwire is for state_dir; /tmp is the only other place that is written to.
+# User 10001 exists on no host. /var/lib/gradwire is for state_dir; /tmp is the only other place written to.
 RUN groupadd --gid 10001 gradwire \
  && useradd --uid 10001 --gid 10001 --home-dir /var/lib/gradwire --create-home --shell /usr/sbin/nologin gradwire \
  && python -m venv /opt/gradwire
 WORKDIR /var/lib/gradwire
 
-# What each image installs, as files that change only when it does.
+# The packages of each image, in files that change only when the packages do.
 FROM base AS requirements
 ARG ACCELERATOR=cpu
 COPY pyproject.toml /source/
 COPY deploy/docker/requirements.py /source/
 RUN python /source/requirements.py /source/pyproject.toml /requirements "$ACCELERATOR"
 
-# Our own code.
+# gradwire itself.
 FROM base AS wheel
 COPY pyproject.toml README.md LICENSE /source/
 COPY proto /source/proto
@@ -42,13 +42,13 @@ COPY server /source/server
 COPY backends /source/backends
 RUN pip wheel --no-deps --wheel-dir /wheel /source
 
-# What all servers have in common, frameworks apart. Metadata only: a change of it installs nothing anew.
+# The common part of all servers, without frameworks. Metadata only: changing it reinstalls nothing.
 FROM base AS server
 COPY constraints.txt /opt/gradwire/
 EXPOSE 50051 50052 9464
 VOLUME /var/lib/gradwire
 STOPSIGNAL SIGTERM
-# The data port may want TLS and certificates; health has a listener of its own in the clear (health_listen).
+# The data port may require TLS and certificates; health has a listener of its own in the clear (health_listen).
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 CMD ["gradwire", "health", "127.0.0.1:50052"]
 ENTRYPOINT ["gradwire", "serve", "/etc/gradwire/serve.yaml"]
 
@@ -56,7 +56,7 @@ ENTRYPOINT ["gradwire", "serve", "/etc/gradwire/serve.yaml"]
 
 FROM server AS torch-framework
 ARG TORCH_INDEX=
-# First, exactly and from an index of its own if one is named: resolved among the others, another version may come.
+# Install torch first, pinned, and from its own index if one is named: together with the others, pip may choose another version.
 RUN pip install --constraint /opt/gradwire/constraints.txt ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch==2.13.0
 COPY --from=requirements /requirements/torch.txt /opt/gradwire/
 RUN pip install --constraint /opt/gradwire/constraints.txt --requirement /opt/gradwire/torch.txt
@@ -86,12 +86,12 @@ COPY constraints-mxnet.txt /opt/gradwire/
 COPY --from=requirements /requirements/mxnet.txt /opt/gradwire/
 RUN pip install --constraint /opt/gradwire/constraints-mxnet.txt --requirement /opt/gradwire/mxnet.txt
 
-# torch's replicas on a Ray cluster, and the front before them.
+# Replicas of torch models on a Ray cluster, and the front.
 FROM torch-framework AS ray-framework
 COPY --from=requirements /requirements/ray.txt /opt/gradwire/
 RUN pip install --constraint /opt/gradwire/constraints.txt --requirement /opt/gradwire/ray.txt
 
-# Images. gradwire last, so that a change of it is one small layer.
+# Images. gradwire comes last, so that changing it rebuilds one small layer.
 
 FROM tensorflow-framework AS tensorflow
 COPY --from=wheel /wheel /opt/gradwire/wheel
@@ -118,7 +118,7 @@ COPY --from=wheel /wheel /opt/gradwire/wheel
 RUN pip install --no-deps /opt/gradwire/wheel/*.whl
 USER 10001:10001
 
-# Those who call: nothing but numpy, grpcio, protobuf and the commands.
+# Callers: only numpy, grpcio, protobuf and the commands.
 FROM base AS client
 COPY constraints.txt /opt/gradwire/
 COPY --from=requirements /requirements/client.txt /opt/gradwire/
@@ -139,7 +139,7 @@ COPY --from=wheel /wheel /opt/gradwire/wheel
 RUN pip install --no-deps /opt/gradwire/wheel/*.whl
 USER 10001:10001
 
-# The demo's model, trained while the image is built (seconds): `docker compose up` serves it without an edit.
+# The demo's model, trained while the image is built (seconds): `docker compose up` serves it unedited.
 FROM torch AS demo
 USER 0
 RUN pip install --constraint /opt/gradwire/constraints.txt scikit-learn==1.9.1

@@ -1,6 +1,6 @@
-"""gradwire beside plain torch, in-process ART and MLServer, measured in one run: ``python -m benchmarks.run``.
+"""Benchmarks of gradwire beside plain torch, in-process ART and MLServer: ``python -m benchmarks.run``.
 
-Everybody computes with one thread. Math libraries read that when they are loaded, so it is said here, before any is.
+All contenders compute with one thread. Math libraries read the number when they are loaded, so it is set here, before any is.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""What is measured: operations, how many rows each gets, and how often it is called."""
+"""Cases to measure: operations, numbers of rows, and numbers of calls."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROW_OPERATIONS = {
     "activations_conv": "activations, first convolution",
     "vjp": "vector-Jacobian product",
 }
-"""Operations on rows, and how they are called in reports."""
+"""Operations on rows, and their titles in reports."""
 
 FIT = "fit"
 FIT_ROWS = 1024
@@ -25,12 +25,12 @@ TITLES = {**ROW_OPERATIONS, FIT: "fit, one epoch"}
 
 @dataclass(frozen=True)
 class Repeats:
-    """How often a case is measured.
+    """Numbers of rounds and calls of a case.
 
     Attributes:
-        rounds: How often everybody gets a turn.
+        rounds: Turns of each contender.
         calls: Measured calls in a turn.
-        settling: Calls before these, which bring caches and sleeping processes back from the turns of the others.
+        settling: Calls before these, which refill caches and wake sleeping processes after the turns of the others.
     """
 
     rounds: int
@@ -40,7 +40,7 @@ class Repeats:
 
 @dataclass(frozen=True)
 class Case:
-    """One operation on so many rows."""
+    """One operation on a number of rows."""
 
     operation: str
     rows: int
@@ -48,6 +48,7 @@ class Case:
 
     @property
     def title(self) -> str:
+        """Its operation's title in reports."""
         return TITLES[self.operation]
 
 
@@ -59,11 +60,11 @@ _QUICK = {1: Repeats(8, 4, 3), 32: Repeats(5, 2, 1), 128: Repeats(4, 1, 1), FIT_
 
 
 def cases(quick: bool, only: list[str]) -> list[Case]:
-    """The cases of a run.
+    """Makes the cases of a run.
 
     Args:
-        quick: A tenth of the calls; for trying things out.
-        only: Operations whose name contains one of these, for example ``gradient``; empty: all.
+        quick: True for a tenth of the calls, to try things out.
+        only: Parts of operation names, for example ``gradient``; empty: all operations.
     """
     repeats = _QUICK if quick else _REPEATS
 
@@ -77,6 +78,6 @@ def cases(quick: bool, only: list[str]) -> list[Case]:
 
 
 def resnet_cases(quick: bool, only: list[str]) -> list[Case]:
-    """The cases of the larger model, whose calls take tenths of a second and more. Arguments as for `cases`."""
+    """Makes the cases of the larger model, whose calls take tenths of a second and more. Arguments as for `cases`."""
     repeats = Repeats(2, 1, 0) if quick else _RESNET
     return [Case(o, _RESNET_ROWS, repeats) for o in ROW_OPERATIONS if not only or any(part in o for part in only)]

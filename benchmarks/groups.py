@@ -1,4 +1,4 @@
-"""The groups of figures, in the order in which they are measured and shown."""
+"""Groups of figures, in the order in which they are measured and shown."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ class Group:
     """Figures that are measured together.
 
     Attributes:
-        title: In reports.
-        module: That measures them. It is imported when its turn comes: processes that a group spawns import what was imported here.
+        title: Its title in reports.
+        module: The module that measures them. It is imported at its turn, because processes that a group spawns import
+            everything imported here.
     """
 
     title: str
     module: str
 
     def measure(self, setting: Setting) -> list[Figure]:
-        """Measures them."""
+        """Measures the group's figures."""
         function: Callable[[Setting], list[Figure]] = importlib.import_module(f"benchmarks.{self.module}").measure
         return function(setting)
 

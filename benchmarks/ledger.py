@@ -1,7 +1,7 @@
-"""``python -m benchmarks.ledger``: what it costs a call to be charged and written down, in processor time, on the screen.
+"""Measure the processor time of charging a call and writing it to the ledger: ``python -m benchmarks.ledger``.
 
-Processor time and not the clock's: a fraction of a millisecond is beneath what a shared machine's clock can tell. The share is that
-of the processor time of a whole one-row prediction of a small torch model, in a server process; parts are measured in turns.
+Elapsed time would not do: on a shared machine a fraction of a millisecond is lost in its noise. The share is that of the processor
+time of a whole one-row prediction of a small torch model, in a server process; parts are measured in turns.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from gradwire.server.catalogue.served import Served
 from gradwire.server.config.reading import parse_config
 from gradwire.server.engines.engine import load_models
 from gradwire.server.store.store import Store
-from gradwire.server.store.writer import LedgerWriter
+from gradwire.server.store.writer import CallWriter
 from gradwire.server.trust.budgets.account import Desk
 from gradwire.server.trust.budgets.accounts import Accounts
 from gradwire.server.trust.budgets.charges import Charge
 from gradwire.server.trust.grants.book import GrantBook
 from gradwire.server.trust.grants.grant import Budget, Grant
-from gradwire.server.trust.ledger import Ledger
+from gradwire.server.trust.recorder import CallRecorder
 from gradwire.server.values.clock import SteadyClock
 from gradwire.server.values.rows import Rows
 
@@ -44,11 +44,11 @@ BUDGETS = {"no budget": Budget(), "a budget": Budget(forward=1 << 60)}
 
 
 class Books:
-    """What a server has around its calls, without the calls.
+    """The accounts and the ledger of a server, without the server.
 
     Args:
-        folder: Of the store.
-        budget: Of the one who calls.
+        folder: Folder of the store.
+        budget: Budget of the caller.
     """
 
     def __init__(self, folder: Path, budget: Budget) -> None:
@@ -60,8 +60,8 @@ class Books:
         book.take_filed([Grant(principal="alice", model="m", access="gradients", budget=budget)], "benchmark")
         accounts = Accounts(Desk(self._store, self._thread, clock, 100_000))
         self._catalogue = Catalogue([Served("m", load_models(config)["m"], "m", "gradients")], 0, book, accounts)
-        self._writer = LedgerWriter(self._store, period_s=600.0, batch_calls=1_000_000)
-        self._ledger = Ledger(self._writer, "benchmark")
+        self._writer = CallWriter(self._store, period_s=600.0, batch_calls=1_000_000)
+        self._ledger = CallRecorder(self._writer, "benchmark")
         self._numbers = iter(range(1 << 60))
 
     async def _one(self) -> None:
@@ -79,7 +79,7 @@ class Books:
                 entry.paid, entry.lease = charge.paid, charge.lease
 
     def measure(self, calls: int) -> tuple[float, float]:
-        """Microseconds of processor time a call: of the event loop's thread, and of the ledger's."""
+        """Measures the microseconds of processor time a call, of the event loop's thread and of the ledger's."""
 
         async def all_of_them() -> float:
             await self._one()
@@ -94,13 +94,14 @@ class Books:
         return 1e6 * loop_s / calls, 1e6 * (time.process_time() - time.thread_time() - began_s) / calls
 
     def close(self) -> None:
+        """Writes the rest and closes the store."""
         self._writer.close(10.0)
         self._thread.shutdown()
         self._store.close()
 
 
 def whole_call_us(address: str, pid: int, calls: int) -> float:
-    """Processor time of a server process for a prediction of one row."""
+    """Measures the microseconds of processor time of a server process for a prediction of one row."""
     x = np.ones((1, 64), np.float32)
     with connect(address) as server:
         remote = server.estimator("m")
@@ -116,12 +117,12 @@ def measure(
     calls: int = typer.Option(2_000, help="In each of the turns.", min=100),
     turns: int = typer.Option(9, min=1),
 ) -> None:
-    """Say what a call pays for being charged and written down."""
+    """Measure the processor time of charging a call and writing it to the ledger."""
     parts: dict[str, list[tuple[float, float]]] = {name: [] for name in BUDGETS}
     whole: list[float] = []
     with tempfile.TemporaryDirectory() as folder, served(f"\n  - {json.dumps(MODEL)}") as server:
         books = {name: Books(Path(folder), budget) for name, budget in BUDGETS.items()}
-        # What libraries have loaded is not looked through again and again for garbage: there is more of it here than in a server.
+        # Keeps the garbage collector from searching loaded libraries: there are more of them here than in a server.
         gc.collect()
         gc.freeze()
         for _ in range(turns):
@@ -150,7 +151,7 @@ def _processor_s(pid: int) -> float:
 
 
 def _nobody() -> None:
-    """Gives way to nobody: no id comes twice."""
+    """Does nothing: no request id comes twice, so no other call is waited for."""
 
 
 if __name__ == "__main__":

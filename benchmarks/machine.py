@@ -1,12 +1,10 @@
-"""Where and when a run was made."""
+"""Facts about the machine, the date and the code of a run."""
 
 from __future__ import annotations
 
 import os
 import platform
-import re
 import subprocess
-from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -14,7 +12,7 @@ _ROOT = Path(__file__).resolve().parents[1]
 
 
 def facts() -> dict[str, str | int]:
-    """The machine, the date and the code."""
+    """Collects the machine, the date and the commit."""
     return {
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)),
@@ -25,12 +23,6 @@ def facts() -> dict[str, str | int]:
         "commit": _git("rev-parse", "--short", "HEAD") + ("+" if _git("status", "--porcelain", "--untracked-files=no") else ""),
         "load": f"{os.getloadavg()[0]:.2f}",
     }
-
-
-def run_name(facts: Mapping[str, str | int], quick: bool) -> str:
-    """What the files of a run are called: its date and its machine."""
-    cpu = re.sub(r"[^a-z0-9]+", "-", str(facts["cpu"]).lower()).strip("-")
-    return f"{str(facts['date'])[:10]}-{cpu}{'-quick' if quick else ''}"
 
 
 def _cpu() -> str:

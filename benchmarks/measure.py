@@ -1,4 +1,4 @@
-"""Measures contenders in turns, so that whatever slows the machine for a while slows all of them alike."""
+"""Measurement of contenders in turns: a machine that slows down for a while slows all of them alike."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ TOLERANCE = 1e-4
 
 
 class Disagreement(Exception):
-    """A contender computes something else than plain torch; its times would mean nothing."""
+    """A contender computes other numbers than plain torch, so its times would mean nothing."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """The calls of one contender in one case, in milliseconds."""
+    """Times of the calls of one contender in one case, in milliseconds."""
 
     contender: str
     calls: int
@@ -35,13 +35,15 @@ class Measurement:
 
 
 def check(case: Case, contenders: Sequence[Contender], inputs: MakeInputs = inputs) -> None:
-    """Compares every contender's numbers with those of the first. Raises Disagreement."""
+    """Compares the results of all contenders with those of the first. Raises Disagreement if they differ."""
     reference, *others = [contender for contender in contenders if case.operation in contender.operations]
     expected = _answer(case, reference, inputs)
     for contender in others:
         answer = _answer(case, contender, inputs)
         if answer.shape != expected.shape:
-            raise Disagreement(f"{case.title}, {case.rows} rows: {contender.name} answers {answer.shape}, not {expected.shape}")
+            raise Disagreement(
+                f"{case.title}, {case.rows} rows: {contender.name} returns {answer.shape}, expected {expected.shape}"
+            )
         error = float(np.abs(answer - expected).max() / np.abs(expected).max())
         if not error <= TOLERANCE:
             raise Disagreement(f"{case.title}, {case.rows} rows: {contender.name} is off by {error:.1e}; at most {TOLERANCE:.0e}")
@@ -53,10 +55,10 @@ def measure(
     """Measures a case.
 
     Args:
-        case: What to call and how often.
-        contenders: Those who cannot do it are left out.
+        case: The operation and the number of calls.
+        contenders: Contenders; those without the operation are left out.
         advance: Called after each round.
-        inputs: Of so many rows.
+        inputs: Makes the inputs for a number of rows.
     """
     return [summary(name, rounds) for name, rounds in measure_rounds(case, contenders, advance, inputs).items()]
 
@@ -64,13 +66,13 @@ def measure(
 def measure_rounds(
     case: Case, contenders: Sequence[Contender], advance: Callable[[], None], inputs: MakeInputs = inputs
 ) -> dict[str, list[list[float]]]:
-    """As `measure`; for each contender, a round's times in seconds, round by round."""
+    """Measures a case as `measure` does; returns the seconds of each call by contender and round."""
     able = [contender for contender in contenders if case.operation in contender.operations]
     given = inputs(case.rows)
     rounds: dict[str, list[list[float]]] = {contender.name: [] for contender in able}
     order = random.Random(0)
     for _ in range(case.repeats.rounds):
-        # Shuffled, so that nobody always comes after the same one.
+        # Shuffled, so that no contender always comes after the same one.
         for contender in order.sample(able, len(able)):
             contender.times_s(case.operation, given, case.repeats.settling)
             rounds[contender.name].append(contender.times_s(case.operation, given, case.repeats.calls))
@@ -81,7 +83,7 @@ def measure_rounds(
 def _answer(case: Case, contender: Contender, inputs: MakeInputs) -> Array:
     if case.operation != FIT:
         return contender.answer(case.operation, inputs(case.rows))
-    # One step on all rows, because the order in which batches are visited is everybody's own.
+    # One step on all rows, because each contender visits batches in an order of its own.
     whole = inputs(case.rows, batch_size=case.rows)
     contender.answer("reset", whole)
     before = contender.answer("predict", whole)
@@ -92,7 +94,7 @@ def _answer(case: Case, contender: Contender, inputs: MakeInputs) -> Array:
 
 
 def summary(name: str, rounds: Sequence[Sequence[float]]) -> Measurement:
-    """What a contender's times come to, all rounds together."""
+    """Summarises the times of a contender over all rounds."""
     times_ms = np.array([time for times in rounds for time in times]) * 1e3
     p10, median, p90 = (float(value) for value in np.percentile(times_ms, (10, 50, 90)))
     return Measurement(name, len(times_ms), median, p10, p90)

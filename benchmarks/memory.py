@@ -1,4 +1,4 @@
-"""What a process holds in memory, by the kernel's word."""
+"""Memory of a process, as the kernel counts it."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from pathlib import Path
 
 
 def rss_nbytes(pid: int) -> int:
-    """Memory that a process holds now."""
+    """Returns the bytes that a process holds now."""
     return _status(pid, "VmRSS")
 
 
 def peak_nbytes(pid: int) -> int:
-    """Most memory that it has held since it began, or since `forget_peak`."""
+    """Returns the most bytes that a process has held since it began, or since `forget_peak`."""
     return _status(pid, "VmHWM")
 
 
 def forget_peak(pid: int) -> None:
-    """Lets the peak begin anew, from what is held now."""
+    """Resets the peak to the bytes that are held now."""
     Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 

@@ -1,4 +1,4 @@
-"""The model that everybody runs, with the same weights, and the inputs that everybody gets.
+"""The small CNN that all contenders run, and the inputs that all of them get.
 
 Needs numpy alone, and torch where the model is made: the processes of the peers import it too.
 """
@@ -20,16 +20,16 @@ INPUT_SHAPE = (1, 28, 28)
 NB_CLASSES = 10
 
 CONV_LAYER = "0"
-"""Puts out 16 x 24 x 24 numbers a row, twelve times what goes in."""
+"""Its output has 16 x 24 x 24 numbers a row, twelve times the input."""
 DENSE_LAYER = "7"
-"""Puts out 128 numbers a row."""
+"""Its output has 128 numbers a row."""
 
 LEARNING_RATE = 0.01
 MOMENTUM = 0.9
 
 
 def cnn() -> nn.Sequential:
-    """Two convolutions and two linear layers on 1 x 28 x 28 inputs; the weights are the same every time."""
+    """Makes a CNN of two convolutions and two linear layers; the weights are the same every time."""
     import torch
     from torch import nn
 
@@ -52,14 +52,14 @@ def cnn() -> nn.Sequential:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What one call gets.
+    """Inputs of one call.
 
     Attributes:
         x: float32 ``(n, 1, 28, 28)`` between 0 and 1.
         y: int64 ``(n,)``.
-        one_hot: ``y`` as float32 ``(n, 10)``, for those who take labels only so.
+        one_hot: ``y`` as float32 ``(n, 10)``, for contenders that take labels only in this form.
         cotangent: float32 ``(n, 10)``.
-        batch_size: Of a fit.
+        batch_size: Batch size of a fit.
     """
 
     x: Array
@@ -70,7 +70,7 @@ class Inputs:
 
 
 def inputs(rows: int, batch_size: int = 128) -> Inputs:
-    """The inputs of so many rows; the same every time."""
+    """Makes the inputs for a number of rows; the same every time."""
     random = np.random.default_rng(rows)
     y = random.integers(0, NB_CLASSES, rows)
     return Inputs(

@@ -1,4 +1,4 @@
-"""The results of a run as a picture: everybody's time as a multiple of plain torch's."""
+"""Plot of a run's results: the time of each contender as a multiple of plain torch's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.profile_call``: where the microseconds of one call go, on the screen.
+"""Show the microseconds of one call, station by station: ``python -m benchmarks.profile_call``.
 
 See `benchmarks.account.ledger` for the stations; ``python -m benchmarks.run --only account`` writes the account that the
 documentation shows.
@@ -18,14 +18,14 @@ from benchmarks.cases import ROW_OPERATIONS
 
 def profile(
     operation: Annotated[str, typer.Argument(help=f"One of: {', '.join(ROW_OPERATIONS)}.")] = "loss_gradient",
-    rows: Annotated[int, typer.Option(help="In one block of the server's.", min=1, max=128)] = 1,
+    rows: Annotated[int, typer.Option(help="Rows of a call, in one block of the server's.", min=1, max=128)] = 1,
     calls: Annotated[int, typer.Option(min=10)] = 500,
     way: Annotated[str, typer.Option(help=f"One of: {', '.join(WAYS)}.")] = "socket",
 ) -> None:
-    """Say where the time of a call goes, from the caller's line to its result."""
+    """Show the time between the stations of a call, from the caller's line to its result."""
     for given, known in ((operation, ROW_OPERATIONS), (way, WAYS)):
         if given not in known:
-            raise typer.BadParameter(f"{given!r} is not one of: {', '.join(known)}")
+            raise typer.BadParameter(f"{given!r} is unknown; choose from {', '.join(known)}")
     Console().print(
         _table(f"{ROW_OPERATIONS[operation]} of {rows} row{'s' if rows > 1 else ''}, µs", account(operation, rows, calls, way))
     )

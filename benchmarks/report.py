@@ -1,9 +1,9 @@
-"""The results of a run, as a table on the screen, as JSON and as markdown."""
+"""Reports of a run: a table on the screen, JSON and markdown."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,44 +16,42 @@ from benchmarks.contenders import art, gradwire, mlserver, plain
 from benchmarks.measure import Measurement
 
 WIDTH = 160
-"""Characters in a line of the table, with percentiles."""
+"""Characters in a line of the table with percentiles."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """One case and what was measured in it."""
+    """One case and its measurements."""
 
     case: Case
     measurements: Sequence[Measurement]
 
     def of(self, contender: str) -> Measurement | None:
-        """A contender's measurement; None if it cannot do this, or was left out."""
+        """Finds a contender's measurement; None if it lacks the operation or was left out."""
         return next((m for m in self.measurements if m.contender == contender), None)
 
     def overhead_ms(self, contender: str) -> float | None:
-        """How much later than plain torch a contender answers."""
+        """Computes a contender's time less plain torch's."""
         mine, torch = self.of(contender), self.of(plain.NAME)
         return mine.median_ms - torch.median_ms if mine and torch else None
 
     def ratio(self, contender: str, to: str) -> float | None:
-        """A contender's time as a multiple of another's."""
+        """Computes a contender's time as a multiple of another's."""
         mine, other = self.of(contender), self.of(to)
         return mine.median_ms / other.median_ms if mine and other else None
 
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that a run found.
+    """All results of a run.
 
     Attributes:
-        name: Of its files.
-        machine: Where and when.
-        versions: By contender.
-        quick: Whether it made too few calls to be quoted.
-        results: Case by case.
+        machine: Facts about the machine, the date and the code.
+        versions: Versions of packages, by contender.
+        quick: True if it made too few calls to be quoted.
+        results: Results, case by case.
     """
 
-    name: str
     machine: Mapping[str, str | int]
     versions: Mapping[str, Mapping[str, str]]
     quick: bool
@@ -61,20 +59,15 @@ class Run:
 
     @property
     def contenders(self) -> list[str]:
+        """The names of all contenders."""
         return list(self.versions)
 
     def conditions(self) -> str:
         """The machine and the versions in one sentence."""
-        versions = {name: number for those in self.versions.values() for name, number in those.items()}
-        software = ", ".join(f"{name} {number}" for name, number in {"Python": self.machine["python"], **versions}.items())
-        return (
-            # The date is text.
-            f"{self.machine['cpu']}, {self.machine['cores']} cores, one compute thread each, {self.machine['date'][:10]}, "  # type: ignore[index]
-            f"commit {self.machine['commit']}; {software}"
-        )
+        return conditions(self.machine, self.versions.values())
 
     def findings(self) -> list[str]:
-        """What the run says about the two things that are aimed at."""
+        """Compares the results with the two goals, in sentences."""
         slower = [
             f"{r.case.title} of {r.case.rows} rows ({ratio:.2f} times)"
             for r in self.results
@@ -90,15 +83,30 @@ class Run:
         return lines
 
 
+def conditions(machine: Mapping[str, str | int], versions: Iterable[Mapping[str, str]]) -> str:
+    """Describes a machine and the versions of all contenders in one sentence."""
+    found = {name: number for those in versions for name, number in those.items()}
+    software = ", ".join(f"{name} {number}" for name, number in {"Python": machine["python"], **found}.items())
+    return (
+        f"{machine['cpu']}, {machine['cores']} cores, one compute thread each, {str(machine['date'])[:10]}, "
+        f"commit {machine['commit']}; {software}"
+    )
+
+
+def new_table(caption: str, spread: bool) -> Table:
+    """Makes an empty table of medians; ``spread`` is true if cells have percentiles too."""
+    return Table(
+        title="median ms (10th to 90th percentile)" if spread else "median ms",
+        title_justify="left",
+        caption=caption,
+        caption_justify="left",
+    )
+
+
 def show(run: Run, console: Console) -> None:
     """Prints the table and the findings."""
     spread = console.width >= WIDTH
-    table = Table(
-        title="median ms (10th to 90th percentile)" if spread else "median ms",
-        title_justify="left",
-        caption=run.conditions(),
-        caption_justify="left",
-    )
+    table = new_table(run.conditions(), spread)
     table.add_column("operation", no_wrap=True)
     table.add_column("rows", justify="right", no_wrap=True)
     for column in (*run.contenders, "over plain, ms", "of ART's time"):
@@ -158,7 +166,7 @@ def _cells(run: Run, result: Result, spread: bool = True) -> list[str]:
 
 
 def times(m: Measurement | None, spread: bool = True) -> str:
-    """The median in ms, with percentiles if asked."""
+    """Formats the median in ms, with percentiles if ``spread`` is true."""
     if m is None:
         return ""
     return _ms(m.median_ms) + (f" ({_ms(m.p10_ms)}-{_ms(m.p90_ms)})" if spread else "")

@@ -1,4 +1,6 @@
-"""ResNet18 (He, Zhang, Ren, Sun, *Deep Residual Learning for Image Recognition*, CVPR 2016); the same weights every time.
+"""ResNet18 with the same weights every time.
+
+He, Zhang, Ren, Sun, *Deep Residual Learning for Image Recognition*, CVPR 2016.
 
 Its first layers are those for ImageNet, a convolution of 7 x 7 with stride 2 and a pooling. With rows of 3 x 32 x 32 a loss
 gradient of 32 rows then takes tenths of a second on one core, and gradients of all ten classes a second or two.
@@ -13,7 +15,7 @@ from benchmarks.model import NB_CLASSES
 
 
 class Block(nn.Module):
-    """Two convolutions of 3 x 3, and the way around them."""
+    """Two convolutions of 3 x 3 with a residual connection around them."""
 
     def __init__(self, channels_in: int, channels: int, stride: int) -> None:
         super().__init__()
@@ -27,13 +29,14 @@ class Block(nn.Module):
             self.around = nn.Sequential(nn.Conv2d(channels_in, channels, 1, stride, bias=False), nn.BatchNorm2d(channels))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Computes the block."""
         inner = self.norm2(self.conv2(self.relu(self.norm1(self.conv1(x)))))
         result: torch.Tensor = self.relu(inner + self.around(x))
         return result
 
 
 def resnet18() -> nn.Sequential:
-    """ResNet18 for 3 x 32 x 32 inputs and 10 classes, in inference mode."""
+    """Makes a ResNet18 for 3 x 32 x 32 inputs and 10 classes, in inference mode."""
     torch.set_num_threads(1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""What a run was asked for."""
+"""Options of a run, and the folder of published results."""
 
 from __future__ import annotations
 
@@ -7,21 +7,23 @@ from pathlib import Path
 
 from rich.console import Console
 
+RESULTS = Path(__file__).resolve().parent / "results"
+"""The latest published results, one JSON file for each kind of study; git keeps older ones."""
+
 
 @dataclass(frozen=True)
 class Setting:
-    """How to measure.
+    """Options of a run.
 
     Attributes:
-        quick: Few calls, to try things out.
-        operations: Those whose name contains one of these; empty: all.
-        peers: Beside MLServer, by their names.
-        mlserver: Whether MLServer is there.
-        crowd_s: How long the many clients call.
-        out: Where results go.
-        console: Where to say how it goes.
-        name: Of the files of this run.
-        versions: Of what was measured; groups add to it.
+        quick: True for few calls, to try things out.
+        operations: Measure only operations whose name contains one of these; empty: all.
+        peers: Names of the peers to measure beside MLServer.
+        mlserver: True to measure MLServer.
+        crowd_s: Seconds that the many clients call.
+        out: Folder for results.
+        console: Console for progress.
+        versions: Versions of everything measured; groups add to it.
     """
 
     quick: bool
@@ -31,5 +33,4 @@ class Setting:
     crowd_s: float
     out: Path
     console: Console
-    name: str
     versions: dict[str, str] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""The models that everybody runs: how each is made, what goes in, and which of its layers are asked for.
+"""The models that contenders run, with their inputs and the layers that are measured.
 
 Needs numpy alone, and torch where a model is made: the processes of the peers import it too.
 """
@@ -22,12 +22,12 @@ class Subject:
     """A model.
 
     Attributes:
-        name: In commands.
-        title: In reports.
+        name: Its name in commands.
+        title: Its title in reports.
         factory: ``module:function``; makes the same weights every time.
-        input_shape: Of a row.
-        conv_layer: A layer near the inputs, by its name in the module.
-        dense_layer: One near the outputs.
+        input_shape: Shape of a row.
+        conv_layer: Name of a layer near the inputs, in the module.
+        dense_layer: Name of a layer near the outputs.
     """
 
     name: str
@@ -38,13 +38,13 @@ class Subject:
     dense_layer: str
 
     def module(self) -> nn.Module:
-        """The torch module."""
+        """Makes the torch module."""
         module, _, function = self.factory.partition(":")
         made: Any = getattr(importlib.import_module(module), function)()
         return made  # type: ignore[no-any-return]  # a factory by its name has no type
 
     def inputs(self, rows: int, batch_size: int = 128) -> Inputs:
-        """The inputs of so many rows; the same every time."""
+        """Makes the inputs for a number of rows; the same every time."""
         random = np.random.default_rng(rows)
         y = random.integers(0, NB_CLASSES, rows)
         return Inputs(

@@ -17,7 +17,7 @@ from gradwire.backends.jax import JaxFunction
 
 
 def dense_params(*sizes: int, seed: int = 0, dtype: str = "float64") -> dict[str, Any]:
-    """numpy arrays, which are float64 only in a model that says so."""
+    """Numpy arrays, which are float64 only in a model that says so."""
     generator = np.random.default_rng(seed)
     return {
         f"dense{i}": {

@@ -123,7 +123,7 @@ class Turn(nn.Module):
 
 
 class Turned(nn.Module):
-    """A layer that puts out a view with its axes swapped, and a gradient that is one number in many places."""
+    """Layer whose output is a view with swapped axes, and whose gradient repeats one number."""
 
     def __init__(self) -> None:
         super().__init__()

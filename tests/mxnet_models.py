@@ -155,7 +155,7 @@ class Untraceable(gluon.HybridBlock):
 
 
 class Alone(Exception):
-    """What `FailsLater` raises."""
+    """Error that `FailsLater` raises."""
 
 
 class FailsLater(gluon.Block):
@@ -212,7 +212,7 @@ def not_initialised() -> Any:
 
 
 def smooth_net_to_export() -> Any:
-    """What tests/mxnet_files/smooth-symbol.json is: ``hybridize()``, one call, ``export("smooth")``."""
+    """Source of tests/mxnet_files/smooth-symbol.json: ``hybridize()``, one call, ``export("smooth")``."""
     return _chain(nn.Dense(8), nn.BatchNorm(), nn.Activation("tanh"), nn.Dense(4), example=(6,), seed=5)
 
 

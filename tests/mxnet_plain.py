@@ -106,7 +106,7 @@ def fit_digits(x: Any, y: Any, held_out: Any, nb_epochs: Any, batch_size: Any, s
 
 
 def write_files(folder: Any, heads: Any) -> dict[str, Any]:
-    """Checkpoints of graphs that end in each of some heads, and weights of a block in the forms that Gluon writes.
+    """Checkpoints of graphs with several heads, and a block's weights in the forms that Gluon writes.
 
     Returns:
         The weights of the graphs by name, and as ``outputs`` what the block puts out for ones.
@@ -151,7 +151,7 @@ def _write_weights(place: Path) -> Any:
 
 
 def refusals(configs: Any) -> dict[str, Any]:
-    """What `load` says to each of several configurations; empty where it loads."""
+    """Errors of `load` for several configurations; empty for those that load."""
     from gradwire.backends.errors import ModelConfigError
     from gradwire.backends.load import load
     from gradwire.backends.mxnet import Config
@@ -175,7 +175,7 @@ def used_before() -> dict[str, Any]:
 
 
 def programs_and_hooks() -> dict[str, Any]:
-    """How many graphs are compiled for many batch sizes, and the hooks that calls of layers leave."""
+    """Number of graphs compiled for many batch sizes, and of hooks left by calls of layers."""
     from gradwire.backends.mxnet import Config, load
 
     traced = load(Config(backend="mxnet", factory="mxnet_models:dense", input_shape=[6], nb_classes=4))
@@ -193,7 +193,7 @@ def programs_and_hooks() -> dict[str, Any]:
 
 
 def answers_are_their_own() -> dict[str, Any]:
-    """Whether what a model answered changes when it is called again or fitted."""
+    """Checks that an answer does not change when the model is called again or fitted."""
     from gradwire.backends.mxnet import Config, load
 
     loss = "mxnet.gluon.loss.SoftmaxCrossEntropyLoss"

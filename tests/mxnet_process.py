@@ -1,4 +1,4 @@
-"""What plain MXNet code says, asked of a process in the environment that has MXNet."""
+"""Answers of plain MXNet code, from a process in the environment that has MXNet."""
 
 from __future__ import annotations
 

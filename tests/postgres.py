@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import programs
 import pytest
 
 PASSWORD = "corr3ct-horse"
@@ -79,9 +80,7 @@ class Postgres:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
-    binaries = postgres_binaries()
-    if binaries is None:
-        pytest.skip("PostgreSQL's server is not installed: neither pg_ctl on the PATH nor /usr/lib/postgresql/*/bin")
+    binaries = postgres_binaries() or Path(programs.need("initdb")).parent
     pytest.importorskip("psycopg", reason="psycopg is not installed")
     user = None
     if os.geteuid() == 0:

@@ -48,7 +48,7 @@ class Compiled(Mlp):
 
 
 class Blocks(tf.Module):
-    """Modules in lists and modules, one that is called twice, one never, one in a loop, and one that knows what it is in."""
+    """Modules nested in lists and modules: one called twice, one never, one in a loop, one that knows its parent."""
 
     def __init__(self) -> None:
         super().__init__()

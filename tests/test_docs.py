@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ CONFIGURATION = (ROOT / "docs/configuration.md").read_text()
 DOCUMENTS = [ROOT / "README.md", *ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 
 
+@cache
 def keys() -> set[str]:
     """Every key that a YAML file may hold."""
     # MXNet is not installed here, and what it is configured with does not need it.
@@ -36,14 +38,14 @@ def keys() -> set[str]:
     return {key for schema in schemas for key in schema.model_fields} | set(ServedModel.model_fields) - {"model"}
 
 
-@pytest.mark.parametrize("key", sorted(keys()))
-def test_every_key_is_explained(key: str) -> None:
-    assert re.search(rf"^\| `{key}` \|", CONFIGURATION, re.MULTILINE), f"docs/configuration.md has no row for {key}"
+def test_every_key_is_explained() -> None:
+    missing = [key for key in sorted(keys()) if not re.search(rf"^\| `{key}` \|", CONFIGURATION, re.MULTILINE)]
+    assert not missing, f"docs/configuration.md has no rows for {missing}"
 
 
-def test_no_key_is_explained_that_does_not_exist() -> None:
-    explained = set(re.findall(r"^\| `(\w+)` \| (?!default)", CONFIGURATION, re.MULTILINE))
-    assert explained <= keys()
+@pytest.mark.parametrize("key", sorted(set(re.findall(r"^\| `(\w+)` \| (?!default)", CONFIGURATION, re.MULTILINE))))
+def test_no_key_is_explained_that_does_not_exist(key: str) -> None:
+    assert key in keys()
 
 
 def test_every_test_that_a_document_names_exists() -> None:

@@ -29,10 +29,11 @@ SECONDS = 20
 CLIENTS = 3
 GROWTH_BYTES = 48 << 20
 OPENED_LATER = 4
-MODELS: list[dict[str, Any]] = [
-    {"name": "m", "access": "trainer", **torch_nets.DENSE},
-    {"name": "fitted", "access": "trainer", **torch_nets.DENSE},
-]
+
+
+def served() -> list[dict[str, Any]]:
+    return [{"name": name, "access": "trainer", **torch_nets.DENSE} for name in ("m", "fitted")]
+
 
 CLIENT = """
 import sys
@@ -72,7 +73,7 @@ with connect(address, same_host=same_host) as server:
 
 @dataclass
 class Holdings:
-    """What a process has of the system's."""
+    """Memory, descriptors and mappings of a process."""
 
     rss_bytes: int
     files: int
@@ -108,7 +109,7 @@ class Client:
 
     @property
     def due(self) -> bool:
-        """Whether it is time for it to be killed."""
+        """True when the client should be killed."""
         assert self.process.poll() is None, self.process.communicate()[1][-2000:]
         if self._due_s is None and self.process.stdout.readline():  # type: ignore[union-attr]
             self._due_s = time.monotonic() + (self._lives_s or 0.0)
@@ -120,7 +121,7 @@ class Client:
 
 
 def settled(process: ServerProcess, files: int) -> Holdings:
-    """What the server has when it has noticed that everybody is gone."""
+    """Holdings of the server once it has noticed that all clients are gone."""
     end_s = time.monotonic() + 5
     while (now := Holdings.of(process)).files > files or now.mappings:
         if time.monotonic() > end_s:
@@ -134,7 +135,7 @@ def soak(folder: Path, seconds: float, report: Any = lambda text: None) -> None:
     chance = random.Random(0)
     x = np.random.default_rng(0).uniform(-1, 1, (50, *weights.DENSE_INPUT_SHAPE)).astype(np.float32)
     killed = 0
-    with server_process(folder, MODELS, limits={"max_clones": 4}) as process:
+    with server_process(folder, served(), limits={"max_clones": 4}) as process:
         with connect(process.address, retry=Retry(attempts=5)) as server:
             expected = server.estimator("m").predict(x)
         clients = [Client(process.address, seed, 4.0) for seed in range(CLIENTS)]

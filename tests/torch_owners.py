@@ -1,4 +1,4 @@
-"""What owners of models under test have written: factories of torch modules for server processes."""
+"""Factories of torch modules, as model owners write them, for server processes."""
 
 from __future__ import annotations
 

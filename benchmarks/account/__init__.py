@@ -1,1 +1,1 @@
-"""The account of one call: where its microseconds go, and what such a call costs at least."""
+"""The account of one call: its microseconds by station, and the least that such a call can cost."""

@@ -1,4 +1,4 @@
-"""The group ``account``: where the microseconds of calls of one row go, and what the system alone needs for such a call."""
+"""The group ``account``: the microseconds of one-row calls by station, beside the system's own cost of such a call."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ GROUP = "account"
 OPERATIONS = ("predict", "loss_gradient")
 _ROW_NBYTES = 4 * int(np.prod(INPUT_SHAPE))
 _AROUND_NBYTES = 100
-"""What frames and headers add to the rows, about."""
+"""About the bytes that frames and headers add to the rows."""
 NBYTES = {"predict": (_ROW_NBYTES, 4 * NB_CLASSES), "loss_gradient": (_ROW_NBYTES, _ROW_NBYTES)}
 FLOORS = {"socket": ("blocking", "asyncio"), "grpc": ("grpc",)}
 
 
 def measure(setting: Setting) -> list[Figure]:
-    """Measures them, and writes the account beside the figures, as microseconds.md."""
+    """Measures the figures and writes the account beside them, as microseconds.md."""
     calls = 200 if setting.quick else 2000
     figures: list[Figure] = []
     facts = machine.facts()

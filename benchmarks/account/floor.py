@@ -1,8 +1,7 @@
-"""What a message there and one back cost at least.
+"""The least cost of a message and its answer between two processes.
 
-The process that answers is ``python -m benchmarks.account.floor KIND ADDRESS THERE BACK``.
-
-Nothing is parsed, checked or computed: what remains is the system, and what the transport adds to it.
+The answering process is ``python -m benchmarks.account.floor KIND ADDRESS THERE BACK``. Nothing is parsed, checked or computed;
+only the system and the transport take time.
 """
 
 from __future__ import annotations
@@ -35,13 +34,13 @@ _READY_S = 30.0
 
 
 def floor_us(kind: str, there: int, back: int, calls: int) -> Array:
-    """How long round trips of so many bytes take, ``(calls,)``, in microseconds.
+    """Measures the microseconds of round trips, ``(calls,)``.
 
     Args:
         kind: One of `KINDS`.
         there: Bytes to the server.
         back: Bytes from it.
-        calls: After a warm-up.
+        calls: Number of round trips after a warm-up.
     """
     data = bytes(there)
     with _answering(kind, there, back) as round_trip:
@@ -147,7 +146,7 @@ def _serve_blocking(path: str, there: int, answer: bytes) -> None:
 
 
 def main(kind: str, address: str, there: str, back: str) -> None:
-    """Answers until it is ended."""
+    """Answers until the process is ended."""
     answer = bytes(int(back))
     if kind == "blocking":
         _serve_blocking(address, int(there), answer)

@@ -1,7 +1,7 @@
-"""One call's stations, in their order: where each is noted, and what has happened since the one before.
+"""Stations of a call in client and server, and the time between them.
 
-Calls are made one after the other, and the clock is the machine's (CLOCK_MONOTONIC), so that the notes of both sides line up.
-Such calls are alone on the server: it computes the quick ones where it reads them, and queues the others for its runner's thread.
+Calls are made one after the other, and the clock is the machine's (CLOCK_MONOTONIC), so that the times of both sides line up.
+Each call is alone on the server, which computes quick ones where it reads them, and queues the others for its runner's thread.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ STATIONS = {
     "received": "back: system calls, waking the client",
     "returned": "client: unpacks",
 }
-"""In their order. A call without the queue goes from ``parsed`` to ``begun``; over gRPC nothing is noted at ``arrived``."""
+"""In order. A call without the queue goes from ``parsed`` to ``begun``; over gRPC no time is recorded at ``arrived``."""
 
 _WITHOUT_QUEUE = {**STATIONS, "begun": STATIONS["queued"]}
 _OVER_GRPC = "there: gRPC's threads, waking the server, its event loop"
@@ -44,12 +44,12 @@ _LAST = {"received"}
 _WARM_UP = 50
 
 WAYS = {"socket": True, "grpc": False}
-"""Whether calls take the Unix socket of the same host."""
+"""True if calls use the Unix socket of the same host."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """One entry: what happened, and how long it took, in microseconds."""
+    """One entry of an account: the work of a station, and its microseconds."""
 
     what: str
     median_us: float
@@ -59,15 +59,15 @@ class Line:
 
 @dataclass(frozen=True)
 class Account:
-    """Where the microseconds of a call go.
+    """The microseconds of a call, station by station.
 
     Attributes:
-        lines: From the caller's line to its result.
-        whole: The calls of which the lines are.
-        computing: Of these what lies between torch's tensors.
-        unobserved: The same call when nobody takes notes.
-        through_queue: Whether the calls passed the runner's queue.
-        shown: How many did, and how many calls there were.
+        lines: The stations, from the caller's line to its result.
+        whole: The calls that the lines describe.
+        computing: The part of ``whole`` between torch's tensors.
+        unobserved: The same calls without any recording.
+        through_queue: True if the calls passed the runner's queue.
+        shown: Number of calls that the lines describe, and of all calls.
     """
 
     lines: list[Line]
@@ -79,20 +79,22 @@ class Account:
 
 
 def account(operation: str, rows: int, calls: int, way: str) -> Account:
-    """Makes calls and accounts for them.
+    """Makes calls and records the time at each station.
 
     Args:
         operation: One of `cases.ROW_OPERATIONS`.
-        rows: Of a call, in one block of the server's.
-        calls: After a warm-up.
+        rows: Rows of a call, in one block of the server's.
+        calls: Number of calls after a warm-up.
         way: One of `WAYS`.
     """
     unobserved_s = _unobserved(operation, rows, calls, way)
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    # A client of its own too: what takes notes once takes them always.
+    # The client is a process of its own too, because recording cannot be turned off again.
     client = context.Process(target=_call, args=(theirs, operation, rows, calls, way))
     client.start()
+    # If the client fails, the pipe ends.
+    theirs.close()
     try:
         times_s: dict[str, list[float]] = ours.recv()
     finally:
@@ -137,12 +139,12 @@ def _unobserved(operation: str, rows: int, calls: int, way: str) -> list[float]:
 
 def _call(pipe: Connection, operation: str, rows: int, calls: int, way: str) -> None:
     from gradwire.client import connect
-    from gradwire.client.connection import Server
-    from gradwire.client.same_host import SocketStream
-    from gradwire.client.streams import Stream
+    from gradwire.client.transport.connection import Connection as ClientConnection
+    from gradwire.client.transport.same_host import SocketStream
+    from gradwire.client.transport.streams import Stream
 
     notes = Notes()
-    notes.at(Server, "call", before="checked")
+    notes.at(ClientConnection, "call", before="checked")
     for stream in (SocketStream, Stream):
         notes.at(stream, "send_call", before="packed")
         notes.at(stream, "receive", after="received")
@@ -150,6 +152,8 @@ def _call(pipe: Connection, operation: str, rows: int, calls: int, way: str) -> 
     ours, theirs = context.Pipe()
     server = context.Process(target=_serve, args=(theirs, operation))
     server.start()
+    # If the server fails, the pipe ends.
+    theirs.close()
     given = inputs(rows)
     try:
         with connect(ours.recv(), same_host=WAYS[way]) as connection:
@@ -177,7 +181,7 @@ def _serve(pipe: Connection, operation: str) -> None:
     notes.at(same_host.Connection, "buffer_updated", before="arrived")
     notes.at(streams.OpenStream, "read", after="read")
     notes.at(servicer, "parse", after="parsed")
-    notes.at(scheduler.Scheduler, "_put", before="queued")
+    notes.at(scheduler.Scheduler, "put", before="queued")
     notes.at(Estimator, "get_activations" if method == "activations" else method, before="begun", after="done")
     notes.at(TorchModel, method, before="prepared", after="numpy")
     notes.at(TorchModel, "_outputs", before="torch")

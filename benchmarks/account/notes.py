@@ -1,4 +1,4 @@
-"""When calls pass stations: functions of the client and the server note the time as they are called, or have returned."""
+"""Recording of times at stations: functions of client and server record when they are called or return."""
 
 from __future__ import annotations
 
@@ -14,17 +14,24 @@ from benchmarks.model import Array
 
 
 class Notes:
-    """When stations were passed: for each the times, in seconds of the machine's clock."""
+    """Times at which calls passed each station, in seconds of the machine's clock."""
 
     def __init__(self) -> None:
         self.times_s: dict[str, list[float]] = {}
 
     def note(self, station: str) -> None:
-        """Notes that a call has come to a station."""
+        """Records that a call has reached a station."""
         self.times_s.setdefault(station, []).append(time.perf_counter())
 
     def at(self, owner: Any, name: str, before: str = "", after: str = "") -> None:
-        """Notes whenever a function, or a coroutine, is called from now on, and has returned. Raises AttributeError."""
+        """Records each later call of a function or coroutine.
+
+        Args:
+            owner: The module or class that has the function.
+            name: Its name. Raises AttributeError if the owner has no such function.
+            before: Station to record when it is called.
+            after: Station to record when it has returned.
+        """
         function: Callable[..., Any] = getattr(owner, name)
 
         @functools.wraps(function)
@@ -49,16 +56,17 @@ class Notes:
 
 
 def passed(times_s: dict[str, list[float]], station: str) -> Array:
-    """Whether a call came to a station, ``(calls,)``."""
+    """Computes for each call if it reached a station, ``(calls,)``."""
     times = times_s.get(station, [])
     found: Array = np.searchsorted(times, times_s["called"]) < np.searchsorted(times, times_s["returned"])
     return found
 
 
 def calls_s(times_s: dict[str, list[float]], stations: list[str], last: set[str]) -> Array:
-    """The stations' times, ``(stations, calls)``. Of several in a call the first counts, at the stations in ``last`` the last.
+    """Finds the time of each call at each station, ``(stations, calls)``.
 
-    A call that has not come to a station gets the time of another one, and is not to be shown.
+    If a call passes a station several times, the first counts, at the stations in ``last`` the last. A call that has not reached a
+    station gets the time of another call, and must not be shown.
     """
     begin, end = np.array(times_s["called"]), np.array(times_s["returned"])
     at = []

@@ -1,1 +1,1 @@
-"""Attacks end to end: the same object of ART, once with its in-process estimator and once with a remote one."""
+"""Attacks end to end: the same object of ART, with its in-process estimator and with a remote one."""

@@ -1,6 +1,6 @@
-"""A process that attacks: ``python -m benchmarks.attacks.attacker WEIGHTS [ADDRESS]``; without an address, ART's own estimator.
+"""Attacking process: ``python -m benchmarks.attacks.attacker WEIGHTS [ADDRESS]``; without an address, ART's own estimator.
 
-See `benchmarks.contenders.worker`; an attack is an operation there, and what it answers are the adversarial images.
+See `benchmarks.contenders.worker`: there an attack is an operation, whose result is the adversarial images.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from benchmarks.contenders.worker import work
 from benchmarks.model import INPUT_SHAPE, NB_CLASSES, Array, Inputs
 
 CALLS = "calls"
-"""The operation that answers how many calls of each of the estimator's methods the last attack made."""
+"""The operation that returns the last attack's number of calls, by method of the estimator."""
 
 
 class InProcess(PyTorchClassifier):  # type: ignore[misc]  # ART has no types
-    """ART's estimator; rows of HopSkipJump, which are float64 under numpy 2, are cast to the model's dtype."""
+    """ART's estimator, which casts HopSkipJump's rows, float64 under numpy 2, to the model's dtype."""
 
     def predict(self, x: Array, batch_size: int = 128, training_mode: bool = False, **kwargs: Any) -> Array:
+        """Predicts for rows of any floating dtype."""
         answer: Array = super().predict(x.astype(np.float32, copy=False), batch_size, training_mode, **kwargs)
         return answer
 
@@ -54,7 +55,7 @@ class Counted:
 
 
 def main(weights: str, address: str = "") -> None:
-    """Attacks when it is told to, until stdin ends."""
+    """Attacks on request until stdin ends."""
     module = fitted(Path(weights))
     with ExitStack() as stack:
         if address:

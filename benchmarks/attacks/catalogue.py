@@ -1,4 +1,4 @@
-"""The attacks, with what they are given."""
+"""Attacks to measure, with their settings and goals."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class Attack:
     """An attack.
 
     Attributes:
-        title: In reports.
-        rows: That it is given.
+        title: Its title in reports.
+        rows: Number of images to attack.
         make: Makes ART's object around an estimator.
-        goal: Of its time beside that on ART's own estimator.
+        goal: Goal for its time beside that on ART's own estimator.
     """
 
     title: str

@@ -1,4 +1,4 @@
-"""The group ``attacks``: whole attacks with a remote estimator, beside the same with ART's own in its process."""
+"""The group ``attacks``: whole attacks on a remote estimator, beside the same on ART's own estimator."""
 
 from __future__ import annotations
 
@@ -25,14 +25,13 @@ from benchmarks.subject import CNN
 GROUP = "attacks"
 _ART = "ART in process"
 _CALLS_APART = 0.1
-"""By how much the numbers of calls may differ: rounding decides which way HopSkipJump goes at a boundary,
-and a path that is chaotic ends elsewhere."""
+"""Allowed difference of the numbers of calls: rounding decides on HopSkipJump's path at a boundary, which is chaotic."""
 _FOOLED_APART = 0.15
-"""By how much the shares of images that fool the model may differ."""
+"""Allowed difference of the shares of images that fool the model."""
 
 
 def measure(setting: Setting) -> list[Figure]:
-    """Measures them."""
+    """Measures all attacks, on both estimators in turns."""
     rounds = 2 if setting.quick else 9
     figures = []
     with TemporaryDirectory(prefix="gradwire-bench-") as name:
@@ -80,7 +79,7 @@ def _figure(attack: Attack, times_s: dict[str, list[float]], calls: Array) -> Fi
 
 
 def _check(operation: str, attack: Attack, both: list[Remote], given: Inputs, module: nn.Sequential) -> Array:
-    """How many calls the remote attack makes. Raises Disagreement if the two attacks do not do the same work equally well."""
+    """Counts the remote attack's calls. Raises Disagreement if the two attacks differ in calls or in success."""
     fooled, calls = [], []
     for one in both:
         adversarial = one.answer(operation, given)
@@ -91,7 +90,7 @@ def _check(operation: str, attack: Attack, both: list[Remote], given: Inputs, mo
     theirs, mine = (int(of.sum()) for of in calls)
     # ART's own PGD for torch does not go through these methods.
     if theirs > mine * _CALLS_APART and abs(mine - theirs) > _CALLS_APART * mine:
-        raise Disagreement(f"{attack.title}: {mine} calls of the remote estimator, {theirs} of ART's; expected as many")
+        raise Disagreement(f"{attack.title}: {mine} calls of the remote estimator, {theirs} of ART's; expected about equal numbers")
     if abs(fooled[0] - fooled[1]) > _FOOLED_APART:
         raise Disagreement(f"{attack.title}: {fooled[1]:.0%} of the images fool the model remotely, {fooled[0]:.0%} in process")
     return calls[-1]

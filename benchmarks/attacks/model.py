@@ -1,4 +1,4 @@
-"""The model that is attacked: the small CNN, fitted to scikit-learn's digits, and the digits that attacks begin with."""
+"""The attacked model, a small CNN fitted to scikit-learn's digits, and the digits that attacks begin with."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ENLARGED, _MARGIN = 3, 2
 
 
 def digits() -> tuple[Array, Array]:
-    """All digits, float32 ``(1797, 1, 28, 28)`` between 0 and 1, and their classes."""
+    """Loads all digits, float32 ``(1797, 1, 28, 28)`` between 0 and 1, and their classes."""
     data = load_digits()
     images = (data.images / 16).astype(np.float32).repeat(_ENLARGED, 1).repeat(_ENLARGED, 2)
     return np.pad(images, ((0, 0), (_MARGIN, _MARGIN), (_MARGIN, _MARGIN)))[:, None], data.target
@@ -40,14 +40,14 @@ def save(path: Path) -> None:
 
 
 def fitted(path: Path) -> nn.Sequential:
-    """The CNN with the weights that were saved."""
+    """Makes the CNN with saved weights."""
     module = cnn()
     module.load_state_dict(load_file(path))
     return module.eval()
 
 
 def victims(module: nn.Sequential, rows: int) -> tuple[Array, Array]:
-    """The first digits that the module gets right."""
+    """Selects the first digits that the module classifies correctly."""
     x, y = digits()
     with torch.inference_mode():
         right = module(torch.from_numpy(x)).argmax(1).numpy() == y

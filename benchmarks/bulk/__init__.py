@@ -1,1 +1,1 @@
-"""Large tensors: how long they travel, and what a server needs to let them through."""
+"""Large tensors: the time of a round trip, and the server's memory."""

@@ -1,4 +1,4 @@
-"""The client process of large calls: ``python -m benchmarks.bulk.client ADDRESS``; see `benchmarks.contenders.worker`."""
+"""Client process of large calls: ``python -m benchmarks.bulk.client ADDRESS``; see `benchmarks.contenders.worker`."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from benchmarks.bulk.models import ROW_SHAPE
 from benchmarks.contenders.contender import Function
 from benchmarks.contenders.worker import work
 from benchmarks.model import Array, Inputs
-from gradwire.client import RemoteEstimator, connect, same_host
+from gradwire.client import RemoteEstimator, connect
+from gradwire.client.transport import same_host
 
 WAYS = {"grpc": "gRPC, chunks", "socket": "Unix socket", "shared": "Unix socket and shared memory"}
 
 
 def batch(rows: int, batch_size: int = 128) -> Inputs:
-    """Rows; the same every time."""
+    """Makes rows; the same every time."""
     x = np.random.default_rng(rows).random((rows, *ROW_SHAPE), np.float32)
     return Inputs(x=x, y=np.zeros(rows, np.int64), one_hot=x[:, :0], cotangent=x[:, :0], batch_size=batch_size)
 
 
 def main(address: str) -> None:
-    """Connects by each way, and does what it is told until stdin ends."""
+    """Connects in each way and makes the calls it is asked for until stdin ends."""
     with connect(address, same_host=False) as far, connect(address) as near, connect(address) as sharing:
 
         def refused() -> int:

@@ -1,7 +1,7 @@
-"""A process that sends back what it gets, over a Unix socket: ``python -m benchmarks.bulk.echo PATH NBYTES``.
+"""Echo process on a Unix socket, the floor of a round trip: ``python -m benchmarks.bulk.echo PATH NBYTES``.
 
-The least that a round trip between two processes of one host can cost without shared memory: no messages, no checks, and no memory
-that was not touched before.
+This is the least that a round trip between two processes of one host can cost without shared memory: no messages, no checks, and
+only memory that was used before.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from benchmarks.contenders.remote import process
 
 
 class Echo:
-    """The other end of the socket.
+    """A connection to the echo process.
 
     Args:
-        connection: To the process.
-        nbytes: Of a round trip.
+        connection: The connected socket.
+        nbytes: Bytes of a round trip, each way.
     """
 
     def __init__(self, connection: socket.socket, nbytes: int) -> None:
@@ -28,7 +28,7 @@ class Echo:
         self._back = memoryview(bytearray(nbytes))
 
     def round_trip(self, data: memoryview) -> memoryview:
-        """Sends the data and gets it back. The result is overwritten by the next one."""
+        """Sends the data and receives it back. The next round trip overwrites the result."""
         self._connection.sendall(data)
         receive_all(self._connection, self._back)
         return self._back
@@ -36,7 +36,7 @@ class Echo:
 
 @contextmanager
 def echo(folder: Path, nbytes: int) -> Iterator[Echo]:
-    """The process, as long as the context lasts."""
+    """Runs the process during the context."""
     path = str(folder / "echo")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
@@ -48,7 +48,7 @@ def echo(folder: Path, nbytes: int) -> Iterator[Echo]:
 
 
 def receive_all(connection: socket.socket, into: memoryview) -> bool:
-    """Fills the memory; False if the other side has ended."""
+    """Fills the memory; returns False if the other side has closed."""
     filled = 0
     while filled < len(into):
         nbytes = connection.recv_into(into[filled:])
@@ -59,7 +59,7 @@ def receive_all(connection: socket.socket, into: memoryview) -> bool:
 
 
 def main(path: str, nbytes: str) -> None:
-    """Sends back until the other side ends."""
+    """Sends everything back until the other side closes."""
     memory = memoryview(bytearray(int(nbytes)))
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(path)

@@ -1,4 +1,4 @@
-"""The group ``memory``: what a server's memory grows by while one call streams 10 GB through predict."""
+"""The group ``memory``: growth of a server's memory while one call streams 10 GB through predict."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _WARM_ROWS = 256
 
 
 def measure(setting: Setting) -> list[Figure]:
-    """Measures them, on the same host and over gRPC."""
+    """Measures the growth over the Unix socket and over gRPC."""
     rows = (1 if setting.quick else 10) * 10**9 // ROW_NBYTES
     return [_figure(same_host, rows, setting) for same_host in (True, False)]
 
@@ -52,7 +52,7 @@ def _figure(same_host: bool, rows: int, setting: Setting) -> Figure:
 
 
 def _stream(address: str, rows: int, same_host: bool) -> float:
-    """How long one call of so many rows takes, made in a process of its own."""
+    """Makes one call in a process of its own and returns its seconds."""
     command = [sys.executable, "-m", "benchmarks.bulk.memory", address, str(rows), str(int(same_host))]
     done = subprocess.run(command, env=os.environ, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
@@ -61,7 +61,7 @@ def _stream(address: str, rows: int, same_host: bool) -> float:
 
 
 def main(address: str, rows: str, same_host: str) -> None:
-    """Makes the call, and prints how long it took. The rows are zeros, in a file that takes no room on the disk."""
+    """Makes the call and prints its seconds. The rows are zeros, in a sparse file."""
     with TemporaryDirectory(prefix="gradwire-bench-") as folder:
         file = Path(folder) / "rows"
         with file.open("wb") as opened:
@@ -73,7 +73,7 @@ def main(address: str, rows: str, same_host: str) -> None:
             result = estimator.predict(x)
             seconds = time.perf_counter() - begin_s
     if result.shape != (int(rows), 10) or (result != result[0]).any():
-        raise SystemExit(f"the answer is wrong: {result.shape}, {result[:2]}")
+        raise SystemExit(f"wrong answer: shape {result.shape}, rows {result[:2]}")
     print(seconds)
 
 

@@ -1,4 +1,4 @@
-"""Models that compute next to nothing, so that the way of the rows is all there is to measure. Rows are 3 x 224 x 224."""
+"""Models that compute next to nothing, so that only transport is measured. Rows are 3 x 224 x 224."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ ROW_NBYTES = 4 * 3 * 224 * 224
 
 
 def identity() -> Callable[[Array], Array]:
-    """Answers what it gets, as ``(n, 150528)``: as many bytes back as there."""
+    """Makes a model that returns its input as ``(n, 150528)``: as many bytes back as there."""
     return lambda x: x.reshape(len(x), -1)
 
 
 def means() -> nn.Sequential:
-    """Answers 10 numbers of the means of the channels."""
+    """Makes a model that returns 10 numbers computed from the means of the channels."""
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(ROW_SHAPE[0], NB_CLASSES))
 
 

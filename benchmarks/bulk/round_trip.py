@@ -29,7 +29,7 @@ _RAW = "raw Unix socket"
 
 
 def measure(setting: Setting) -> list[Figure]:
-    """Measures them."""
+    """Measures each way beside the bare socket."""
     rounds, calls = (3, 1) if setting.quick else (12, 2)
     given = batch(ROWS)
     with TemporaryDirectory(prefix="gradwire-bench-") as name, ours.served(MODELS) as server:
@@ -40,7 +40,7 @@ def measure(setting: Setting) -> list[Figure]:
             remotes = {way: Remote(title, way, pipe, ("predict",)) for way, title in WAYS.items()}
             for remote in remotes.values():
                 if not np.array_equal(remote.answer("predict", given).reshape(given.x.shape), given.x):
-                    raise Disagreement(f"{remote.name}: what came back is not what was sent")
+                    raise Disagreement(f"{remote.name}: the answer differs from the rows that were sent")
             data = given.x.reshape(-1).view(np.uint8).data
 
             def echoed(calls: int) -> list[float]:

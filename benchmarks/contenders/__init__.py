@@ -1,1 +1,1 @@
-"""Those who are measured: one file each, with a context manager that yields a `Contender`."""
+"""Contenders that are measured beside each other: one file each, with a context manager that yields `Contender` objects."""

@@ -1,4 +1,4 @@
-"""ART's estimator in this process: what gradwire's users have today."""
+"""ART's estimator in this process, the alternative to a server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAME = "ART"
 
 @contextmanager
 def art(subject: Subject = CNN) -> Iterator[Contender]:
-    """ART's ``PyTorchClassifier``. It has no vector-Jacobian products."""
+    """Yields ART's ``PyTorchClassifier`` as a contender. It has no vector-Jacobian products."""
     from art.estimators.classification import PyTorchClassifier
 
     module = subject.module()

@@ -24,7 +24,7 @@ NAME = "gradwire"
 
 
 def model(subject: Subject, *more: str) -> str:
-    """A subject's entry in the list of models, in YAML; ``more`` are further keys."""
+    """Makes a subject's entry in the list of models, in YAML; ``more`` are further keys."""
     return f"""
   - name: {subject.name}
     backend: torch
@@ -43,7 +43,7 @@ MODEL = model(CNN)
 
 @contextmanager
 def gradwire(subject: Subject = CNN) -> Iterator[Contender]:
-    """A server with its defaults, and a client with its own: on the same host it takes the server's Unix socket."""
+    """Runs a server and a client with their defaults: on the same host they use the Unix socket."""
     with (
         tempfile.TemporaryDirectory(prefix="gradwire-bench-") as folder,
         serve(model(subject)) as address,
@@ -54,13 +54,13 @@ def gradwire(subject: Subject = CNN) -> Iterator[Contender]:
 
 
 def client_command(address: str, subject: Subject = CNN) -> Sequence[str]:
-    """The command of a client process."""
+    """Makes the command of a client process."""
     return (sys.executable, "-m", "benchmarks.contenders.gradwire", address, subject.name)
 
 
 def functions(estimator: RemoteEstimator | None, subject: Subject = CNN) -> dict[str, Function]:
-    """The operations, by the estimator's methods; without one, their names are all there is."""
-    it: RemoteEstimator = estimator  # type: ignore[assignment]  # without one, only the names are looked at
+    """Maps operations to an estimator's methods; without an estimator only their names can be used."""
+    it: RemoteEstimator = estimator  # type: ignore[assignment]  # without one, only the names are used
     return {
         "predict": lambda i: it.predict(i.x),
         "loss": lambda i: it.compute_loss(i.x, i.y),
@@ -78,7 +78,7 @@ def functions(estimator: RemoteEstimator | None, subject: Subject = CNN) -> dict
 
 @dataclass(frozen=True)
 class Served:
-    """A server process that serves."""
+    """A server process that is ready."""
 
     address: str
     pid: int
@@ -86,7 +86,7 @@ class Served:
 
 @contextmanager
 def serve(models: str = MODEL, environment: Path = Path(sys.executable).parent) -> Iterator[str]:
-    """As `served`; yields the address."""
+    """Runs a server as `served` does; yields the address."""
     with served(models, environment) as server:
         yield server.address
 
@@ -95,13 +95,13 @@ def serve(models: str = MODEL, environment: Path = Path(sys.executable).parent) 
 def served(
     models: str = MODEL, environment: Path = Path(sys.executable).parent, more: str = "", apart: bool = False
 ) -> Iterator[Served]:
-    """``gradwire serve`` on a free port, as long as the context lasts.
+    """Runs ``gradwire serve`` on a free port during the context.
 
     Args:
         models: The list of models, in YAML.
-        environment: The folder of the programs of the Python environment to run it in.
+        environment: Folder of the programs of the Python environment to run it in.
         more: Further keys of the configuration, in YAML.
-        apart: In a network namespace of its own, on a Unix socket: for what would listen on all addresses.
+        apart: True to run it in a network namespace of its own, on a Unix socket, so that Ray listens on no address of the host.
     """
     root = Path(__file__).resolve().parents[2]
     path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -129,7 +129,7 @@ def served(
 
 
 def main(address: str, name: str) -> None:
-    """A client process: connects, and does what it is told until stdin ends."""
+    """Connects to the server and makes the calls it is asked for until stdin ends."""
     subject = SUBJECTS[name]
     versions = {package: version(package) for package in ("gradwire", "grpcio", "protobuf")}
     with connect(address) as server:

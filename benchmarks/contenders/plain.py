@@ -1,4 +1,4 @@
-"""Plain torch: what one would write by hand, numpy in and numpy out, with parameters frozen outside of a fit."""
+"""Plain torch as written by hand: numpy in and numpy out, parameters frozen except in a fit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAME = "plain torch"
 
 @contextmanager
 def plain(subject: Subject = CNN) -> Iterator[Contender]:
-    """Plain torch in this process."""
+    """Yields plain torch in this process as a contender."""
     torch_ = _Plain(subject)
     yield InThisProcess(
         NAME,
@@ -71,7 +71,7 @@ class _Plain:
         return _array(torch.autograd.grad(self._module(leaf)[:, 3].sum(), leaf)[0].unsqueeze(1))
 
     def class_gradient_all(self, inputs: Inputs) -> Array:
-        """Of the ways to do this the fastest: few rows once for each class, more in a loop over the classes."""
+        """Takes the fastest way: few rows are copied for each class, more are computed in a loop over classes."""
         n = len(inputs.x)
         if n <= 2:
             repeated = _leaf(np.repeat(inputs.x, 10, axis=0))

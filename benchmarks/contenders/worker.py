@@ -1,6 +1,6 @@
-"""The client process of a contender: it makes and times calls when it is told to, so that its turns can be among those of others.
+"""Client process of a contender, which makes and times calls on request, so that contenders can take turns.
 
-It is told what to do by pickles on stdin, and answers on stdout. Needs numpy alone.
+Requests are pickles on stdin, and answers are pickles on stdout. The module needs numpy alone.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from typing import NamedTuple
 from benchmarks.contenders.contender import Function, timed
 from benchmarks.model import Inputs
 
+_READY_S = 60
+
 
 class Ask(NamedTuple):
-    """One call, for its result."""
+    """A request for one call and its result."""
 
     way: str
     operation: str
@@ -26,7 +28,7 @@ class Ask(NamedTuple):
 
 
 class Times(NamedTuple):
-    """So many calls, for how long each took, in seconds."""
+    """A request for a number of calls, answered by the seconds that each took."""
 
     way: str
     operation: str
@@ -36,11 +38,14 @@ class Times(NamedTuple):
 
 
 class Loop(NamedTuple):
-    """Calls one after the other, for a time; answered by the latencies of those that began in it, in seconds.
+    """A request for calls one after the other, for a time; answered by their latencies, in seconds.
 
     Attributes:
-        begin_s: When they begin, by ``time.perf_counter()``, which is the same clock in all processes of a machine.
-        end_s: When no more begin.
+        way: The way of calling.
+        operation: The operation.
+        rows: Rows of a call.
+        begin_s: Time of the first call by ``time.perf_counter()``, which is the same clock in all processes of a machine.
+        end_s: Time after which no more calls begin.
     """
 
     way: str
@@ -51,14 +56,14 @@ class Loop(NamedTuple):
 
 
 def work(ways: Mapping[str, Mapping[str, Function]], inputs: Callable[..., Inputs], versions: Mapping[str, str]) -> None:
-    """Does what it is told until stdin ends.
+    """Answers requests until stdin ends.
 
     Args:
-        ways: Operations, by the way in which they are called.
-        inputs: Of so many rows.
-        versions: Of what makes the calls; said first.
+        ways: Operations, by way of calling.
+        inputs: Makes the inputs for a number of rows.
+        versions: Versions of the client's packages; they are sent first.
     """
-    # What others print goes to stderr.
+    # Prints of libraries go to stderr.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
 
@@ -86,6 +91,24 @@ def work(ways: Mapping[str, Mapping[str, Function]], inputs: Callable[..., Input
             answer(timed(function, given(told.rows, told.batch_size), told.calls))
         else:
             answer(_looped(function, given(told.rows, told.rows), told))
+
+
+def wait_for(ready: Callable[[], bool], not_yet: type[Exception]) -> None:
+    """Asks a server repeatedly until it is ready.
+
+    Args:
+        ready: Asks once.
+        not_yet: The error that ``ready`` may raise meanwhile; after a minute it is passed on.
+    """
+    until_s = time.monotonic() + _READY_S
+    while True:
+        try:
+            if ready():
+                return
+        except not_yet:
+            if time.monotonic() > until_s:
+                raise
+        time.sleep(0.2)
 
 
 def _looped(function: Function, inputs: Inputs, told: Loop) -> list[float]:

@@ -1,1 +1,1 @@
-"""Many clients at once: what they get done together, and whether a server bears a thousand of them."""
+"""Many clients at once: their throughput, and a server with a thousand of them."""

@@ -1,7 +1,7 @@
 """The group ``crowd``: 1,000 clients are connected, and 64 of them call without pause.
 
-The others have made a call when they came and make one more at the end: an open stream and nothing else, which is what most
-clients of a server are most of the time.
+The others make a call when they connect and one more at the end. In between each has an open stream and is idle, as most clients
+of a server are most of the time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from benchmarks.setting import Setting
 
 GROUP = "crowd"
 CLIENTS, ACTIVE, PROCESSES = 1000, 64, 16
-"""Active clients are threads of so many processes: each process of its own would measure their fight for the cores."""
+"""Active clients are threads of ``PROCESSES`` processes: with a process each, they would mostly compete for the cores."""
 
 TAIL = Goal(10.0, "<", "value")
 FLAT = Goal(32.0, "<", "value")
@@ -37,7 +37,7 @@ _LOOK_S = 0.5
 
 
 def measure(setting: Setting) -> list[Figure]:
-    """Measures them, on the same host and over gRPC."""
+    """Measures the figures over the Unix socket and over gRPC."""
     seconds = 6.0 if setting.quick else setting.crowd_s
     return [*_figures(True, seconds, setting), *_figures(False, seconds, setting)]
 
@@ -68,7 +68,7 @@ def _figures(same_host: bool, seconds: float, setting: Setting) -> list[Figure]:
 
 
 def _active(server: ours.Served, same_host: bool, seconds: float, report: Path) -> tuple[dict[str, Any], list[float]]:
-    """The figures of the active clients, as ``gradwire bench`` reports them, and the server's memory meanwhile, in MB."""
+    """Returns the active clients' figures from ``gradwire bench``, and the server's memory meanwhile, in MB."""
     warm_up_s = min(_WARM_UP_S, seconds / 2)
     load = f"-o predict -n 1 -c {ACTIVE} --processes {PROCESSES} -d {seconds} --warmup {warm_up_s}"
     way = "--same-host" if same_host else "--no-same-host"
@@ -83,17 +83,17 @@ def _active(server: ours.Served, same_host: bool, seconds: float, report: Path) 
     if bench.returncode:
         raise RuntimeError(f"gradwire bench failed:\n{report.with_name('log').read_text()[-4000:]}")
     (of,) = json.loads(report.read_text())["figures"]
-    # What was before the warm-up's end does not count.
+    # Memory before the end of the warm-up does not count.
     return of, memory[-max(1, int(seconds / _LOOK_S)) :]
 
 
 def _growth(memory: list[float]) -> float:
-    """By how much the median of the last third of the time is above that of the first."""
+    """Computes the median of the last third of the time less that of the first."""
     third = max(1, len(memory) // 3)
     return float(np.median(memory[-third:]) - np.median(memory[:third]))
 
 
 def _allow_files() -> None:
-    """Lets this process and those it starts open as many files as the system allows: a thousand sockets and more."""
+    """Raises the limit of open files, for a thousand sockets and more, to the most that the system allows."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -1,7 +1,7 @@
-"""Clients that are connected and do nothing: ``python -m benchmarks.crowd.resting ADDRESS CLIENTS SAME_HOST``.
+"""Clients that are connected and idle: ``python -m benchmarks.crowd.resting ADDRESS CLIENTS SAME_HOST``.
 
-Each has a connection with an open stream. They call once when they come, and once more for each line on stdin, which is answered by
-the number of calls that failed.
+Each has a connection with an open stream. They call once when they connect, and once more for each line on stdin. The answer is the
+number of calls that failed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from gradwire.client.errors import GradwireError
 
 
 class Resting:
-    """The process of those who rest."""
+    """The process of the idle clients."""
 
     def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
         assert process.stdin is not None
@@ -27,22 +27,22 @@ class Resting:
         self._stdin, self._stdout, self._log = process.stdin, process.stdout, log
 
     def call_again(self) -> int:
-        """Lets each make a call; returns how many failed."""
+        """Makes one call of each client; returns the number that failed."""
         self._stdin.write(b"\n")
         self._stdin.flush()
         return self.answer()
 
     def answer(self) -> int:
-        """How many calls failed. Raises RuntimeError if the process has."""
+        """Waits for the number of failed calls. Raises RuntimeError if the process has failed."""
         line = self._stdout.readline()
         if not line:
-            raise RuntimeError(f"the process of resting clients failed:\n{self._log.read_text()[-4000:]}")
+            raise RuntimeError(f"the process of idle clients failed:\n{self._log.read_text()[-4000:]}")
         return int(line)
 
 
 @contextmanager
 def resting(address: str, clients: int, same_host: bool, log: Path) -> Iterator[Resting]:
-    """So many clients at rest, as long as the context lasts. Raises RuntimeError if not all of them can connect."""
+    """Runs a number of idle clients during the context. Raises RuntimeError if a client cannot connect."""
     command = [sys.executable, "-m", "benchmarks.crowd.resting", address, str(clients), str(int(same_host))]
     with process(command, log, talks=True) as started:
         them = Resting(started, log)
@@ -52,7 +52,7 @@ def resting(address: str, clients: int, same_host: bool, log: Path) -> Iterator[
 
 
 def main(address: str, clients: str, same_host: str) -> None:
-    """Connects, and calls when it is told to, until stdin ends."""
+    """Connects all clients and calls once for each line until stdin ends."""
     row = CNN.inputs(1)
     with ExitStack() as stack:
         servers = [stack.enter_context(connect(address, same_host=same_host == "1")) for _ in range(int(clients))]

@@ -1,7 +1,7 @@
 """The group ``clients``: calls a second of 4 and of 16 clients, beside MLServer's.
 
-Every client is a process with one call of one row at a time. All servers and all clients are there throughout; in turns, those of
-one contender call as fast as they are answered.
+Every client is a process with one call of one row at a time. All servers and all clients run throughout; contenders take turns, in
+which their clients call as fast as they are answered.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from benchmarks.setting import Setting
 GROUP = "clients"
 OPERATIONS = ("predict", "loss_gradient")
 GOALS = {4: Goal(2.0, ">="), 16: Goal(3.0, ">=")}
-"""Of MLServer's ordinary calls, by the number of clients."""
+"""Goals beside MLServer's ordinary calls, by the number of clients."""
 
 _LEAD_S = 0.05
-"""From the word to begin to the beginning."""
+"""Time from the request to the first call."""
 _SETTLE_S = 0.3
-"""Calls before those that count."""
+"""Time of calls before those that count."""
 
 
 def measure(setting: Setting) -> list[Figure]:
-    """Measures them."""
+    """Measures the figures; none without MLServer."""
     if not setting.mlserver:
-        setting.console.print("clients: without MLServer there is nothing beside them")
+        setting.console.print("clients: left out, because they are compared with MLServer alone")
         return []
     rounds, seconds = (3, 0.7) if setting.quick else (9, 2.0)
     figures: list[Figure] = []
@@ -77,7 +77,7 @@ def _figures(clients: int, operation: str, per_s: dict[str, list[float]], goal: 
 
 
 def _calls_per_s(pipes: Sequence[Pipe], way: str, operation: str, seconds: float) -> float:
-    """Calls of all clients that were answered, by the time from the first's beginning to the last one's end."""
+    """Computes answered calls of all clients by the time from the first call's begin to the last one's end."""
     begin_s = time.perf_counter() + _LEAD_S
     _loop(pipes, Loop(way, operation, 1, begin_s, begin_s + _SETTLE_S))
     begin_s = time.perf_counter() + _LEAD_S
@@ -94,7 +94,7 @@ def _loop(pipes: Sequence[Pipe], told: Loop) -> list[list[float]]:
 
 @contextmanager
 def _crews(clients: int, setting: Setting) -> Iterator[dict[str, tuple[str, list[Pipe]]]]:
-    """By contender: the way its clients call, and the clients."""
+    """Yields, by contender, the way its clients call, and the clients."""
     with ExitStack() as stack:
         log = Path(stack.enter_context(TemporaryDirectory(prefix="gradwire-bench-"))) / "log"
         address = stack.enter_context(ours.serve())

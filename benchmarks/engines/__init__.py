@@ -1,1 +1,1 @@
-"""What it costs to have models elsewhere than in the server's process."""
+"""The cost of models in replicas outside the server's process."""

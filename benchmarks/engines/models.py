@@ -1,4 +1,4 @@
-"""A model that waits: what several replicas can do at the same time, whatever the number of this machine's processors."""
+"""A model that only waits, so that replicas scale on a machine with few processors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BATCH_ROWS = 16
 
 
 def waiting() -> Callable[[Array], Array]:
-    """Takes two milliseconds a row, and answers two numbers each."""
+    """Makes a model that waits two milliseconds a row and returns two numbers for each."""
 
     def predict(x: Array) -> Array:
         time.sleep(ROW_S * len(x))
@@ -24,7 +24,7 @@ def waiting() -> Callable[[Array], Array]:
 
 
 def waiting_replicas(replicas: int) -> str:
-    """Its entry in a configuration."""
+    """Makes its entry in the list of models, in YAML."""
     return f"""
   - name: waiting
     backend: blackbox

@@ -1,4 +1,4 @@
-"""The group ``engines``: the same server with the model in its process and with the model in a replica on Ray.
+"""The group ``engines``: a model in the server's process, and the same model in a replica on Ray.
 
 Both servers are in network namespaces of their own, because Ray's daemons listen on all addresses, and are called through Unix
 sockets over gRPC. The machine has few processors: how work grows with replicas is measured with a model that waits.
@@ -30,7 +30,7 @@ _MODEL = f"{ours.MODEL.rstrip()}\n    replicas: {{least: 1, cpus: 0.5}}\n"
 
 
 def measure(setting: Setting) -> list[Figure]:
-    """Measures them."""
+    """Measures the cost of a replica, and the gain of several."""
     return [*_overhead(setting), *_replicas(setting)]
 
 
@@ -79,6 +79,6 @@ def _replicas(setting: Setting) -> list[Figure]:
                 rows_per_s[replicas].append(len(x) / (time.perf_counter() - began_s))
     many, one = (float(np.median(rows_per_s[replicas])) for replicas in (REPLICAS, 1))
     name = f"one call of {len(x):,} rows, {ROW_S * 1e3:g} ms of waiting a row, {REPLICAS} replicas"
-    remark = f"{name}: {REPLICAS} replicas that only waited would answer {REPLICAS / ROW_S:,.0f} rows/s"
+    remark = f"{name}: without any overhead {REPLICAS} replicas would answer {REPLICAS / ROW_S:,.0f} rows/s"
     band = spread(rows_per_s[REPLICAS], rows_per_s[1])
     return [Figure(GROUP, name, "rows/s", many, "one replica", one, spread=band, remark=remark)]

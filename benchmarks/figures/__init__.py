@@ -1,1 +1,1 @@
-"""Figures that gradwire is to reach, each measured beside something in the same run: what they are, and how they are shown."""
+"""Figures with their goals, each measured beside another implementation in the same run, and their reports."""

@@ -1,4 +1,4 @@
-"""One figure: what gradwire needs, what something beside it needs, and what is to be reached."""
+"""One figure: gradwire's value, the value beside it, and the goal."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Goal:
-    """What is to be reached.
+    """A goal for a figure.
 
     Attributes:
-        bound: Of the ratio, or of gradwire's value itself.
-        relation: How it compares with the bound.
-        of: What is compared.
+        bound: Bound of the ratio, or of gradwire's value itself.
+        relation: Relation of the number to the bound.
+        of: The number that is compared.
     """
 
     bound: float
@@ -21,7 +21,7 @@ class Goal:
     of: Literal["ratio", "value"] = "ratio"
 
     def met_by(self, number: float) -> bool:
-        """Whether a number reaches it."""
+        """Returns True if a number reaches the goal."""
         if self.relation == ">=":
             return number >= self.bound
         return number < self.bound if self.relation == "<" else number <= self.bound
@@ -32,15 +32,15 @@ class Figure:
     """A figure of a run.
 
     Attributes:
-        group: That measured it.
-        name: What it is.
-        unit: Of the values.
-        value: gradwire's.
-        beside: What it is held against, and measured in turns with; empty if it is held against its goal alone.
-        other: Its value.
-        goal: What is to be reached; None: the figure is there to be known.
-        spread: The 10th and 90th percentile of the ratios of single rounds, where there were rounds.
-        remark: What else is to be known of it.
+        group: The group that measured it.
+        name: Its name in reports.
+        unit: Unit of the values.
+        value: gradwire's value.
+        beside: Name of the other implementation, measured in turns with gradwire; empty if there is only a goal.
+        other: Value of the other implementation.
+        goal: The goal, if there is one.
+        spread: The 10th and 90th percentile of the ratios of single rounds, if there were rounds.
+        remark: A remark for the report.
     """
 
     group: str
@@ -55,17 +55,17 @@ class Figure:
 
     @property
     def ratio(self) -> float | None:
-        """gradwire's value as a multiple of the other."""
+        """Ratio of gradwire's value to the other."""
         return self.value / self.other if self.other else None
 
     @property
     def measured(self) -> float | None:
-        """The number that is held against the goal."""
+        """The number that is compared with the goal."""
         return self.value if self.goal is not None and self.goal.of == "value" else self.ratio
 
     @property
     def met(self) -> bool | None:
-        """Whether the goal is reached; None where there is no goal or nothing to hold against it."""
+        """True if the goal is reached; None without a goal or a number to compare."""
         if self.goal is None or self.measured is None:
             return None
         return self.goal.met_by(self.measured)

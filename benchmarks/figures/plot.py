@@ -1,4 +1,4 @@
-"""The figures of a run as a picture: how far each is from its goal."""
+"""Plot of a run's figures: the distance of each from its goal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 
 
 def plot(figures: Sequence[Figure], path: Path) -> None:
-    """Writes a PNG with a line for each figure that has a goal: its share of what the goal allows, 1 where it is just met."""
+    """Writes a PNG with a line for each figure with a goal: its share of the allowed value, 1 if just met."""
     judged = [figure for figure in figures if figure.met is not None and _share(figure, figure.measured) > 0]
     if not judged:
         return

@@ -1,4 +1,4 @@
-"""Ratios of what was measured in rounds, in which everybody has a turn."""
+"""Ratios of measurements in rounds, in each of which every contender has a turn."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 
 
 def spread(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float] | None:
-    """The 10th and 90th percentile of the ratios round by round; None where there are too few rounds to say.
+    """Computes the 10th and 90th percentile of the ratios round by round; None if there are too few rounds.
 
     Args:
-        ours: A number a round.
-        theirs: In the same rounds.
+        ours: One number for each round.
+        theirs: The other contender's numbers in the same rounds.
     """
     if len(ours) < 4:
         return None
@@ -21,7 +21,7 @@ def spread(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float
 
 
 def overhead_spread(ours: Sequence[float], theirs: Sequence[float], base: Sequence[float]) -> tuple[float, float] | None:
-    """As `spread`, of what both take more than a third."""
+    """Computes `spread` for the times that both take over a third, ``base``."""
     if len(ours) < 4:
         return None
     low, high = np.percentile((np.array(ours) - np.array(base)) / (np.array(theirs) - np.array(base)), (10, 90))

@@ -1,4 +1,4 @@
-"""The figures of a run, as a table on the screen, as markdown and as JSON."""
+"""Reports of a run's figures: a table on the screen, markdown and JSON."""
 
 from __future__ import annotations
 
@@ -18,20 +18,18 @@ HEAD = ("figure", "gradwire", "beside", "ratio (10-90 %)", "goal", "met")
 
 @dataclass
 class Scoreboard:
-    """What a run has found so far.
+    """The figures that a run has measured so far.
 
     Attributes:
-        name: Of its files.
-        machine: Where and when.
-        quick: Whether it made too few calls to be quoted.
-        figures: In the order of the groups.
-        versions: Of everything that was measured.
-        failures: Groups that could not be measured, and why.
-        titles: What groups are called in reports.
-        measured: By group, when and at which commit.
+        machine: Facts about the machine, the date and the code.
+        quick: True if it makes too few calls to be quoted.
+        titles: Titles of groups in reports.
+        figures: The figures, in the order of the groups.
+        versions: Versions of all packages measured.
+        failures: Errors of groups that could not be measured.
+        measured: Date and commit of the measurement, by group.
     """
 
-    name: str
     machine: Mapping[str, str | int]
     quick: bool
     titles: Mapping[str, str]
@@ -41,12 +39,12 @@ class Scoreboard:
     measured: dict[str, str] = field(default_factory=dict)
 
     def add(self, group: str, figures: Sequence[Figure]) -> None:
-        """Puts in what has been measured just now, in place of what was there of the group."""
+        """Replaces the figures of a group by those measured now."""
         self.figures = [figure for figure in self.figures if figure.group != group] + list(figures)
         self.measured[group] = f"{str(self.machine['date'])[:10]}, commit {self.machine['commit']}"
 
     def keep(self, path: Path) -> None:
-        """Takes over the groups of an earlier run that are not there yet. Whatever else it holds is of no interest."""
+        """Adds the groups of an earlier run that have not been measured yet."""
         content = json.loads(path.read_text())
         when = f"{content['machine']['date'][:10]}, commit {content['machine']['commit']}"
         found = [_figure(of) for of in content["figures"]]
@@ -56,12 +54,12 @@ class Scoreboard:
         self.versions = {**content["versions"], **self.versions}
 
     def conditions(self) -> str:
-        """The machine and the versions in one sentence."""
+        """Describes the machine and the versions in one sentence."""
         software = ", ".join(f"{name} {number}" for name, number in {"Python": self.machine["python"], **self.versions}.items())
         return f"{self.machine['cpu']}, {self.machine['cores']} cores, one compute thread each; {software}"
 
     def summary(self) -> str:
-        """How many goals are reached."""
+        """Counts the goals that are reached, in a sentence."""
         judged = [figure for figure in self.figures if figure.met is not None]
         met = sum(bool(figure.met) for figure in judged)
         failed = f" Not measured: {', '.join(self.failures)}." if self.failures else ""

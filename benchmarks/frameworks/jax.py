@@ -22,7 +22,7 @@ from gradwire.backends.jax import JaxFunction
 
 
 def setups(weights: Path) -> list[Setup]:
-    """The CNN."""
+    """Sets up the CNN."""
     keys = {
         "backend": "jax",
         "factory": factory("benchmarks.frameworks.jax:cnn", weights),
@@ -39,7 +39,7 @@ def _conv(params: Any, x: Any, name: str) -> Any:
 
 
 def _pooled(x: Any) -> Any:
-    """As Flax does it."""
+    """Pools as Flax does."""
     return jax.lax.reduce_window(jax.nn.relu(x), -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
 
 
@@ -62,7 +62,7 @@ def _params(weights: str | Path) -> dict[str, Array]:
 
 
 def cnn(weights: str) -> JaxFunction:
-    """The factory."""
+    """Makes the model for gradwire's server."""
     return JaxFunction(_net, _params(weights), layers={"conv1": _first})
 
 
@@ -80,7 +80,7 @@ def _plain(weights: Path) -> Iterator[Contender]:
         return jax.grad(lambda x: jnp.take_along_axis(_net(params, x), y[:, None], axis=1).sum())(x)[:, None]
 
     def class_gradient_all(params: Any, x: Any) -> Any:
-        """One forward pass, and a way back for each class: of the ways to do this the fastest, but for one row."""
+        """Takes one forward pass and one backward pass for each class: the fastest way, except for one row."""
         outputs, pull = jax.vjp(lambda x: _net(params, x), x)
         return jnp.stack([pull(jnp.zeros_like(outputs).at[:, k].set(1))[0] for k in range(NB_CLASSES)], axis=1)
 

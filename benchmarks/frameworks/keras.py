@@ -20,7 +20,7 @@ from benchmarks.model import NB_CLASSES
 
 
 def setups(weights: Path) -> list[Setup]:
-    """The CNN."""
+    """Sets up the CNN."""
     keys = {
         "backend": "keras",
         "factory": factory("benchmarks.frameworks.keras:cnn", weights),
@@ -31,7 +31,7 @@ def setups(weights: Path) -> list[Setup]:
 
 
 def cnn(weights: str) -> Any:
-    """The factory."""
+    """Makes the model for gradwire's server."""
     layers = keras.layers
     inputs = keras.Input(CHANNELS_LAST)
     h = layers.MaxPooling2D()(layers.ReLU()(layers.Conv2D(16, 5, name="conv1")(inputs)))
@@ -49,5 +49,5 @@ def cnn(weights: str) -> Any:
 def _plain(weights: Path) -> Iterator[Contender]:
     model = cnn(str(weights))
     versions = {name: version(name) for name in ("keras", "tensorflow-cpu", "numpy")}
-    # Numbers in, as `tf.function` makes tensors of them; a model by itself would wrap its call once more.
+    # `tf.function` converts the arrays; `model.predict` would wrap the call once more.
     yield traced(lambda x: model(x, training=False), lambda x: model.get_layer("conv1")(tf.convert_to_tensor(x)), versions)

@@ -1,4 +1,4 @@
-"""MXNet, which runs in an environment of its own: there the server, and a process with the plain code."""
+"""MXNet: server and plain code run in an environment of its own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PROGRAMS = _ROOT / ".venv-mxnet" / "bin"
 
 
 def setups(weights: Path) -> list[Setup]:
-    """The CNN."""
+    """Sets up the CNN."""
     keys = {
         "backend": "mxnet",
         "factory": factory("benchmarks.frameworks.mxnet_plain:cnn", weights),
@@ -44,7 +44,7 @@ def _plain(weights: Path) -> Iterator[Contender]:
 
 
 class _Remote:
-    """A contender whose calls are made and timed by another process."""
+    """A contender that is called and timed by another process."""
 
     name = PLAIN
 

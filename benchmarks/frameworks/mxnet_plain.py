@@ -1,6 +1,6 @@
-"""What runs in MXNet's own environment: the factory, and a hybridized block that is called and timed when it is told to be.
+"""MXNet's factory, and a process with a hybridized block, both in MXNet's own environment.
 
-Run as ``python -m benchmarks.frameworks.mxnet_plain WEIGHTS``; it is told what to do by pickles on stdin, and answers on stdout.
+The process is ``python -m benchmarks.frameworks.mxnet_plain WEIGHTS``. Requests are pickles on stdin, and answers on stdout.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from benchmarks.frameworks.setup import PLAIN, Setup
 from benchmarks.model import NB_CLASSES, Array, Inputs, inputs
 
 _FEW_ROWS = 2
-"""Up to so many, all class gradients are fastest as one gradient of each row once a class."""
+"""Up to this number of rows, all class gradients are fastest as one gradient of copied rows."""
 
 
 def cnn(weights: str) -> Any:
-    """The factory."""
+    """Makes the model for gradwire's server."""
     arrays = numbers.channels_first(weights)
     layers = [
         ("conv1", nn.Conv2D(16, 5)), ("relu1", nn.Activation("relu")), ("pool1", nn.MaxPool2D(2)),
@@ -123,14 +123,14 @@ def _functions(weights: str) -> dict[str, Function]:
 
 
 def setups(weights: Path) -> list[Setup]:
-    """The CNN as plain code in this process."""
+    """Sets up the CNN as plain code in this process."""
     plain = InThisProcess(PLAIN, _functions(str(weights)), {})
     return [Setup("mxnet", {}, lambda: nullcontext(plain))]
 
 
 def main(weights: str) -> None:
-    """Does what it is told until stdin ends."""
-    # What others print goes to stderr.
+    """Answers requests until stdin ends."""
+    # Prints of libraries go to stderr.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
 

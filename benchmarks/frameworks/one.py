@@ -1,7 +1,7 @@
-"""``python -m benchmarks.frameworks.one NAME WEIGHTS``: measures one framework, in a process without the others.
+"""Measure one framework, in a process without the others: ``python -m benchmarks.frameworks.one NAME WEIGHTS``.
 
-Says what it does as lines of JSON on stdout, and at the end what it found. Its environment sets the numbers of threads,
-for itself and for the server that it starts.
+Progress and results are lines of JSON on stdout. The environment sets the numbers of threads, for this process and for the server
+that it starts.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _FEW_CALLS = Repeats(rounds=2, calls=1, settling=0)
 
 
 def main(framework: str, weights: Path, quick: bool, only: list[str], say: Callable[[dict[str, Any]], None]) -> None:
-    """Measures the models of a framework."""
+    """Measures the models of a framework, and reports progress and results to ``say``."""
     setups: list[Setup] = importlib.import_module(f"benchmarks.frameworks.{framework}").setups(weights)
     for setup in setups:
         say({"model": setup.name, "neural": setup.same_outputs})
@@ -81,7 +81,7 @@ def _gradwire(setup: Setup) -> Iterator[Contender]:
 
 
 def _check_outputs(setup: Setup, plain: Contender, expected: Any) -> None:
-    """Whether the model is the same one as in torch. Raises Disagreement."""
+    """Checks that the model is the same as in torch. Raises Disagreement if outputs differ."""
     outputs = plain.answer("predict", setup.inputs(numbers.ROWS))
     error = float(np.abs(outputs - expected).max() / np.abs(expected).max())
     if not error <= TOLERANCE:
@@ -95,7 +95,7 @@ def _start() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--operation", action="append", default=[])
     asked = parser.parse_args()
-    # What others print goes to stderr.
+    # Prints of libraries go to stderr.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 

@@ -1,7 +1,7 @@
-"""Plain code in a process of its own, behind a bare Unix socket: what a service without shared memory costs at least.
+"""Plain code in another process behind a bare Unix socket: the least cost of a service without shared memory.
 
-Bytes there, bytes back, into memory that is there already; no messages, no checks, no names, nobody else. The result is a new
-array, as callers want it. Run as ``python -m benchmarks.frameworks.over_socket FRAMEWORK MODEL WEIGHTS PATH``.
+Bytes go there and back, into memory that exists already; there are no messages, checks, names or other clients. The result is a
+new array, as callers want it. The process is ``python -m benchmarks.frameworks.over_socket FRAMEWORK MODEL WEIGHTS PATH``.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ _ANSWERED = struct.Struct("<cB7I")
 
 
 class OverSocket:
-    """The contender.
+    """Plain code behind a socket, as a contender.
 
     Args:
-        connection: To the process.
-        operations: That it has.
+        connection: Connected socket of the process.
+        operations: The operations that it implements.
     """
 
     name = NAME
@@ -50,6 +50,7 @@ class OverSocket:
         self._head = memoryview(bytearray(_ANSWERED.size))
 
     def answer(self, operation: str, inputs: Inputs) -> Array:
+        """Makes one call and returns its result."""
         x, y = inputs.x, inputs.y
         asked = _ASKED.pack(OPERATIONS.index(operation), len(x), x.nbytes, y.nbytes)
         _send(self._connection, asked, x.data.cast("B"), y.data.cast("B"))
@@ -61,12 +62,13 @@ class OverSocket:
         return result
 
     def times_s(self, operation: str, inputs: Inputs, calls: int) -> list[float]:
+        """Makes a number of calls and returns the seconds that each took."""
         return timed(partial(self.answer, operation), inputs, calls)
 
 
 @contextmanager
 def over_socket(framework: str, setup: Setup, weights: Path, operations: Collection[str]) -> Iterator[OverSocket]:
-    """The contender and its process, as long as the context lasts."""
+    """Runs the process during the context and yields the contender."""
     with TemporaryDirectory(prefix="gradwire-bench-") as folder, socket.socket(socket.AF_UNIX) as listener:
         path = str(Path(folder) / "socket")
         listener.bind(path)
@@ -82,7 +84,7 @@ def over_socket(framework: str, setup: Setup, weights: Path, operations: Collect
 
 
 def main(framework: str, model: str, weights: str, path: str) -> None:
-    """Answers until the other side ends. Memory is kept as a server keeps it."""
+    """Answers until the other side closes. Freed memory is kept, as in a server."""
     keep_freed_memory()
     setups: Callable[[Path], list[Setup]] = importlib.import_module(f"benchmarks.frameworks.{framework}").setups
     (setup,) = (setup for setup in setups(Path(weights)) if setup.name == model)
@@ -113,7 +115,7 @@ def _send(connection: socket.socket, *parts: bytes | memoryview) -> None:
 
 
 def _receive(connection: socket.socket, into: memoryview) -> bool:
-    """Fills the memory; False if the other side has ended."""
+    """Fills the memory; returns False if the other side has closed."""
     while into:
         nbytes = connection.recv_into(into)
         if not nbytes:

@@ -1,4 +1,4 @@
-"""What was found of all frameworks, as a table on the screen, as JSON and as markdown."""
+"""Reports of all frameworks: a table on the screen, JSON and markdown."""
 
 from __future__ import annotations
 
@@ -8,32 +8,31 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.contenders import art, gradwire
 from benchmarks.frameworks.over_socket import NAME as OVER_SOCKET
 from benchmarks.frameworks.setup import PLAIN
-from benchmarks.report import WIDTH, Result, times
+from benchmarks.report import WIDTH, Result, conditions, new_table, times
 
 SLOWER_AT_MOST = 1.15
-"""Than plain code, at more than one row."""
+"""Goal: time as a multiple of plain code's, at more than one row."""
 ROWS_AT_MOST = 1.3
-"""Class gradients, one class a row, as a multiple of one loss gradient of a neural network."""
+"""Goal: class gradients with one class a row, as a multiple of one loss gradient of a neural network."""
 THAN_ART_AT_LEAST = 20
-"""Times as fast as ART, in gradients of scikit-learn's models."""
+"""Goal: times as fast as ART, in gradients of scikit-learn's models."""
 
 _HEAD = ["model", "operation", "rows", "plain", "over a socket", "/ plain", "gradwire", "/ plain", "ART", "ART / gradwire"]
 
 
 @dataclass
 class Model:
-    """What was found of one model.
+    """All results of one model.
 
     Attributes:
-        name: As in reports.
-        neural: Whether it is the CNN.
-        versions: By contender.
-        results: Case by case.
+        name: Its name in reports.
+        neural: True if it is the CNN.
+        versions: Versions of packages, by contender.
+        results: Results, case by case.
     """
 
     name: str
@@ -44,17 +43,15 @@ class Model:
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that a run found.
+    """All results of a run.
 
     Attributes:
-        name: Of its files.
-        machine: Where and when.
-        quick: Whether it made too few calls to be quoted.
-        models: Those that were measured.
-        failures: What went wrong with others, by framework.
+        machine: Facts about the machine, the date and the code.
+        quick: True if it made too few calls to be quoted.
+        models: The models that were measured.
+        failures: Errors of the others, by framework.
     """
 
-    name: str
     machine: Mapping[str, str | int]
     quick: bool
     models: Sequence[Model]
@@ -62,15 +59,10 @@ class Run:
 
     def conditions(self) -> str:
         """The machine and the versions in one sentence."""
-        found = {name: number for model in self.models for those in model.versions.values() for name, number in those.items()}
-        software = ", ".join(f"{name} {number}" for name, number in {"Python": self.machine["python"], **found}.items())
-        return (
-            f"{self.machine['cpu']}, {self.machine['cores']} cores, one compute thread each, {str(self.machine['date'])[:10]}, "
-            f"commit {self.machine['commit']}; {software}"
-        )
+        return conditions(self.machine, (versions for model in self.models for versions in model.versions.values()))
 
     def findings(self) -> list[str]:
-        """What the run says about what is aimed at."""
+        """Compares the results with the goals, in sentences."""
         lines = list(_of_plain(self.models))
         for model in self.models:
             ratios = dict(_class_gradients_of_loss_gradients(model))
@@ -97,12 +89,7 @@ class Run:
 def show(run: Run, console: Console) -> None:
     """Prints the table and the findings."""
     spread = console.width >= WIDTH
-    table = Table(
-        title="median ms (10th to 90th percentile)" if spread else "median ms",
-        title_justify="left",
-        caption=run.conditions(),
-        caption_justify="left",
-    )
+    table = new_table(run.conditions(), spread)
     for i, column in enumerate(_HEAD):
         table.add_column(column, justify="left" if i < 2 else "right", no_wrap=spread)
     for model in run.models:
@@ -164,7 +151,7 @@ def _rows(model: Model, spread: bool = True) -> Iterator[list[str]]:
 
 
 def _of_plain(models: Sequence[Model]) -> Iterator[str]:
-    """What the calls of several rows take beside plain code: ours, and the same code behind a bare socket."""
+    """Compares calls of several rows with plain code: gradwire, and the same code behind a bare socket."""
     cases = [
         (f"{model.name}, {result.case.title} of {result.case.rows} rows", mine, least, plain)
         for model in models
@@ -200,7 +187,7 @@ def _of(result: Result, name: str) -> str:
 
 
 def _class_gradients_of_loss_gradients(model: Model) -> Iterator[tuple[int, float]]:
-    """By rows."""
+    """Yields rows, and class gradients as a multiple of a loss gradient."""
     found = {(result.case.operation, result.case.rows): result.of(gradwire.NAME) for result in model.results}
     for (operation, rows), mine in found.items():
         loss_gradient = found.get(("loss_gradient", rows))

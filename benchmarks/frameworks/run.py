@@ -1,4 +1,4 @@
-"""``python -m benchmarks.frameworks.run``: gradwire beside each framework's plain code, one framework after the other."""
+"""Measure gradwire beside the plain code of each framework: ``python -m benchmarks.frameworks.run``."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from benchmarks.frameworks.mxnet import PROGRAMS as MXNET
 from benchmarks.frameworks.report import Model, Run, show, write_json, write_markdown
 from benchmarks.measure import Measurement
 from benchmarks.report import Result
+from benchmarks.setting import RESULTS
 
 _ROOT = Path(__file__).resolve().parents[2]
 _FRAMEWORKS = ("torch", "tensorflow", "keras", "tensorflow_v1", "jax", "mxnet", "sklearn")
@@ -38,20 +39,23 @@ _ONE_THREAD = {
     "KERAS_BACKEND": "tensorflow",
     "MXNET_CPU_WORKER_NTHREADS": "1",
 }
-"""In the environment of everybody who computes, servers too."""
+"""Environment of all processes that compute, servers included."""
 
 
 def run(
     quick: Annotated[bool, typer.Option("--quick", help="A tenth of the calls; to try things out.")] = False,
     only: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(_FRAMEWORKS)}; may be repeated.")] = None,
     operation: Annotated[list[str] | None, typer.Option(help="Operations whose name contains this; may be repeated.")] = None,
-    out: Annotated[Path, typer.Option(help="Where results go.")] = _ROOT / "benchmarks" / "results",
+    out: Annotated[
+        Path | None, typer.Option(help="Where results go; benchmarks/results for a whole run, a temporary folder for another.")
+    ] = None,
 ) -> None:
-    """Compare gradwire with what one would write by hand. Exit code 1: a framework failed, or somebody computes other numbers."""
+    """Compare gradwire with plain code written by hand. Exit code 1: a framework failed, or results differ."""
     console = Console()
+    out = out or (Path(tempfile.gettempdir()) / "gradwire-benchmarks" if quick or only or operation else RESULTS)
     unknown = [name for name in only or [] if name not in _FRAMEWORKS]
     if unknown:
-        raise typer.BadParameter(f"{', '.join(unknown)}: there are {', '.join(_FRAMEWORKS)}")
+        raise typer.BadParameter(f"unknown framework: {', '.join(unknown)}; choose from {', '.join(_FRAMEWORKS)}")
     facts = machine.facts()
     models: list[Model] = []
     failures: dict[str, str] = {}
@@ -65,7 +69,7 @@ def run(
         numbers.save(weights)
         for framework in only or _FRAMEWORKS:
             if framework == "mxnet" and not (MXNET / "python").exists():
-                skipped[framework] = f"{MXNET.parent} is not there; make env makes it"
+                skipped[framework] = f"{MXNET.parent} does not exist; make env makes it"
                 continue
             task = progress.add_task(f"{framework}: starting", total=None)
             found, failure = _measured(framework, weights, quick, operation or [], progress, task)
@@ -74,13 +78,12 @@ def run(
                 failures[framework] = failure
                 progress.console.print(f"[red]error[/red] {framework}: {failure}", highlight=False)
             progress.remove_task(task)
-    base = machine.run_name(facts, quick)
-    of_all = Run(f"{base}-frameworks", facts, quick, models, {**failures, **skipped})
+    of_all = Run(facts, quick, models, {**failures, **skipped})
     out.mkdir(parents=True, exist_ok=True)
-    write_json(of_all, out / f"{of_all.name}.json")
+    write_json(of_all, out / "frameworks.json")
     write_markdown(of_all, out / "frameworks.md")
     show(of_all, console)
-    console.print(f"written: {out / of_all.name}.json and frameworks.md", highlight=False)
+    console.print(f"written: {out / 'frameworks.json'} and frameworks.md", highlight=False)
     if failures:
         raise typer.Exit(1)
 
@@ -88,7 +91,7 @@ def run(
 def _measured(
     framework: str, weights: Path, quick: bool, operations: list[str], progress: Progress, task: TaskID
 ) -> tuple[list[Model], str]:
-    """The models of a framework, and what went wrong, if anything did."""
+    """Measures the models of a framework; returns them and an error, empty if there was none."""
     command = [sys.executable, "-m", "benchmarks.frameworks.one", framework, str(weights), *(["--quick"] if quick else [])]
     command += [part for name in operations for part in ("--operation", name)]
     with tempfile.TemporaryFile("w+") as log:
@@ -108,7 +111,7 @@ def _measured(
 
 
 def _read(lines: IO[str], progress: Progress, task: TaskID) -> tuple[list[Model], str]:
-    """What a process of `benchmarks.frameworks.one` says, until it ends."""
+    """Reads the output of a process of `benchmarks.frameworks.one` until it ends."""
     models: list[Model] = []
     failure = ""
     for line in lines:

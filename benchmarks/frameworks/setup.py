@@ -1,4 +1,4 @@
-"""What a framework's module gives to be measured: how gradwire is told to serve a model, and how one calls it by hand."""
+"""Setup of a model to measure: its configuration for gradwire, and its plain code."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ class Setup:
     """One model.
 
     Attributes:
-        name: As in reports.
-        keys: Of the model in gradwire's configuration; its name is added.
-        plain: What one would write by hand. Its operations are those that are measured.
-        inputs: Of so many rows.
-        conv_layer: What gradwire calls the layer whose activations are measured.
+        name: Its name in reports.
+        keys: Keys of the model in gradwire's configuration, without its name.
+        plain: The plain code. Its operations are those that are measured.
+        inputs: Makes the inputs for a number of rows.
+        conv_layer: gradwire's name of the layer whose activations are measured.
         art: ART's estimator of the same model in this process.
-        not_arts: Operations in which ART computes something else than the framework does; docs/semantics.md says what.
-        art_alone: ART takes seconds a call: two calls of it are measured, after the others.
-        same_outputs: The model is the CNN, whose outputs are known.
-        environment: The folder of programs of the Python environment in which the server runs.
-        plain_module: Whose ``setups`` have the plain code in that environment, if not this framework's.
+        not_arts: Operations in which ART's results differ from the framework's; docs/semantics.md has them.
+        art_alone: True if ART takes seconds a call: two calls of it are measured, after the others.
+        same_outputs: True if the model is the CNN, whose outputs are known.
+        environment: Folder of programs of the Python environment in which the server runs.
+        plain_module: Module whose ``setups`` have the plain code in that environment, if not this framework's.
     """
 
     name: str
@@ -52,16 +52,16 @@ class Setup:
 
 
 def factory(path: str, weights: Path) -> dict[str, Any]:
-    """The configuration of a factory that reads the CNN's weights from a file."""
+    """Makes the configuration of a factory that reads the CNN's weights from a file."""
     return {"path": path, "args": {"weights": str(weights)}}
 
 
 def cnn_keys(channels_last: bool) -> dict[str, Any]:
-    """Configuration that is the same for the CNN in all frameworks."""
+    """Makes the configuration that the CNN has in all frameworks."""
     return {"input_shape": list(CHANNELS_LAST if channels_last else (1, 28, 28)), "nb_classes": NB_CLASSES}
 
 
 def channels_last(rows: int, **kwargs: Any) -> Inputs:
-    """The inputs of `benchmarks.model`, as ``(n, 28, 28, 1)``."""
+    """Makes the inputs of `benchmarks.model` as ``(n, 28, 28, 1)``."""
     given = inputs(rows, **kwargs)
     return dataclasses.replace(given, x=given.x.reshape(rows, *CHANNELS_LAST))

@@ -24,7 +24,7 @@ _FEATURES = 64
 
 
 def setups(_: Path) -> list[Setup]:
-    """Both models, each with ART's estimator of it."""
+    """Sets up both models, each with ART's estimator."""
     return [
         _setup("sklearn SVC", "svc", svc, _plain_svc, art_alone=True),
         _setup("sklearn LogisticRegression", "logistic_regression", logistic_regression, _plain_logistic_regression),
@@ -32,12 +32,12 @@ def setups(_: Path) -> list[Setup]:
 
 
 def svc() -> SVC:
-    """A factory: the rbf kernel, 747 support vectors."""
+    """Makes the SVC for gradwire's server: rbf kernel, 747 support vectors."""
     return SVC().fit(*_digits())
 
 
 def logistic_regression() -> LogisticRegression:
-    """A factory."""
+    """Makes the logistic regression for gradwire's server."""
     return LogisticRegression(max_iter=2000).fit(*_digits())
 
 

@@ -1,4 +1,4 @@
-"""TensorFlow 2: a ``tf.Module``, and functions of it that are traced once for any number of rows."""
+"""TensorFlow 2: a ``tf.Module`` in functions that are traced once for any number of rows."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from benchmarks.model import NB_CLASSES, Array, Inputs
 
 LOSS = {"path": "keras.losses.SparseCategoricalCrossentropy", "args": {"from_logits": True}}
 _FEW_ROWS = 2
-"""Up to so many, all class gradients are fastest as one Jacobian."""
+"""Up to this number of rows, all class gradients are fastest as one Jacobian."""
 
 
 def setups(weights: Path) -> list[Setup]:
-    """The CNN."""
+    """Sets up the CNN."""
     keys = {
         "backend": "tensorflow",
         "factory": factory("benchmarks.frameworks.tensorflow:cnn", weights),
@@ -56,7 +56,7 @@ class _Net(tf.Module):  # type: ignore[misc]  # TensorFlow has no types
 
 
 def cnn(weights: str) -> Any:
-    """The factory."""
+    """Makes the model for gradwire's server."""
     return _Net(numbers.channels_last(weights))
 
 
@@ -67,7 +67,7 @@ def _plain(weights: Path) -> Iterator[Contender]:
 
 
 def traced(net: Callable[[Any], Any], conv: Callable[[Any], Any], versions: dict[str, str]) -> Contender:
-    """Plain code of a model that TensorFlow can call, and of its first convolution; Keras models too."""
+    """Makes the contender of a model that TensorFlow can call, and of its first convolution; Keras models too."""
     plain = _Plain(net, conv)
     return InThisProcess(
         PLAIN,

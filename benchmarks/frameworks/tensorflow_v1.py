@@ -1,4 +1,4 @@
-"""TensorFlow 1: a graph whose operations are built once, and a session that runs them."""
+"""TensorFlow 1: a graph that is built once, and a session that runs its operations."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ v1 = tf.compat.v1
 
 CONV_LAYER = "conv1/outputs"
 _FEW_ROWS = 2
-"""Up to so many, all class gradients are fastest as one gradient of each row once a class."""
+"""Up to this number of rows, all class gradients are fastest as one gradient of copied rows."""
 
 
 def setups(weights: Path) -> list[Setup]:
-    """The CNN."""
+    """Sets up the CNN."""
     keys = {
         "backend": "tensorflow_v1",
         "factory": factory("benchmarks.frameworks.tensorflow_v1:cnn", weights),
@@ -37,7 +37,7 @@ def setups(weights: Path) -> list[Setup]:
 
 
 def cnn(weights: str) -> Graph:
-    """The factory."""
+    """Makes the model for gradwire's server."""
     arrays = numbers.channels_last(weights)
     with tf.Graph().as_default():
         x, y = v1.placeholder(tf.float32, (None, *CHANNELS_LAST)), v1.placeholder(tf.int64, (None,))

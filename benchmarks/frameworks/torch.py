@@ -1,4 +1,4 @@
-"""torch: the factory and the plain code of the benchmark of all operations."""
+"""The factory and plain code of torch, from the benchmark of all operations."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.model import CONV_LAYER
 
 
 def setups(_: Path) -> list[Setup]:
-    """The CNN."""
+    """Sets up the CNN."""
     keys = {
         "backend": "torch",
         "factory": "benchmarks.model:cnn",

@@ -1,4 +1,4 @@
-"""The CNN of `benchmarks.model` as numbers in a file, for frameworks that are not torch. Needs numpy alone to read them."""
+"""Weights of the CNN of `benchmarks.model` in a file, for other frameworks than torch; reading needs numpy alone."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 from benchmarks.model import Array, cnn, inputs
 
 ROWS = 32
-"""Of the inputs whose outputs are in the file too."""
+"""Rows of the inputs; the file has their outputs too."""
 
 _NAMES = {"conv1": 0, "conv2": 3, "hidden": 7, "logits": 9}
 _LAST_MAPS = (32, 4, 4)
-"""What is flattened before the first linear layer, channels first."""
+"""Shape that is flattened before the first linear layer, channels first."""
 
 
 def save(path: Path) -> None:
@@ -31,18 +31,26 @@ def save(path: Path) -> None:
 
 
 def outputs(path: Path) -> Array:
-    """The outputs for the inputs of `ROWS` rows, ``(ROWS, 10)``."""
+    """Reads the outputs for the inputs of `ROWS` rows, ``(ROWS, 10)``."""
     return channels_first(path)["outputs"]
 
 
 def channels_first(path: str | Path) -> dict[str, Array]:
-    """``conv1``, ``conv2``, ``hidden`` and ``logits`` with ``.weight`` (out, in, height, width) or (out, in), and ``.bias``."""
+    """Reads the weights with channels first.
+
+    Returns:
+        ``conv1``, ``conv2``, ``hidden`` and ``logits`` with ``.weight``, (out, in, height, width) or (out, in), and ``.bias``.
+    """
     with np.load(path) as arrays:
         return {name: arrays[name] for name in arrays.files}
 
 
 def channels_last(path: str | Path) -> dict[str, Array]:
-    """The same with ``.weight`` (height, width, in, out) or (in, out), for what is flattened with its channels last."""
+    """Reads the weights with channels last.
+
+    Returns:
+        The same as `channels_first`, with ``.weight`` (height, width, in, out) or (in, out).
+    """
     arrays = channels_first(path)
     hidden = arrays["hidden.weight"]
     arrays["hidden.weight"] = hidden.reshape(len(hidden), *_LAST_MAPS).transpose(0, 2, 3, 1).reshape(hidden.shape)

@@ -1,1 +1,1 @@
-"""What codecs do on a slow link: ``python -m benchmarks.link``."""
+"""Codecs on a slow link: ``python -m benchmarks.link``."""

@@ -1,4 +1,4 @@
-"""Times of loss gradients and of an attack over a slow link, with and without codecs; in turns, in one run."""
+"""Times of loss gradients and of an attack over a slow link, with and without codecs, in turns."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from benchmarks.contenders.gradwire import serve
 from benchmarks.link.models import SHAPES, yaml
 from benchmarks.link.relay import slow_link
 from benchmarks.model import NB_CLASSES, Array
+from benchmarks.setting import RESULTS
 from gradwire.client import Codecs, RemoteEstimator, connect
 from gradwire.client.art import art_estimator
 
@@ -32,18 +33,16 @@ WAYS = {
 
 STEPS = 40
 
-_RESULTS = Path(__file__).resolve().parents[1] / "results"
-
 
 @dataclass(frozen=True)
 class Case:
-    """What is timed.
+    """A call or an attack to time.
 
     Attributes:
-        model: Its name.
-        rows: Of a call.
-        attack: PGD in place of one loss gradient.
-        rounds: How often each way gets a turn.
+        model: Name of the model.
+        rows: Rows of a call.
+        attack: True for PGD in place of one loss gradient.
+        rounds: Turns of each way.
     """
 
     model: str
@@ -53,6 +52,7 @@ class Case:
 
     @property
     def title(self) -> str:
+        """Its title in the table."""
         shape = " x ".join(map(str, SHAPES[self.model]))
         return f"{f'PGD-{STEPS}' if self.attack else 'loss gradient'}, {self.rows} x {shape}"
 
@@ -70,13 +70,13 @@ CASES = [
 
 
 def inputs(case: Case) -> tuple[Array, Array]:
-    """Rows and labels; the same every time."""
+    """Makes rows and labels; the same every time."""
     generator = np.random.default_rng(case.rows)
     return generator.random((case.rows, *SHAPES[case.model]), np.float32), generator.integers(0, NB_CLASSES, case.rows)
 
 
 def asked(remote: RemoteEstimator, case: Case) -> Callable[[], Array]:
-    """What is timed, ready to be called."""
+    """Makes the function to time."""
     x, y = inputs(case)
     if not case.attack:
         return lambda: remote.loss_gradient(x, y)
@@ -87,7 +87,7 @@ def asked(remote: RemoteEstimator, case: Case) -> Callable[[], Array]:
 
 
 def measured(server: Any, case: Case) -> dict[str, list[float]]:
-    """Seconds of each call, by way. Raises AssertionError if signs are not those of the gradient."""
+    """Measures the seconds of each call, by way. Raises AssertionError if signs are not those of the gradient."""
     remote = server.estimator(case.model)
     x, y = inputs(Case(case.model, 1, False, 1))
     functions = {}
@@ -108,7 +108,7 @@ def measured(server: Any, case: Case) -> dict[str, list[float]]:
 
 
 def table(found: dict[str, dict[str, list[float]]]) -> str:
-    """The fastest of the calls, in markdown: what else a machine does in so short a time only makes calls slower."""
+    """Formats the fastest of the calls in markdown: other work of the machine only makes such short calls slower."""
     lines = [f"| seconds | {' | '.join(WAYS)} |", f"|---|{'--:|' * len(WAYS)}"]
     for title, times_s in found.items():
         lines.append(f"| {title} | {' | '.join(f'{min(times_s[way]):.3g}' for way in WAYS)} |")
@@ -119,7 +119,7 @@ def run(
     mbit_per_s: Annotated[float, typer.Option(help="Of the link, in each direction.")] = 20.0,
     rtt_ms: Annotated[float, typer.Option(help="Of the link, there and back.")] = 50.0,
     most_mb: Annotated[float, typer.Option(help="Leaves out calls with more megabytes of rows.")] = 1000.0,
-    out: Annotated[Path, typer.Option(help="Where results go.")] = _RESULTS,
+    out: Annotated[Path, typer.Option(help="Where results go.")] = RESULTS,
 ) -> None:
     """Compare codecs on a slow link, emulated by a relay in user space. Takes some ten minutes."""
     console, facts, found = Console(), machine.facts(), {}
@@ -129,9 +129,8 @@ def run(
                 found[case.title] = measured(server, case)
                 console.print(case.title, {way: round(min(times), 3) for way, times in found[case.title].items()})
     link = {"mbit_per_s": mbit_per_s, "rtt_ms": rtt_ms}
-    name = f"{str(facts['date'])[:10]}-link"
-    (out / f"{name}.json").write_text(json.dumps({"machine": facts, "link": link, "seconds": found}, indent=1) + "\n")
-    console.print(table(found), f"written: {out / name}.json", sep="\n\n", highlight=False)
+    (out / "link.json").write_text(json.dumps({"machine": facts, "link": link, "seconds": found}, indent=1) + "\n")
+    console.print(table(found), f"written: {out / 'link.json'}", sep="\n\n", highlight=False)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What is attacked over the link: small models, so that the link is what counts."""
+"""Models that are attacked over the link: small, so that the link takes most of the time."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from torch import nn
 from benchmarks.model import NB_CLASSES, cnn
 
 SHAPES: dict[str, tuple[int, ...]] = {"28": (1, 28, 28), "224": (3, 224, 224)}
-"""Rows, by the names that the models are served under."""
+"""Shapes of rows, by the names that the models are served under."""
 
 
 def for_224() -> nn.Sequential:
-    """A few steps of 3 x 224 x 224 inputs; the weights are the same every time."""
+    """Makes a small CNN for 3 x 224 x 224 inputs; the weights are the same every time."""
     import torch
 
     torch.set_num_threads(1)
@@ -31,7 +31,7 @@ FACTORIES = {"28": cnn, "224": for_224}
 
 
 def yaml() -> str:
-    """Their entries in the list of models of a server's configuration."""
+    """Makes their entries in the list of models of a server's configuration."""
     return "".join(
         f"""
   - name: "{name}"

@@ -1,9 +1,9 @@
-"""A slow link in user space: a process that relays TCP, late and no faster than it is told.
+"""Slow link in user space: a process that delays TCP and limits its rate.
 
 All connections share the link, as they would share a wire. Each direction sends one byte after the other at the link's rate, and
-every byte arrives half a round trip after it has been sent; what does not fit on the wire yet waits at the sender's, whose
-socket is not read meanwhile. It stands in for ``tc netem`` where the kernel has none. What it leaves out: TCP itself sees
-loopback on both sides, so that nothing is lost, and no connection begins slowly.
+every byte arrives half a round trip after it has been sent; bytes that do not fit on the wire yet wait at the sender, whose
+socket is not read meanwhile. It replaces ``tc netem`` where the kernel has none. TCP itself sees loopback on both sides, so that
+nothing is lost, and no connection begins slowly.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 _PIECE_NBYTES = 8 << 10
-"""Sent at once: 3 ms at 20 Mbit/s."""
+"""Bytes that are sent together: 3 ms at 20 Mbit/s."""
 
 _WAITING_NBYTES = 128 << 10
-"""What a router on the way would queue."""
+"""Bytes that a router on the way would queue."""
 
 
 class Direction:
     """One direction of the link.
 
     Args:
-        rate: Bytes a second.
-        delay_s: From the end of sending to arrival.
+        rate: Its rate in bytes a second.
+        delay_s: Time from the end of sending to arrival.
     """
 
     def __init__(self, rate: float, delay_s: float) -> None:
@@ -63,7 +63,7 @@ class Direction:
 
 
 async def relay(host: str, port: int, mbit_per_s: float, rtt_ms: float) -> None:
-    """Relays connections to a server until it is ended; says on stdout where it listens."""
+    """Relays connections to a server until the process is ended; prints its own address first."""
     there, back = (Direction(mbit_per_s * 1e6 / 8, rtt_ms / 2e3) for _ in range(2))
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -78,7 +78,7 @@ async def relay(host: str, port: int, mbit_per_s: float, rtt_ms: float) -> None:
 
 @contextmanager
 def slow_link(address: str, mbit_per_s: float, rtt_ms: float) -> Iterator[str]:
-    """A link to a server, in a process of its own, as long as the context lasts. Yields the address of its near end."""
+    """Runs a link to a server during the context; yields the address of its near end."""
     command = [sys.executable, "-m", "benchmarks.link.relay", *address.rsplit(":", 1), str(mbit_per_s), str(rtt_ms)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:

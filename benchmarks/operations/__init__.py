@@ -1,1 +1,1 @@
-"""Every operation, beside plain torch, in-process ART and peers."""
+"""All operations beside plain torch, in-process ART and peers."""

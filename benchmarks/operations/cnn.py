@@ -1,4 +1,4 @@
-"""The group ``operations``: every operation of the small CNN, beside plain torch, ART, MLServer and the peers asked for."""
+"""The group ``operations``: all operations of the small CNN, beside plain torch, ART, MLServer and requested peers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GROUP = "operations"
 
 
 def measure(setting: Setting) -> list[Figure]:
-    """Measures them, and writes the table of all operations beside that of the figures."""
+    """Measures the figures, and writes the table of all operations beside theirs."""
     chosen = cases(setting.quick, list(setting.operations))
     facts = machine.facts()
     with ExitStack() as stack:
@@ -33,15 +33,15 @@ def measure(setting: Setting) -> list[Figure]:
         if setting.mlserver:
             peers += stack.enter_context(mlservers.mlserver())
         for peer in setting.peers:
-            peers += stack.enter_context(PEERS[peer].contenders())
+            peers += stack.enter_context(PEERS[peer]())
         contenders += peers
         rounds_s = in_turns(chosen, contenders, setting.console)
         versions = {contender.name: contender.versions for contender in contenders}
     for of in versions.values():
         setting.versions.update(of)
     results = [Result(case, [summary(name, of) for name, of in rounds_s[case].items()]) for case in chosen]
-    found = Run(f"{setting.name}-operations", facts, versions, setting.quick, results)
-    write_json(found, setting.out / f"{found.name}.json")
+    found = Run(facts, versions, setting.quick, results)
+    write_json(found, setting.out / "operations.json")
     write_markdown(found, setting.out / "latest.md")
     plot(found, setting.out / "latest.png")
     show(found, setting.console)

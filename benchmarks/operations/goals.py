@@ -1,4 +1,4 @@
-"""What is to be reached by single calls, and how far it is."""
+"""Goals of single calls, and the figures compared with them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PLAIN_ROWS = 128
 
 @dataclass(frozen=True)
 class Rounds:
-    """A case, and for everybody who was measured the medians of the rounds, in milliseconds, and that of all calls."""
+    """A case, with each contender's medians of the rounds and of all calls, in milliseconds."""
 
     case: Case
     medians_ms: Mapping[str, Sequence[float]]
@@ -30,7 +30,7 @@ class Rounds:
 
     @classmethod
     def of(cls, case: Case, rounds_s: Mapping[str, Sequence[Sequence[float]]]) -> Rounds:
-        """From the times of every round, in seconds."""
+        """Makes it from the times of every round, in seconds."""
         return cls(
             case,
             {name: [float(np.median(times)) * 1e3 for times in rounds] for name, rounds in rounds_s.items()},
@@ -39,7 +39,7 @@ class Rounds:
 
 
 def overheads(of: Rounds, peers: Sequence[str]) -> list[Figure]:
-    """What one row takes longer than with plain torch, beside peers. The goal is held against MLServer's ordinary call."""
+    """Makes the figures of one-row calls less plain torch, beside peers; the goal is for MLServer's ordinary call."""
     if of.case.rows != 1 or gradwire.NAME not in of.median_ms:
         return []
     base, rounds = of.median_ms[plain.NAME], of.medians_ms
@@ -61,7 +61,7 @@ def overheads(of: Rounds, peers: Sequence[str]) -> list[Figure]:
 
 
 def beside_art(of: Rounds, group: str, model: str) -> list[Figure]:
-    """The times of calls beside in-process ART's."""
+    """Makes the figures of calls beside in-process ART."""
     operation, rows = of.case.operation, of.case.rows
     if rows == 1:
         goal = ONE_ROW_OF_ART.get(operation)
@@ -72,7 +72,7 @@ def beside_art(of: Rounds, group: str, model: str) -> list[Figure]:
 
 
 def beside_plain(of: Rounds, group: str, model: str) -> list[Figure]:
-    """The times of large calls beside plain torch's."""
+    """Makes the figures of large calls beside plain torch."""
     return _beside(of, group, model, plain.NAME, OF_PLAIN) if of.case.rows == _PLAIN_ROWS else []
 
 

@@ -1,4 +1,4 @@
-"""The group ``resnet``: every operation on rows of a ResNet18, beside ART and plain torch."""
+"""The group ``resnet``: all operations of a ResNet18, beside ART and plain torch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GROUP = "resnet"
 
 
 def measure(setting: Setting) -> list[Figure]:
-    """Measures them."""
+    """Measures the figures."""
     chosen = resnet_cases(setting.quick, list(setting.operations))
     with ExitStack() as stack:
         contenders = [stack.enter_context(partial(make, RESNET)()) for make in (plain, art, gradwire)]

@@ -1,4 +1,4 @@
-"""Cases, one after the other, each with everybody in turns; the numbers are compared before anything is timed."""
+"""Measurement of cases with contenders in turns; their results are compared before any call is timed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from benchmarks.model import inputs as cnn_inputs
 def in_turns(
     chosen: Sequence[Case], contenders: Sequence[Contender], console: Console, inputs: MakeInputs = cnn_inputs
 ) -> dict[Case, dict[str, list[list[float]]]]:
-    """For each case and contender, the times of every round, in seconds. Raises Disagreement."""
+    """Measures the seconds of every round, by case and contender. Raises Disagreement if results differ."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, refresh_per_second=2) as progress:
         checking = progress.add_task("checking the numbers", total=len(chosen))

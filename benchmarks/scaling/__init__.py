@@ -1,1 +1,1 @@
-"""A discrete-event model of many servers and many clients, fed with what single calls were measured to cost."""
+"""Discrete-event model of many servers and many clients, fed with measured costs of single calls."""

@@ -1,6 +1,6 @@
-"""``python -m benchmarks.scaling``: simulates, prints the tables, and writes them, the plot and all figures.
+"""Simulate many servers and clients, and write the tables, the plot and all figures: ``python -m benchmarks.scaling``.
 
-What it is fed with is read from ``benchmarks/results``; ``python -m benchmarks.scaling.measure`` measures that.
+The costs of calls are read from ``benchmarks/results``; ``python -m benchmarks.scaling.measure`` measures them.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from benchmarks.scaling.validation import validate
 def run(
     write: Annotated[bool, typer.Option(help="Write the results, the plot and the document's tables.")] = True,
     tables: Annotated[
-        bool, typer.Option("--tables", help="Simulate nothing: the document's tables from the results there are.")
+        bool, typer.Option("--tables", help="Simulate nothing; write the document's tables from the last results.")
     ] = False,
-    processes: Annotated[int, typer.Option(help="That share the work.", min=1)] = len(os.sched_getaffinity(0)),
+    processes: Annotated[int, typer.Option(help="Processes that share the work.", min=1)] = len(os.sched_getaffinity(0)),
 ) -> None:
     """Simulate one to 512 GPUs and ten to 10,000 clients."""
     console = Console()

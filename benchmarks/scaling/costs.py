@@ -1,14 +1,14 @@
-"""What the model is fed with: what was measured, which is read from the results, and what is assumed, which stands here."""
+"""Costs that the model is fed with: measured ones from the results, and assumed ones."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"
-COSTS_FILE = RESULTS / "2026-11-21-amd-epyc-scaling-costs.json"
+from benchmarks.setting import RESULTS
+
+COSTS_FILE = RESULTS / "scaling-costs.json"
 """Written by ``python -m benchmarks.scaling.measure``."""
 
 MEASURED: dict[str, Any] = json.loads(COSTS_FILE.read_text()) if COSTS_FILE.exists() else {}
@@ -16,14 +16,14 @@ MEASURED: dict[str, Any] = json.loads(COSTS_FILE.read_text()) if COSTS_FILE.exis
 
 @dataclass(frozen=True)
 class Gpu:
-    """How long a batch takes on a GPU: a time that every batch takes, or that of its rows, whichever is longer; and its way there.
+    """Time of a batch on a GPU: the longer of a least time and its rows' time, and copies there and back.
 
     Attributes:
-        floor_s: Of launching all kernels of the model one by one, which no small batch can beat.
-        rows_per_s: Of large batches.
-        copy_bytes_per_s: Between the server's memory and the GPU's.
-        launch_share: Of ``floor_s``, while which the interpreter of the process is taken.
-        always_s: Of every batch, beside that.
+        floor_s: Time to launch all kernels of the model one by one, the least time of a batch.
+        rows_per_s: Rate of large batches.
+        copy_bytes_per_s: Rate of copies between the server's memory and the GPU's.
+        launch_share: Share of ``floor_s`` during which the interpreter of the process is taken.
+        always_s: Further time of every batch.
     """
 
     floor_s: float
@@ -33,25 +33,25 @@ class Gpu:
     always_s: float = 0.0
 
     def seconds(self, rows: int, copied_nbytes: float) -> float:
-        """Of a batch."""
+        """Computes the time of a batch."""
         if not rows:
             return 0.0
         return self.always_s + max(self.floor_s, rows / self.rows_per_s) + copied_nbytes / self.copy_bytes_per_s
 
 
 def gpu(kind: str) -> Gpu:
-    """Of the model that a kind of client asks. Assumed: no GPU was at hand; see `ASSUMED`."""
+    """Returns the GPU's times for a kind of client. Assumed, because no GPU was at hand; see `ASSUMED`."""
     return {"query": Gpu(1.2e-3, 60_000), "pgd128": Gpu(3.5e-3, 20_000), "pgd64": Gpu(9e-3, 2_800)}[kind]
 
 
 @dataclass(frozen=True)
 class Hop:
-    """The way of a block from a front process to a replica and back.
+    """Time of a block's way from a front process to a replica and back.
 
     Attributes:
-        block_s: For a block of no rows.
-        bytes_per_s: Of rows and results.
-        front_share: Of both, while which the front's interpreter is taken.
+        block_s: Time of a block of no rows.
+        bytes_per_s: Rate of rows and results.
+        front_share: Share of both during which the front's interpreter is taken.
     """
 
     block_s: float
@@ -59,25 +59,25 @@ class Hop:
     front_share: float
 
     def seconds(self, nbytes: float) -> float:
-        """Of a block."""
+        """Computes the time of a block."""
         return self.block_s + nbytes / self.bytes_per_s
 
 
 ASSUMED_HOP = Hop(block_s=1.5e-3, bytes_per_s=1e9, front_share=0.5)
-"""ASSUMED, until it is measured: what the way from a front to a replica of ``--engine ray`` costs."""
+"""Assumed, until it is measured: the way from a front to a replica of ``--engine ray``."""
 
 
 @dataclass(frozen=True)
 class Store:
-    """What the database of budgets and the ledger takes.
+    """Times of the database of budgets and the ledger.
 
     Attributes:
-        name: Of the database.
-        batch_s: Of a transaction that writes calls, however many.
-        call_s: For each of its calls.
-        lease_s: Of a transaction that takes a lease.
-        leases_at_once: Transactions for leases of different principals that go on side by side.
-        one_writer: Whether the ledger and leases wait for each other.
+        name: Name of the database.
+        batch_s: Time of a transaction that writes calls, whatever their number.
+        call_s: Further time for each of its calls.
+        lease_s: Time of a transaction that takes a lease.
+        leases_at_once: Transactions for leases of different principals that run in parallel.
+        one_writer: True if the ledger and leases wait for each other.
         lease_loop_s: Processor time of a server for a lease.
     """
 
@@ -91,7 +91,7 @@ class Store:
 
     @property
     def most_calls_per_s(self) -> float:
-        """Calls that it can write when every batch is as large as can be."""
+        """Calls a second that it can write if every batch is full."""
         return 1 / (self.batch_s / BATCH_CALLS + self.call_s)
 
 
@@ -99,7 +99,7 @@ STORES = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
 
 
 def store(name: str) -> Store:
-    """One of `STORES`, as measured."""
+    """Returns the measured times of one of `STORES`."""
     of = MEASURED["stores"][name]
     return Store(
         name=STORES[name],
@@ -118,16 +118,14 @@ FLUSH_S = 0.5
 LEASE_ROWS = 100
 MAX_BATCH_ROWS = 128
 MAX_CALLS = 1024
-UNDER_WAY = 2
-"""Row blocks of one call that are queued or computed at the same time."""
 SWITCH_S = 5e-3
-"""After so long Python takes the interpreter from a thread, the event loop's, for another that waits for it, the runner's."""
+"""Time after which Python takes the interpreter from a thread, the event loop's, for one that waits, the runner's."""
 AT_A_REPLICA = 2
 """Row blocks that a front sends to each replica at the same time."""
 
-# What a client does about a call that is refused.
+# Times after which a client retries a refused call.
 RETRY_S = (0.05, 0.06, 0.18)
-"""After the first, second and third refusal for want of places; then the caller gets the error."""
+"""After the first, second and third refusal with `QueueFull`; then the caller gets the error."""
 STORE_RETRY_S = 1.0
 """After a refusal because the ledger has no room."""
 
@@ -135,7 +133,7 @@ GPUS_PER_NODE = 8
 RTT_S = 0.2e-3
 PRINCIPALS = 20
 ARRIVING_SHARE = 0.6
-"""Of the event loop's time for a call, what is spent before its rows wait for the device."""
+"""Share of the event loop's time for a call before its rows wait for the device."""
 
 ASSUMED = {
     "ResNet50-like, loss gradient": (
@@ -167,4 +165,4 @@ ASSUMED = {
     "processor": ("as fast as the measured one", "newer cores are up to twice as fast; then front ends carry twice as much"),
     "clients": ("machines of their own, with as much network as they need", ""),
 }
-"""What it is taken as, and why."""
+"""Assumptions with their values and reasons."""

@@ -1,52 +1,56 @@
-"""The simulation: clients call, a front end reads, queues and merges, GPUs compute, answers go back.
+"""The simulation: clients call; a front end reads, queues and merges; GPUs compute; answers go back.
 
-What holds: each client has one call under way; a front end is one interpreter, which does one thing at a time; a batch is of
-blocks of one front end that wait when a device is free, never more rows than ``max_batch_rows``; nothing waits for company.
+Each client has one call under way. A front end is one interpreter, which does one thing at a time. A batch holds blocks of one
+front end that wait when a device is free, never more rows than ``max_batch_rows``. There is no batching timer.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import numpy as np
+import simpy
 
 from benchmarks.scaling import accounts
 from benchmarks.scaling.accounts import Account, Database, Desk, Writer
 from benchmarks.scaling.costs import ARRIVING_SHARE, AT_A_REPLICA, GPUS_PER_NODE, MEASURED, RETRY_S, STORE_RETRY_S, SWITCH_S
-from benchmarks.scaling.events import Action, Clock, Station
-from benchmarks.scaling.parts import Block, Call, Device, Front, Node, Pool
+from benchmarks.scaling.parts import Block, Call, Device, Front, Node
 from benchmarks.scaling.site import Outcome, Site
+from benchmarks.scaling.station import Station, Steps
 from benchmarks.scaling.workload import Kind
 
-_MOST_EVENTS = 1_500_000
+_MOST_EVENTS = 2_900_000
+"""Limit of SimPy's events; only sites with a full ledger reach it, because many calls are refused and come back."""
 
 
 class Simulation:
     """One kind of client at one site.
 
     Args:
-        kind: What clients do.
-        clients: How many there are.
-        site: What is set up.
-        seed: Of all that is random: which server a client finds, and when it begins.
-        ledger_full: Whether the site's ledgers have no more room at the beginning; see `accounts.Writer`.
+        kind: The work of each client.
+        clients: Number of clients.
+        site: The servers, their network and their database.
+        seed: Seed of all random choices: the server of each client, and the time of its first call.
+        ledger_full: True if the site's ledgers have no room left at the beginning; see `accounts.Writer`.
     """
 
     def __init__(self, kind: Kind, clients: int, site: Site, seed: int = 0, ledger_full: bool = False) -> None:
         self._kind, self._site = kind, site
         self._random = random.Random(seed)
-        self.clock = clock = Clock()
-        self._database = Database(clock, site)
-        self._cores = None if site.cores is None else Station(clock, site.cores)
-        nodes = [Node(clock) for _ in range(-(-site.gpus // GPUS_PER_NODE))]
-        self._devices = [Device(nodes[number // GPUS_PER_NODE], Station(clock)) for number in range(site.gpus)]
+        self._env = env = simpy.Environment()
+        self._events = 0
+        self._database = Database(env, site)
+        self._cores = None if site.cores is None else Station(env, site.cores)
+        nodes = [Node(env) for _ in range(-(-site.gpus // GPUS_PER_NODE))]
+        self._devices = [Device(nodes[number // GPUS_PER_NODE], Station(env)) for number in range(site.gpus)]
         self._nodes = [nodes]
         if site.fronts is None:
-            self._fronts = [self._front(device.node, [device]) for device in self._devices]
+            self._fronts = [self._front(device.node, self._idle([device])) for device in self._devices]
         else:
-            self._nodes.append([Node(clock) for _ in range(site.fronts)])
-            pool = Pool(self._devices, self._compute, AT_A_REPLICA)
-            self._fronts = [self._front(node, pool) for node in self._nodes[-1]]
+            self._nodes.append([Node(env) for _ in range(site.fronts)])
+            shared = self._idle(self._devices * AT_A_REPLICA)
+            self._fronts = [self._front(node, shared) for node in self._nodes[-1]]
         self._opening_s = MEASURED["calls"]["query, grpc"]["loop_us"] * 1e-6 * ARRIVING_SHARE
         self._refusal_s = MEASURED["refusal_us"] * 1e-6
         self._latencies_s: list[float] = []
@@ -56,38 +60,42 @@ class Simulation:
         spread_s = kind.attack_s + kind.client_s + clients / len(self._fronts) * kind.loop_s
         chosen = [self._random.choice(self._fronts) for _ in range(clients)]
         if ledger_full:
-            # Those whom nobody calls have nothing to write.
+            # Front ends without clients have nothing to write.
             spread_s = max(spread_s, STORE_RETRY_S)
             called = list(dict.fromkeys(chosen))
             for front in called:
-                front.writer = Writer(clock, self._database, True, len(called))
+                front.writer = Writer(env, self._database, True, len(called))
         for client, front in enumerate(chosen):
-            clock.after(self._random.uniform(0, spread_s), self._starter(client, front))
+            env.process(self._client(Call(client, front), self._random.uniform(0, spread_s)))
 
-    def _front(self, node: Node, devices: list[Device] | Pool) -> Front:
-        interpreter = Station(self.clock)
-        pool = devices if isinstance(devices, Pool) else Pool(devices, self._compute)
-        writer = Writer(self.clock, self._database, False, 1)
-        return Front(node, interpreter, pool, writer, Desk(self.clock, self._database, interpreter))
+    def _idle(self, devices: list[Device]) -> simpy.Store:
+        store = simpy.Store(self._env)
+        store.items += devices
+        return store
+
+    def _front(self, node: Node, devices: simpy.Store) -> Front:
+        interpreter = Station(self._env)
+        writer = Writer(self._env, self._database, False, 1)
+        return Front(node, interpreter, devices, writer, Desk(self._env, self._database, interpreter))
 
     def run(self, warm_calls: int, calls: int, most_s: float = float("inf")) -> Outcome:
-        """Lets clients call.
+        """Simulates a warm-up, and then the time that counts.
 
         Args:
-            warm_calls: Answered before those that count.
-            calls: That count.
-            most_s: Of the time that counts, and before it.
+            warm_calls: Calls answered before those that count.
+            calls: Calls that count.
+            most_s: Longest time that counts, and longest warm-up.
         """
-        clock = self.clock
-        clock.run(lambda: self._answered >= warm_calls or clock.now_s >= most_s or clock.events >= _MOST_EVENTS // 3)
-        began_s, first, before = clock.now_s, self._answered, self._busy_s()
+        env = self._env
+        self._step_until(lambda: self._answered >= warm_calls or env.now >= most_s, _MOST_EVENTS // 3)
+        began_s, first, before = env.now, self._answered, self._busy_s()
         attempts, refused, batch = self._attempts, self._refused, len(self._batches)
         self._note(0)
         under_way_s = self._under_way_s
         self._latencies_s = []
-        clock.run(lambda: self._answered >= first + calls or clock.now_s >= began_s + most_s or clock.events >= _MOST_EVENTS)
+        self._step_until(lambda: self._answered >= first + calls or env.now >= began_s + most_s, _MOST_EVENTS)
         self._note(0)
-        seconds, answered = clock.now_s - began_s, self._answered - first
+        seconds, answered = env.now - began_s, self._answered - first
         p50_s, p99_s = np.percentile(self._latencies_s, (50, 99)) if self._latencies_s else (0.0, 0.0)
         after = self._busy_s()
         busy = {name: (after[name] - before[name]) / seconds for name in after}
@@ -111,12 +119,17 @@ class Simulation:
             late=answered < calls,
         )
 
+    def _step_until(self, ended: Callable[[], bool], most_events: int) -> None:
+        while self._events < most_events and not ended():
+            self._env.step()
+            self._events += 1
+
     def _busy_s(self) -> dict[str, float]:
-        """Seconds of service up to now, a resource's places together."""
+        """Sums the seconds of service up to now, by resource and per place."""
         network = [
-            sum(station.served_s for station in stations) / len(stations)
+            sum(wire.served_s for wire in wires) / len(wires)
             for nodes in self._nodes
-            for stations in ([node.into for node in nodes], [node.out for node in nodes])
+            for wires in ([node.into for node in nodes], [node.out for node in nodes])
         ]
         leases = self._database.leases
         return {
@@ -124,190 +137,186 @@ class Simulation:
             "way": sum(device.under_way_s for device in self._devices) / len(self._devices) / AT_A_REPLICA,
             "front end": sum(front.interpreter.served_s for front in self._fronts) / len(self._fronts),
             "network": max(network),
-            "leases": leases.served_s / leases.places,
+            "leases": leases.served_s / leases.capacity,
         }
 
     # A client.
 
-    def _starter(self, client: int, front: Front) -> Action:
-        def start() -> None:
+    def _client(self, call: Call, first_s: float) -> Steps:
+        """Makes one call after the other, from the time ``first_s`` on."""
+        kind, env = self._kind, self._env
+        yield env.timeout(first_s)
+        while True:
             self._note(1)
-            call = Call(client, front, self.clock.now_s)
-            self._work(None, self._kind.client_s / 2, lambda: self._send(call))
-
-        return start
-
-    def _returned(self, call: Call) -> None:
-        self._note(-1)
-        self._answered += 1
-        self._latencies_s.append(self.clock.now_s - call.began_s)
-        # A little more or less each time, so that clients do not march in step.
-        attack_s = self._kind.attack_s * self._random.uniform(0.5, 1.5)
-        again = Call(call.client, call.front, 0.0)
-
-        def start() -> None:
-            self._note(1)
-            again.began_s = self.clock.now_s
-            self._work(None, self._kind.client_s / 2, lambda: self._send(again))
-
-        self.clock.after(attack_s, start)
+            began_s = env.now
+            yield from self._compute_s(kind.client_s / 2)
+            yield from self._admitted(call)
+            yield from self._served(call)
+            yield from self._compute_s(kind.client_s / 2)
+            self._note(-1)
+            self._answered += 1
+            self._latencies_s.append(env.now - began_s)
+            # A little more or less each time, so that clients do not march in step.
+            yield env.timeout(kind.attack_s * self._random.uniform(0.5, 1.5))
 
     def _note(self, change: int) -> None:
-        self._under_way_s += self._under_way * (self.clock.now_s - self._changed_s)
-        self._changed_s = self.clock.now_s
+        now_s = self._env.now
+        self._under_way_s += self._under_way * (now_s - self._changed_s)
+        self._changed_s = now_s
         self._under_way += change
 
-    def _work(self, station: Station | None, service_s: float, then: Action) -> None:
-        """Work of a processor: of a station too where one is named."""
-        if station is None:
-            self._on_core(service_s, then)
-            return
-        chosen = station
-        chosen.acquire(lambda: self._hold(chosen, service_s, then))
-
-    def _hold(self, station: Station, service_s: float, then: Action) -> None:
-        """The same, with a place of the station that is there already, and is given back."""
-
-        def end() -> None:
-            station.release()
-            then()
-
-        self._on_core(service_s, end)
-
-    def _on_core(self, service_s: float, then: Action) -> None:
+    def _compute_s(self, service_s: float) -> Steps:
+        """Takes processor time: of a core of the host if the site has a limited number, else without waiting."""
         if self._cores is None:
-            self.clock.after(service_s, then)
+            yield self._env.timeout(service_s)
         else:
-            self._cores.serve(service_s, then)
+            yield from self._cores.serve(service_s)
+
+    def _interpret(self, front: Front, service_s: float) -> Steps:
+        """Waits for a front end's interpreter and takes processor time while holding it."""
+        interpreter = front.interpreter.request()
+        if not interpreter.triggered:
+            yield interpreter
+        yield from self._compute_s(service_s)
+        yield front.interpreter.release(interpreter)
 
     def _nbits_s(self, nbytes: float) -> float:
         return 8 * nbytes / self._site.network_bits_per_s
 
     # The way there.
 
-    def _send(self, call: Call) -> None:
-        kind = self._kind
-        nbytes = kind.request_nbytes if kind.blocks == 1 else 0.0
-        into = call.front.node.into
-        self.clock.after(self._site.rtt_s / 2, lambda: into.serve(self._nbits_s(nbytes), lambda: self._opened(call)))
-
-    def _opened(self, call: Call) -> None:
-        """Whether there is room is seen when the call is read."""
-        call.front.interpreter.acquire(lambda: self._admit(call))
-
-    def _admit(self, call: Call) -> None:
-        kind, front = self._kind, call.front
-        self._attempts += 1
-        if front.calls >= self._site.max_calls or front.writer.full:
-            delay_s = STORE_RETRY_S if front.writer.full else RETRY_S[min(call.refusals, len(RETRY_S) - 1)]
-            call.refusals += 1
+    def _admitted(self, call: Call) -> Steps:
+        """Sends a call, again after each refusal, until the front end admits it and has read its first part."""
+        kind, site, front, env = self._kind, self._site, call.front, self._env
+        request_s = self._nbits_s(kind.request_nbytes if kind.blocks == 1 else 0.0)
+        refusals = 0
+        while True:
+            yield env.timeout(site.rtt_s / 2)
+            yield front.node.into.carry(request_s)
+            interpreter = front.interpreter.request()
+            if not interpreter.triggered:
+                yield interpreter
+            # The server checks for room when it reads the call.
+            self._attempts += 1
+            if front.calls < site.max_calls and not front.writer.full:
+                break
+            delay_s = STORE_RETRY_S if front.writer.full else RETRY_S[min(refusals, len(RETRY_S) - 1)]
+            refusals += 1
             self._refused += 1
-            delay_s += self._site.rtt_s / 2
-            self._hold(front.interpreter, self._refusal_s, lambda: self.clock.after(delay_s, lambda: self._send(call)))
-            return
+            yield from self._compute_s(self._refusal_s)
+            yield front.interpreter.release(interpreter)
+            yield env.timeout(site.rtt_s / 2 + delay_s)
         front.calls += 1
         front.writer.begin()
-        call.blocks_left = kind.blocks
-        arriving_s = kind.loop_s * ARRIVING_SHARE if kind.blocks == 1 else self._opening_s
-        self._hold(front.interpreter, arriving_s, lambda: self._charge(call))
+        yield from self._compute_s(kind.loop_s * ARRIVING_SHARE if kind.blocks == 1 else self._opening_s)
+        yield front.interpreter.release(interpreter)
 
-    def _charge(self, call: Call) -> None:
+    def _served(self, call: Call) -> Steps:
+        """Charges an admitted call, computes its blocks and sends the answer."""
+        kind, front = self._kind, call.front
+        yield from self._account(call).take(kind.rows)
+        if kind.blocks == 1:
+            yield from self._computed(call, kind.rows)
+        else:
+            # The number that the mean is divided by is asked first, and passes the queue too.
+            yield self._put(call, 0)
+            blocks = []
+            for index in range(kind.blocks):
+                yield front.node.into.carry(self._nbits_s(kind.request_nbytes / kind.blocks))
+                rows = kind.rows * (index + 1) // kind.blocks - kind.rows * index // kind.blocks
+                blocks.append(self._env.process(self._read_and_computed(call, rows)))
+            yield self._env.all_of(blocks)
+        front.calls -= 1
+        front.writer.append()
+        yield self._env.timeout(self._site.rtt_s / 2)
+
+    def _account(self, call: Call) -> Account:
         front, principal = call.front, call.client % self._site.principals
         account = front.accounts.get(principal)
         if account is None:
             # Somewhere in the middle of a lease, as after a long time.
             left = self._random.randrange(self._site.lease_rows)
-            account = front.accounts[principal] = Account(front.desk, self._site.lease_rows, left)
-        account.take(self._kind.rows, lambda: self._charged(call))
+            account = front.accounts[principal] = Account(self._env, front.desk, self._site.lease_rows, left)
+        return account
 
-    def _charged(self, call: Call) -> None:
+    def _read_and_computed(self, call: Call, rows: int) -> Steps:
+        """Reads a block of a large call, computes it and sends its answer, while the next block arrives."""
+        kind = self._kind
+        yield from self._interpret(call.front, max(0.0, kind.loop_s * ARRIVING_SHARE - self._opening_s) / kind.blocks)
+        yield from self._computed(call, rows)
+
+    def _computed(self, call: Call, rows: int) -> Steps:
+        """Computes a block that has been read, and sends its answer."""
         kind, front = self._kind, call.front
-        if kind.blocks == 1:
-            self._put(call, kind.rows)
-            return
-        # What the mean divides by is asked first, and passes the queue too.
-        front.pool.put(front, Block(call, 0, lambda: self._read(call, 0)))
-
-    def _read(self, call: Call, index: int) -> None:
-        """A block of a large call arrives, and then the next."""
-        kind, front = self._kind, call.front
-        arriving_s = max(0.0, kind.loop_s * ARRIVING_SHARE - self._opening_s) / kind.blocks
-        rows = kind.rows * (index + 1) // kind.blocks - kind.rows * index // kind.blocks
-
-        def come() -> None:
-            self._work(front.interpreter, arriving_s, lambda: self._put(call, rows))
-            if index + 1 < kind.blocks:
-                self._read(call, index + 1)
-
-        front.node.into.serve(self._nbits_s(kind.request_nbytes / kind.blocks), come)
-
-    def _put(self, call: Call, rows: int) -> None:
-        call.front.pool.put(call.front, Block(call, rows, lambda: self._answer(call)))
+        yield self._put(call, rows)
+        yield from self._interpret(front, kind.loop_s * (1 - ARRIVING_SHARE) / kind.blocks)
+        yield front.node.out.carry(self._nbits_s(kind.answer_nbytes / kind.blocks))
 
     # The device.
 
-    def _compute(self, device: Device, front: Front) -> None:
-        """A device has been given to a front; what it computes is what waits when the front gets round to it."""
-        began_s = self.clock.now_s
-        front.interpreter.acquire(lambda: self._begin(device, front, self._taken(front), began_s), SWITCH_S)
+    def _put(self, call: Call, rows: int) -> simpy.Event:
+        """Queues a block; the event is triggered when a device has computed it."""
+        block = Block(call, rows, self._env.event())
+        call.front.queue.append(block)
+        self._ask(call.front)
+        return block.computed
 
-    def _begin(self, device: Device, front: Front, batch: list[Block], began_s: float) -> None:
-        kind, site = self._kind, self._site
+    def _ask(self, front: Front) -> None:
+        """Starts a batch for the blocks that wait at a front end, unless one waits for them already."""
+        if front.queue and not front.asked:
+            front.asked = True
+            self._env.process(self._batch(front))
+
+    def _batch(self, front: Front) -> Steps:
+        """Waits for a device and computes there the blocks that wait when the front end gets to it."""
+        kind, site, env = self._kind, self._site, self._env
+        device: Device = yield front.devices.get()
+        began_s = env.now
+        interpreter = yield from front.interpreter.request_within(SWITCH_S)
+        batch = self._taken(front)
         front.asked = False
-        front.pool.ask(front)
+        self._ask(front)
         rows = sum(block.rows for block in batch)
         self._batches.append(rows)
         nbytes = rows * kind.row_nbytes
         back_nbytes = nbytes if kind.gradients else 40 * rows
         compute_s = kind.gpu.seconds(rows, nbytes + back_nbytes) / site.gpu_speed
         runner_s = kind.batch_s + kind.batch_block_s * (len(batch) - 1)
-
-        def finished() -> None:
-            device.computed_s += compute_s
-            front.pool.give_back(device)
-            for block in batch:
-                block.then()
-            front.pool.match()
-
         if self._cores is not None:
-            cores = self._cores
-            self._hold(front.interpreter, runner_s, lambda: cores.serve(compute_s, finished))
-            return
-        if site.fronts is None:
+            yield from self._compute_s(runner_s)
+            yield front.interpreter.release(interpreter)
+            yield from self._compute_s(compute_s)
+        elif site.fronts is None:
             launch_s = kind.gpu.launch_share * kind.gpu.floor_s if rows else 0.0
-            rest_s = max(0.0, compute_s - launch_s)
-            self._hold(front.interpreter, runner_s + launch_s, lambda: self.clock.after(rest_s, finished))
-            return
-        hop_s = site.hop.seconds(nbytes + back_nbytes) if rows else 0.0
-        front_s, rest_s = hop_s * site.hop.front_share, hop_s * (1 - site.hop.front_share)
-        there_s, back_s = self._nbits_s(nbytes), self._nbits_s(back_nbytes)
+            yield env.timeout(runner_s + launch_s)
+            yield front.interpreter.release(interpreter)
+            yield env.timeout(max(0.0, compute_s - launch_s))
+        else:
+            hop_s = site.hop.seconds(nbytes + back_nbytes) if rows else 0.0
+            yield env.timeout(runner_s + hop_s * site.hop.front_share)
+            yield front.interpreter.release(interpreter)
+            way_s = hop_s * (1 - site.hop.front_share) / 2
+            yield from self._carried(front.node, device.node, nbytes)
+            yield env.timeout(way_s)
+            device.under_way_s += env.now - began_s
+            yield from device.gpu.serve(compute_s)
+            computed_s = env.now
+            yield env.timeout(way_s)
+            yield from self._carried(device.node, front.node, back_nbytes)
+            device.under_way_s += env.now - computed_s
+        device.computed_s += compute_s
+        # Answers get in line for the interpreter before the next batch does.
+        for block in batch:
+            block.computed.succeed()
+        front.devices.put(device)
 
-        def leave() -> None:
-            front.node.out.serve(there_s, lambda: device.node.into.serve(there_s, arrive))
-
-        def arrive() -> None:
-            self.clock.after(rest_s / 2, queue)
-
-        def queue() -> None:
-            device.under_way_s += self.clock.now_s - began_s
-            device.gpu.serve(compute_s, leave_again)
-
-        def leave_again() -> None:
-            computed_s = self.clock.now_s
-
-            def come_back() -> None:
-                front.node.into.serve(back_s, end)
-
-            def end() -> None:
-                device.under_way_s += self.clock.now_s - computed_s
-                finished()
-
-            self.clock.after(rest_s / 2, lambda: device.node.out.serve(back_s, come_back))
-
-        self._hold(front.interpreter, runner_s + front_s, leave)
+    def _carried(self, source: Node, target: Node, nbytes: float) -> Steps:
+        """Carries bytes from one node to another."""
+        yield source.out.carry(self._nbits_s(nbytes))
+        yield target.into.carry(self._nbits_s(nbytes))
 
     def _taken(self, front: Front) -> list[Block]:
-        """The first block that waits, and those of other calls, as far as there is room."""
+        """Takes the first block that waits, and blocks of other calls while there is room."""
         queue, most = front.queue, self._site.max_batch_rows
         first = queue.popleft()
         if not first.rows:
@@ -324,21 +333,3 @@ class Simulation:
                     break
         queue.extendleft(reversed(kept))
         return batch
-
-    # The way back.
-
-    def _answer(self, call: Call) -> None:
-        kind, front = self._kind, call.front
-        leaving_s = kind.loop_s * (1 - ARRIVING_SHARE) / kind.blocks
-
-        def packed() -> None:
-            front.node.out.serve(self._nbits_s(kind.answer_nbytes / kind.blocks), sent)
-
-        def sent() -> None:
-            call.blocks_left -= 1
-            if not call.blocks_left:
-                front.calls -= 1
-                front.writer.append()
-                self.clock.after(self._site.rtt_s / 2, lambda: self._work(None, kind.client_s / 2, lambda: self._returned(call)))
-
-        self._work(front.interpreter, leaving_s, packed)

@@ -1,4 +1,4 @@
-"""The figures as a picture: throughput over clients, by kind of client and topology, with what is busiest as the marker."""
+"""Plot of throughput over clients, by kind of client and topology; markers show the busiest resource."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _panel(axis: Axes, results: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _label(axis: Axes, ends: Sequence[tuple[float, int, int]]) -> None:
-    """Says at the end of lines how many GPUs they are of; lines that end at one place share a label."""
+    """Labels the ends of lines with their number of GPUs; lines that end at one place share a label."""
     groups: list[list[tuple[float, int, int]]] = []
     for end in sorted(ends):
         if groups and end[0] < _NEAR * groups[-1][-1][0]:

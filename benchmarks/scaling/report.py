@@ -1,4 +1,4 @@
-"""The tables of docs/scaling.md. What stands there between markers is what is made here of the results."""
+"""Tables of docs/scaling.md, written between markers from the results."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.scaling.costs import ASSUMED, COSTS_FILE, LEASE_ROWS, MAX_BATCH_ROWS, MEASURED, RESULTS, STORES, store
+from benchmarks.scaling.costs import ASSUMED, COSTS_FILE, LEASE_ROWS, MAX_BATCH_ROWS, MEASURED, STORES, store
 from benchmarks.scaling.study import GPUS, SHOWN, TOPOLOGIES, WHAT_IF_CLIENTS, WHAT_IF_GPUS
 from benchmarks.scaling.workload import NAMES, WAYS, Kind, kind
+from benchmarks.setting import RESULTS
 
 _ROOT = Path(__file__).resolve().parents[2]
 FIGURES = RESULTS / "scaling.json"
@@ -22,22 +23,22 @@ Result = Mapping[str, Any]
 
 
 def begin(name: str) -> str:
-    """The line before a table."""
+    """Makes the marker before a table."""
     return f"<!-- {name}: written by `python -m benchmarks.scaling` -->"
 
 
 def end(name: str) -> str:
-    """The line after it."""
+    """Makes the marker after a table."""
     return f"<!-- end of {name} -->"
 
 
 def digest(costs: Mapping[str, Any]) -> str:
-    """Of what the model was fed with."""
+    """Computes a digest of the measured costs."""
     return hashlib.blake2b(json.dumps(costs, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 def tables(figures: Mapping[str, Any]) -> dict[str, str]:
-    """All tables by name, in markdown."""
+    """Makes all tables by name, in markdown."""
     grids = {f"results {name}": _grid(figures["grid"], name) for name in NAMES}
     return {
         "capacities": _capacities(),
@@ -51,7 +52,7 @@ def tables(figures: Mapping[str, Any]) -> dict[str, str]:
 
 
 def document(text: str, figures: Mapping[str, Any]) -> str:
-    """The document with the tables of these figures. Raises ValueError if it has no place for one of them."""
+    """Replaces the tables in a document's text. Raises ValueError if it lacks the markers of one."""
     for name, table in tables(figures).items():
         before, found, rest = text.partition(begin(name))
         _, closed, after = rest.partition(end(name))
@@ -62,12 +63,12 @@ def document(text: str, figures: Mapping[str, Any]) -> str:
 
 
 def write_document(figures: Mapping[str, Any]) -> None:
-    """Brings the document up to date."""
+    """Writes the tables of these figures into the document."""
     DOCUMENT.write_text(document(DOCUMENT.read_text(), figures))
 
 
 def _capacities() -> str:
-    """Calls a second that each resource could answer if it were the only one that takes time."""
+    """Computes the calls a second of each resource if only it took time."""
     kinds = [kind(name) for name in NAMES]
     bits_per_s = 25e9
 
@@ -92,7 +93,7 @@ def _capacities() -> str:
 
 
 def _most(results: Iterable[Result]) -> str:
-    """The highest throughput over all numbers of clients, and the fewest clients that come within a tenth of it."""
+    """Finds the highest throughput over all numbers of clients, and the fewest clients within a tenth of it."""
     found: dict[tuple[str, int, str], list[Result]] = {}
     for of in results:
         found.setdefault((of["kind"], of["gpus"], of["topology"]), []).append(of)
@@ -240,7 +241,7 @@ def _us(us: float) -> str:
 
 
 def _number(value: float) -> str:
-    """With three digits."""
+    """Formats a number with three digits."""
     return f"{float(f'{value:.3g}'):,.0f}" if value >= 100 else f"{value:.3g}"
 
 

@@ -1,4 +1,4 @@
-"""What is set up, and what came of it, as plain values."""
+"""A site to simulate, and the outcome of its simulation, as plain values."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from benchmarks.scaling.costs import ASSUMED_HOP, LEASE_ROWS, MAX_BATCH_ROWS, MAX_CALLS, PRINCIPALS, RTT_S, Hop, Store
 
 CLIENTS = "clients"
-"""In place of a bottleneck: nothing is short of anything but of clients."""
+"""The bottleneck if no resource is busy."""
 BUSY = 0.7
-"""A resource that is less busy holds nobody up."""
+"""Utilisation from which on a resource is a bottleneck."""
 
 
 @dataclass(frozen=True)
@@ -17,16 +17,16 @@ class Site:
     """Servers, their network and their database.
 
     Attributes:
-        gpus: Each is one server's, or one replica's.
-        store: Of budgets and the ledger.
+        gpus: Number of GPUs, each of one server or one replica.
+        store: Database of budgets and the ledger.
         fronts: Processes in front of replicas; None: each GPU has a server of its own, and clients are spread by DNS.
-        network_bits_per_s: Of a node, each way.
-        rtt_s: Between a client and a server, there and back.
+        network_bits_per_s: Network of a node, each way.
+        rtt_s: Round trip between a client and a server.
         lease_rows: As in the server's configuration; so are ``max_batch_rows`` and ``max_calls``.
-        principals: Among whom clients are spread.
-        gpu_speed: Of the GPUs, as a multiple of what is assumed.
-        hop: From a front to a replica.
-        cores: Where everything runs on one host, clients too: its cores. None: there are enough everywhere.
+        principals: Number of principals; clients are spread among them.
+        gpu_speed: Speed of the GPUs, as a multiple of the assumed one.
+        hop: The way from a front to a replica.
+        cores: Cores of the host if everything runs on one, clients too; None: there are enough everywhere.
     """
 
     gpus: int
@@ -44,24 +44,27 @@ class Site:
 
     @property
     def processes(self) -> int:
-        """That take calls, each with an interpreter."""
+        """Number of processes that take calls, each with an interpreter."""
         return self.gpus if self.fronts is None else self.fronts
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a simulation came to, in the time that counts.
+    """Figures of a simulation, in the time that counts.
 
     Attributes:
-        seconds: That time.
-        calls_per_s: Answered.
-        rows_per_s: In them.
-        p50_s: Of the latency as the caller sees it, refusals included; so are ``p99_s`` and ``mean_s``.
+        seconds: The time that counts.
+        calls_per_s: Answered calls a second.
+        rows_per_s: Rows in them a second.
+        p50_s: Median of the latency as the caller sees it, refusals included.
+        p99_s: 99th percentile of the latency.
+        mean_s: Mean of the latency.
         under_way: Calls that clients wait for, on average.
-        utilisation: By resource, 0 to 1.
-        batch_rows: Computed at once, on average; ``most_batch_rows`` at most.
-        refused: Share of all attempts that were told to come back.
-        late: Whether the time that counts ended before so many calls as there should be were answered.
+        utilisation: Utilisation by resource, 0 to 1.
+        batch_rows: Rows of a batch, on average.
+        most_batch_rows: Rows of the largest batch.
+        refused: Share of all attempts that were refused.
+        late: True if the time ended before enough calls were answered.
     """
 
     seconds: float

@@ -1,4 +1,4 @@
-"""Which sites are simulated, with how many clients, and how long."""
+"""The study: sites and numbers of clients to simulate, and the length of each simulation."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from benchmarks.scaling.workload import NAMES, Kind, kind
 GPUS = (1, 8, 64, 512)
 CLIENTS = (10, 100, 300, 1000, 3000, 10_000)
 SHOWN = (10, 100, 1000, 10_000)
-"""Of these, in the table."""
+"""The numbers of clients in the table."""
 TOPOLOGIES = {"servers": "a server a GPU", "front": "one front", "fronts": "a front for 8 GPUs"}
 
 _MOST_S = 40.0
 _FULL_S = 3.0
-"""Of simulations whose ledger is full: there are many refusals, and the database's pace is the same throughout."""
+"""Longest simulation with a full ledger: there are many refusals, and the database's pace is constant."""
 
 
 def site(gpus: int, topology: str) -> Site:
-    """As it would be set up by default. One process that takes calls has SQLite, several share PostgreSQL."""
+    """Makes a site with default settings. A single process that takes calls has SQLite, several share PostgreSQL."""
     fronts = {"servers": None, "front": 1, "fronts": max(1, gpus // 8)}[topology]
     return Site(gpus, store("sqlite" if (fronts or gpus) == 1 else "postgresql"), fronts)
 
 
 def simulate(kind: Kind, clients: int, site: Site) -> Outcome:
-    """One kind of clients at one site. Where the ledger turns out too slow for them, once more with a ledger that is full."""
+    """Simulates one kind of clients at one site; again with a full ledger if it is too slow for them."""
     outcome = Simulation(kind, clients, site).run(max(400, clients), max(2500, 2 * clients), _MOST_S)
     if accounts.share(site, outcome.calls_per_s) < 1:
         return outcome
@@ -41,7 +41,7 @@ def simulate(kind: Kind, clients: int, site: Site) -> Outcome:
 
 @dataclass(frozen=True)
 class Case:
-    """What is simulated, and what it is called."""
+    """A simulation with its names in the results."""
 
     name: str
     kind: str
@@ -53,14 +53,14 @@ class Case:
     change: str = ""
 
     def run(self) -> dict[str, Any]:
-        """Simulates it."""
+        """Simulates the case."""
         outcome = simulate(_changed(kind(self.kind, self.way), self.change), self.clients, self.site)
         about = {"name": self.name, "kind": self.kind, "gpus": self.gpus, "topology": self.topology, "clients": self.clients}
         return {**about, **_rounded(asdict(outcome)), "bottleneck": outcome.bottleneck}
 
 
 def grid() -> list[Case]:
-    """All numbers of GPUs and clients. A front for 8 GPUs is one front, where there are no more of them."""
+    """Makes the cases for all numbers of GPUs and clients; a front for 8 GPUs needs more than 8."""
     return [
         Case("", name, gpus, topology, clients, site(gpus, topology))
         for name in NAMES
@@ -87,7 +87,7 @@ def _changed(kind: Kind, change: str) -> Kind:
 
 
 def what_if() -> list[Case]:
-    """What stands in the way first is taken out of it; then one thing is changed at a time."""
+    """Makes the cases that remove the first bottlenecks and then change one thing at a time."""
     servers = site(WHAT_IF_GPUS, "servers")
     four = replace(
         servers.store,
@@ -134,11 +134,11 @@ def what_if() -> list[Case]:
 
 
 def run(cases: Iterable[Case], processes: int, told: Callable[[dict[str, Any]], None]) -> list[dict[str, Any]]:
-    """Simulates all, in their order.
+    """Simulates all cases, in order.
 
     Args:
-        cases: What.
-        processes: That share the work.
+        cases: The cases.
+        processes: Number of processes that share the work.
         told: Called with each result.
     """
     found = []
@@ -150,7 +150,7 @@ def run(cases: Iterable[Case], processes: int, told: Callable[[dict[str, Any]], 
 
 
 def _rounded(value: Any) -> Any:
-    """To five digits: what is beyond says nothing, and differs between systems' arithmetic."""
+    """Rounds to five digits: further ones mean nothing, and differ between systems' arithmetic."""
     if isinstance(value, dict):
         return {name: _rounded(of) for name, of in value.items()}
     return float(f"{value:.5g}") if isinstance(value, float) else value

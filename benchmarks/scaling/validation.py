@@ -1,4 +1,4 @@
-"""The model beside what was measured: one server and its clients on the two cores of one host."""
+"""Validation of the model against measurements of one server and its clients on the two cores of one host."""
 
 from __future__ import annotations
 
@@ -9,26 +9,27 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.scaling.costs import MEASURED, RESULTS, Gpu, store
+from benchmarks.scaling.costs import MEASURED, Gpu, store
 from benchmarks.scaling.model import Simulation
 from benchmarks.scaling.site import Site
 from benchmarks.scaling.workload import Kind
+from benchmarks.setting import RESULTS
 
-FIGURES_FILE = RESULTS / "2026-11-21-amd-epyc-figures.json"
-OPERATIONS_FILE = RESULTS / "2026-11-21-amd-epyc-operations.json"
+FIGURES_FILE = RESULTS / "figures.json"
+OPERATIONS_FILE = RESULTS / "operations.json"
 _CROWD = re.compile(r"64 active, 60 s, Unix socket: ([\d,]+) calls/s")
 OPERATIONS = {"predict": "predict", "loss_gradient": "loss gradient"}
 CLIENTS = (1, 4, 16, 64)
 FED_WITH = 4
-"""Costs of a call are those that were measured with so many clients; the other numbers are predicted."""
+"""The model is fed with the measured costs at this number of clients, and predicts the others."""
 _CORES = 2
 _WAKING_S = 100e-6
-"""Of sleeping processes, there and back: what `microseconds.md` has for the way there and back on the Unix socket."""
+"""Time to wake sleeping processes, there and back: that of the Unix socket in `microseconds.md`."""
 _ROW_NBYTES = 4 * 28 * 28
 
 
 def host_kind(operation: str) -> Kind:
-    """A client of the CNN on the server's host."""
+    """Makes a client of the CNN on the server's host."""
     costs = [MEASURED["host"][f"{operation}, {number}"] for number in CLIENTS if number > 1]
     fed = MEASURED["host"][f"{operation}, {FED_WITH}"]
     blocks = [cost["batch_blocks"] for cost in costs]
@@ -52,7 +53,7 @@ def host_kind(operation: str) -> Kind:
 
 
 def validate() -> list[dict[str, Any]]:
-    """Calls a second and rows a batch, as measured and as simulated."""
+    """Compares measured and simulated calls a second and rows a batch."""
     published = _published()
     site = Site(1, store("sqlite"), rtt_s=_WAKING_S, lease_rows=1 << 40, cores=_CORES)
     found = []
@@ -75,7 +76,7 @@ def validate() -> list[dict[str, Any]]:
 
 
 def _published() -> dict[tuple[str, int], float]:
-    """What the benchmarks' own run found, where it is there: one client from latencies, 64 from the crowd."""
+    """Reads the results of the benchmarks' own run, if any: one client from latencies, 64 from the crowd."""
     found: dict[tuple[str, int], float] = {}
     if OPERATIONS_FILE.exists():
         for result in json.loads(OPERATIONS_FILE.read_text())["results"]:

@@ -1,4 +1,4 @@
-"""What clients do: three attacks, each with one call under way at a time, as ART makes them."""
+"""Workload of clients: three attacks, each with one call under way at a time, as ART makes them."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ class Kind:
     """One kind of client.
 
     Attributes:
-        name: In tables.
-        title: What it is.
-        rows: Of a call.
-        row_nbytes: Of the inputs of one row.
-        blocks: That the server cuts a call into.
-        request_nbytes: Of a whole call, on the wire.
-        answer_nbytes: Of its answer.
-        gradients: Whether rows come back as gradients; else as ten scores.
-        attack_s: What the attack itself computes between two calls.
+        name: Its name in results.
+        title: Its title in tables.
+        rows: Rows of a call.
+        row_nbytes: Bytes of the inputs of one row.
+        blocks: Blocks that the server cuts a call into.
+        request_nbytes: Bytes of a whole call on the wire.
+        answer_nbytes: Bytes of its answer.
+        gradients: True if rows come back as gradients, else as ten scores.
+        attack_s: Time of the attack's own arithmetic between two calls.
         client_s: Processor time of the client's library for a call.
-        loop_s: Of the server's event loop, and of what else of the server holds the interpreter, for a call.
-        batch_s: Of the server's runner, for a batch, around the framework.
+        loop_s: Processor time of the server's event loop and of other threads that hold the interpreter, for a call.
+        batch_s: Processor time of the server's runner for a batch, around the framework.
         batch_block_s: The same, for each further block in a batch.
-        gpu: What computes.
+        gpu: The GPU's times.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Kind:
 
 
 WAYS = {"grpc": "gRPC", "socket": "Unix socket", "codecs": "gRPC, bfloat16 there, signs back"}
-"""How calls travel. Only ``grpc`` and ``codecs`` leave the host."""
+"""Transports of calls. Only ``grpc`` and ``codecs`` leave the host."""
 
 _SHAPES = {"query": (1, 3 * 32 * 32), "pgd128": (128, 3 * 32 * 32), "pgd64": (64, 3 * 224 * 224)}
 _TITLES = {
@@ -56,14 +56,14 @@ _TITLES = {
 NAMES = tuple(_SHAPES)
 
 _BLOCK_NBYTES = 32 << 20
-"""As in the servicer: a call of more is cut into blocks of about one size."""
+"""Larger calls are cut into blocks of about one size, as in the server."""
 _HEADERS_NBYTES = 200
-"""Of a small call's message, beside its tensors; of a large one it is nothing."""
+"""Bytes of a message beside its tensors; negligible for large calls."""
 _SCORES_NBYTES = 40
 
 
 def kind(name: str, way: str = "grpc") -> Kind:
-    """A kind of client.
+    """Makes a kind of client.
 
     Args:
         name: One of `NAMES`.

@@ -1,6 +1,6 @@
-"""Writes what each image installs before gradwire itself, from pyproject.toml: one file an image, for a CPU or for CUDA.
+"""Write the requirements of each image from pyproject.toml: one file an image, for a CPU or for CUDA.
 
-They are files of their own so that an image's framework is installed again when its list changes, and not when our code does.
+They are separate files so that an image's framework is reinstalled when its list changes, and not when gradwire does.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import tomllib
 
 EXTRAS = {
     "torch": ("torch", "postgres"),
-    # An image for all three: TensorFlow 2, Keras 3 and graphs of TensorFlow 1 run in one process.
+    # One image for all three: TensorFlow 2, Keras 3 and graphs of TensorFlow 1 run in one process.
     "tensorflow": ("tensorflow", "keras", "tensorflow-v1", "postgres"),
     "jax": ("jax", "postgres"),
     "sklearn": ("sklearn", "postgres"),
@@ -22,25 +22,25 @@ EXTRAS = {
     "ray": ("ray", "torch", "postgres"),
     "client": ("cli",),
 }
-"""Images and the extras that they have. Servers keep what must outlive them in PostgreSQL, or in SQLite, which Python has."""
+"""Extras of each image. Servers keep lasting state in PostgreSQL, or in SQLite, which Python includes."""
 
 OTHERS = {
     "cpu": {"tensorflow": "tensorflow-cpu"},
     "cuda": {"tensorflow": "tensorflow[and-cuda]", "jax": "jax[cuda12]"},
 }
-"""What is installed in place of what pyproject.toml says."""
+"""Replacements of pyproject.toml's packages, by accelerator."""
 
 
 def requirements(project: dict[str, object], extras: tuple[str, ...], accelerator: str) -> list[str]:
-    """What to install for some extras, those that they ask for themselves included, without gradwire.
+    """Requirements of some extras and of the extras that they include, without gradwire.
 
     Args:
         project: The table ``project`` of pyproject.toml.
-        extras: Their names.
+        extras: The extras' names.
         accelerator: ``cpu`` or ``cuda``.
 
     Returns:
-        Lines as pip takes them, sorted, each once.
+        Lines for pip, sorted, each once.
     """
     dependencies, optional = project["dependencies"], project["optional-dependencies"]
     assert isinstance(dependencies, list)

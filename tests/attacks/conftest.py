@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pytest
-import torch
-from sklearn.datasets import load_digits
-from sklearn.linear_model import LogisticRegression
-from sklearn.svm import SVC
-from torch import nn
 
 from gradwire.client import Server, connect
 from gradwire.server import serving
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.svm import SVC
+    from torch import nn
 
 
 class Digits(NamedTuple):
@@ -30,6 +30,8 @@ class Digits(NamedTuple):
 
 @pytest.fixture(scope="session")
 def digits() -> Digits:
+    from sklearn.datasets import load_digits
+
     x, y = load_digits(return_X_y=True)
     return Digits((x / 16).astype(np.float32).reshape(-1, 1, 8, 8), y.astype(np.int64))
 
@@ -37,6 +39,9 @@ def digits() -> Digits:
 @pytest.fixture(scope="session")
 def cnn(digits: Digits) -> nn.Module:
     """Over 90 % of test digits right after two seconds of training, and easy to fool."""
+    import torch
+    from torch import nn
+
     # More threads sum in another order from call to call.
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -63,6 +68,8 @@ def cnn(digits: Digits) -> nn.Module:
 @pytest.fixture(scope="session")
 def logistic(digits: Digits) -> LogisticRegression:
     """Digits 0 and 1: with more classes ART's gradients are wrong (tests/backends/sklearn)."""
+    from sklearn.linear_model import LogisticRegression
+
     x, y = two_digits(digits, 300)
     return LogisticRegression().fit(x, y)
 
@@ -70,6 +77,8 @@ def logistic(digits: Digits) -> LogisticRegression:
 @pytest.fixture(scope="session")
 def svc(digits: Digits) -> SVC:
     """Digits 0 and 1, as for `logistic`."""
+    from sklearn.svm import SVC
+
     x, y = two_digits(digits, 300)
     # Said, because ART takes the default of scikit-learn 1.9, "deprecated", for true.
     return SVC(kernel="rbf", probability=False).fit(x, y)
@@ -83,6 +92,8 @@ def two_digits(digits: Digits, n: int) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="session")
 def server(cnn: nn.Module, logistic: LogisticRegression, svc: SVC) -> Iterator[Server]:
+    from torch import nn
+
     images: dict[str, Any] = {"input_shape": [1, 8, 8], "nb_classes": 10, "clip_values": [0.0, 1.0]}
     vectors: dict[str, Any] = {"input_shape": [64], "nb_classes": 2, "clip_values": [0.0, 1.0], "backend": "sklearn"}
     models = {

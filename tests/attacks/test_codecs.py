@@ -1,4 +1,4 @@
-"""What signs of gradients are enough for: attacks find bit for bit what they find with the gradients themselves."""
+"""Attacks with signs of gradients find the same examples, bit for bit, as with gradients."""
 
 from __future__ import annotations
 

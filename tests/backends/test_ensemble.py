@@ -302,10 +302,10 @@ NARROW = dict(factory=lambda: models.mlp(5), input_shape=(5,))
         ({"b": NARROW}, {"input_shape": (6,)}, r"input_shape: given .* 'b' takes \[5\]"),
         ({"b": dict(nb_classes=3, factory=lambda: models.mlp(nb_outputs=3))}, {}, r"members: nb_classes differs: a 4, b 3"),
         ({"b": dict(task="regression", loss="torch.nn.MSELoss")}, {}, "members: task differs: a classification, b regression"),
-        ({"b": dict(clip_values=(0, 1)), "c": dict(clip_values=(0, 2))}, {}, "clip_values: differs .* say which holds"),
+        ({"b": dict(clip_values=(0, 1)), "c": dict(clip_values=(0, 2))}, {}, "clip_values: differs .* set it for the ensemble"),
         ({"b": dict(channels_first=True), "c": dict(channels_first=False)}, {}, "channels_first: differs"),
-        ({}, {"nb_classes": 5}, "nb_classes: given 5; that of the members is 4"),
-        ({}, {"task": "regression"}, "task: given 'regression'; that of the members is 'classification'"),
+        ({}, {"nb_classes": 5}, "nb_classes: given 5; the members have 4"),
+        ({}, {"task": "regression"}, "task: given 'regression'; the members have 'classification'"),
         ({"b": dict(output="probabilities")}, {}, "members: outputs are a logits, b probabilities; expected all logits or all"),
         ({}, {"member_weights": [2.0], "output": "probabilities"}, r"member_weights: \[2.0\] add up to 2; "),
     ],
@@ -339,7 +339,7 @@ def test_models_with_one_output_and_with_two_are_not_added_up() -> None:
 def test_whole_numbers_and_floats_are_not_fed_with_the_same_rows() -> None:
     words = torch_member(factory=models.Embedded, input_shape=(7,), input_dtype="int64", nb_classes=3)
     floats = torch_member(factory=lambda: models.mlp(7, 3), input_shape=(7,), nb_classes=3)
-    with pytest.raises(ModelConfigError, match="members: some take whole numbers and some do not: words int64, floats float64"):
+    with pytest.raises(ModelConfigError, match="members: some take integers and some floats: words int64, floats float64"):
         joined({"words": words, "floats": floats})
     assert joined({"words": words}).predict(np.ones((2, 7), np.int64)).shape == (2, 3)
 
@@ -348,7 +348,7 @@ def test_whole_numbers_and_floats_are_not_fed_with_the_same_rows() -> None:
     ("keys", "wrong"),
     [
         ({"members": []}, "members"),
-        ({"members": ["a", "a"]}, "members\n.*'a' is there twice"),
+        ({"members": ["a", "a"]}, "members\n.*'a' is listed twice"),
         ({"member_weights": [1.0]}, "member_weights\n.*one finite number for each of the 2 members"),
         ({"member_weights": [1.0, float("nan")]}, "member_weights\n.*one finite number"),
         ({"weights": "w.safetensors"}, "weights\n.*member_weights.; leave the key out"),
@@ -365,7 +365,7 @@ def test_a_wrong_key_is_named(keys: dict[str, Any], wrong: str) -> None:
 
 
 def test_a_member_that_is_not_there_is_named() -> None:
-    with pytest.raises(ModelConfigError, match="members: 'b' is not a model that has been loaded; there are: a"):
+    with pytest.raises(ModelConfigError, match="members: 'b' is not a loaded model; loaded are: a"):
         load(ensemble.Config(backend="ensemble", members=["a", "b"]), {"a": torch_member()})
 
 

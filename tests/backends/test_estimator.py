@@ -1,4 +1,4 @@
-"""What stands around a model: preprocessing, label forms, blocks of a call, and fit as a transaction."""
+"""Estimators: preprocessing, label forms, blocks of a call, and fits as transactions."""
 
 from __future__ import annotations
 

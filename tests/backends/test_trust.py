@@ -1,6 +1,6 @@
-"""Weights that run code when they are read: refused before a byte of it has run, in every format that a backend takes files in.
+"""Weights that run code when they are read: rejected before any of it runs, in every format of a backend.
 
-Each file would make a folder. The same file with `trust_pickle: true` does, so that it is known to be alive.
+Each file makes a folder if its code runs. With `trust_pickle: true` the same file does, which proves that its code works.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def of_object_table(path: Path, canary: Path) -> None:
 
 
 def of_gpy(path: Path, canary: Path) -> None:
-    """GPy evaluates what a file names as a class."""
+    """GPy evaluates the names of classes in a file."""
     content = json.dumps({"class": f"__import__('os').mkdir({str(canary)!r})", "name": "gp"}).encode()
     path.write_bytes(gzip.compress(content) if path.suffix == ".zip" else content)
 
@@ -170,7 +170,7 @@ def test_objects_in_a_table_are_not_unpickled(tmp_path: Path) -> None:
 
 
 def test_a_kept_version_that_was_forged_is_not_unpickled(tmp_path: Path) -> None:
-    """Whoever can write to the state folder could forge a version: what is restored is read as weights, and never run."""
+    """A version forged by a user with write access to the state folder is read as weights, and never run."""
     canary, path = tmp_path / "canary", tmp_path / "v1"
     entry = {"name": "m", "backend": "sklearn", "factory": fitted, "input_shape": [6], "nb_classes": 2}
     for model, write in ((entry, of_joblib), ({**entry, "backend": "torch", "factory": mlp, "nb_classes": 4}, of_torch)):

@@ -1,4 +1,4 @@
-"""Models that are warmed up at loading: nothing is left to compile for those who call, and nothing else has changed."""
+"""Warm-up at loading: callers wait for no compilation, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_tensorflow_model_traces_nothing_for_those_who_call() -> None:
 def test_more_rows_than_are_computed_at_once_are_left_out_and_the_time_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "gradwire.backends")
     assert jax_model(warm_up=[1, 64], max_batch_rows=8).model.programs.traces == 4
-    assert "jax model warmed up in" in caplog.text
+    assert "warmed up the jax model in" in caplog.text
 
 
 def test_a_model_that_fails_is_served_all_the_same(caplog: pytest.LogCaptureFixture) -> None:

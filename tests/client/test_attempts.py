@@ -1,4 +1,4 @@
-"""What is tried again, how long, and what reaches the caller of what the server said."""
+"""Retries, their time limits, and the server's errors as callers see them."""
 
 from __future__ import annotations
 
@@ -75,13 +75,13 @@ def test_calls_on_streams_that_the_server_is_ending_are_answered() -> None:
 def test_a_stream_that_ends_without_an_answer_is_not_used_again() -> None:
     foreign = Foreign()
     with foreign as server, pytest.raises(Unavailable, match="ended the stream before it answered") as caught:
-        server.call("Predict", b"", [("x", X)])
+        server.connection.call("Predict", b"", [("x", X)])
     assert caught.value.unseen
     assert foreign.streams == 3 + 3
 
 
 class Ending:
-    """A server that answers one call a stream and ends it when the next one comes; keeps the headers of all calls.
+    """A server that ends each stream at its second call; keeps the headers of all calls.
 
     Args:
         fault: What the streams end with; None: as if all had been said.
@@ -119,7 +119,7 @@ def test_a_call_that_comes_when_its_stream_has_ended_is_made_at_once_on_another_
     with connect(f"127.0.0.1:{port}", same_host=False, retry=Retry(attempts=1, first_delay_s=60.0)) as server:
         for number in range(3):
             opened = pb.PredictOpen(call=pb.CallHeader(model="m", request_id=f"id-{number}"))
-            server.call("Predict", open_field(opened.SerializeToString()), [("x", X)])
+            server.connection.call("Predict", open_field(opened.SerializeToString()), [("x", X)])
     backend.stop(0).wait()
     assert time.monotonic() - began_s < 30
     # To the server it is one: who knows what a proxy in between has done.
@@ -131,7 +131,7 @@ def test_servers_that_all_leave_are_asked_a_few_times_at_once_and_then_when_they
     foreign = Foreign(replace(LEAVING, retry_after_s=0.2))
     began_s = time.monotonic()
     with foreign as server, pytest.raises(Unavailable, match="about to end") as caught:
-        server.call("Predict", b"", [("x", X)])
+        server.connection.call("Predict", b"", [("x", X)])
     assert caught.value.unseen
     assert caught.value.retry_after_s == 0.2
     assert 0.4 <= time.monotonic() - began_s < 5
@@ -141,27 +141,27 @@ def test_servers_that_all_leave_are_asked_a_few_times_at_once_and_then_when_they
 def test_a_fit_is_never_made_again() -> None:
     foreign = Foreign()
     with foreign as server, pytest.raises(Unavailable, match="before it answered"):
-        fit_rows(server, pb.FitOpen(), X, np.zeros(3), None, False)
+        fit_rows(server.connection, pb.FitOpen(), X, np.zeros(3), None, False)
     assert foreign.streams == 1
 
 
 def test_what_the_server_says_of_an_error_reaches_the_caller() -> None:
     fault = Fault(grpc.StatusCode.RESOURCE_EXHAUSTED, ERROR_REASON_BUDGET_SPENT, "no rows are left", quota="forward")
     with Foreign(fault) as server, pytest.raises(BudgetSpent, match="no rows are left") as caught:
-        server.call("Predict", b"", [("x", X)])
+        server.connection.call("Predict", b"", [("x", X)])
     assert caught.value.reason == ERROR_REASON_BUDGET_SPENT
     assert (caught.value.quota, caught.value.field) == ("forward", "")
     model = {"backend": "blackbox", "factory": sums, "input_shape": [4], "nb_classes": 2}
     with serving({"m": model}) as address, connect(address) as server:
         opened = pb.PredictOpen(call=pb.CallHeader(model="m"), options=pb.RowOptions(batch_size=-1))
         with pytest.raises(InvalidCall, match="batch_size") as refused:
-            server.call("Predict", open_field(opened.SerializeToString()), [("x", X)])
+            server.connection.call("Predict", open_field(opened.SerializeToString()), [("x", X)])
     assert refused.value.field == "open"
 
 
 @pytest.fixture
 def busy() -> Iterator[Any]:
-    """Makes a server that takes one call at a time busy for so many tenths of a second, and gives its address."""
+    """Makes a server of one call at a time busy for some tenths of a second, and returns its address."""
     model = {"backend": "blackbox", "factory": lambda: slow(0.1), "input_shape": [4], "nb_classes": 2}
     threads: list[threading.Thread] = []
 
@@ -184,7 +184,7 @@ def test_a_call_has_one_time_for_all_its_attempts(busy: Any) -> None:
         remote = server.estimator("m")
         began_s = time.monotonic()
         # The attempt that is taken gets what the refused ones have left.
-        with pytest.raises(CallTimeout, match=r"than the 0\.\d+ s|within 1.5 s"):
+        with pytest.raises(CallTimeout, match=r"its timeout of 0\.\d+ s|within 1.5 s"):
             remote.predict(np.ones((100, 4)), batch_size=1)
         assert 1.3 < time.monotonic() - began_s < 2.2
 

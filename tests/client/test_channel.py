@@ -1,4 +1,4 @@
-"""What an address leads to: one server, several, this host or another."""
+"""Addresses of one server, of several, of this host or of another."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from gradwire.client import Renewal, Retry, connect
-from gradwire.client.channel import local, target
 from gradwire.client.errors import InvalidCall
+from gradwire.client.transport.channel import local, target
 from gradwire.server import serving
 
 ONE = {

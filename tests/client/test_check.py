@@ -12,8 +12,8 @@ from commands import gradwire
 from torch import nn
 
 from gradwire.client import RemoteEstimator, connect
-from gradwire.client.check import Finding, check_model, rows_for
-from gradwire.client.differences import PRECISIONS, agreement, differences, directions
+from gradwire.client.check.check import Finding, check_model, rows_for
+from gradwire.client.check.differences import PRECISIONS, agreement, differences, directions
 from gradwire.client.errors import InvalidCall, ShapeError
 from gradwire.server import serving
 from models import cnn, mlp

@@ -52,7 +52,7 @@ def test_an_unknown_command_is_refused():
 def test_a_command_whose_extra_is_missing_says_so_and_breaks_no_other():
     points = [
         EntryPoint("broken", "package_that_is_not_there:command [server]", GROUP),
-        EntryPoint("models", "gradwire.client.commands:models", GROUP),
+        EntryPoint("models", "gradwire.client.commands.models:models", GROUP),
     ]
     runner = CliRunner()
     shown = runner.invoke(build(points), ["--help"], env={"COLUMNS": "200"}).output

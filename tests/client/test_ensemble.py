@@ -1,4 +1,4 @@
-"""Remote models of several servers as one: the sums of a served ensemble, computed at the same time, for attacks too."""
+"""Ensembles of remote models on several servers: the sums of a served ensemble, computed in parallel."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def servers() -> Iterator[tuple[Server, Server]]:
 
 @pytest.fixture
 def members(servers: tuple[Server, Server]) -> list[RemoteEstimator]:
-    """Of two servers, under the same name; the loss of one is a mean, of the other a sum."""
+    """Two models of one name on two servers; the loss of one is a mean, of the other a sum."""
     return [server.estimator("net") for server in servers]
 
 
@@ -211,7 +211,7 @@ def test_the_card_says_what_members_have_in_common(both: RemoteEnsemble, servers
     assert (card.channels_first, art_estimator(both).channels_first) == (None, True)
     black = RemoteEnsemble([servers[0].estimator("net"), servers[1].estimator("slow")], output="values")
     assert (black.card.operations, black.card.output_kind) == ({"predict"}, "values")
-    with pytest.raises(Unsupported, match=f"no loss_gradient: member 'slow' at {servers[1].address}"):
+    with pytest.raises(Unsupported, match=f"lacks loss_gradient: .* these lack it: member 'slow' at {servers[1].address}"):
         black.loss_gradient(X, Y)
 
 
@@ -280,13 +280,13 @@ def test_what_an_ensemble_does_not_have_says_so(both: RemoteEnsemble) -> None:
 
 @pytest.mark.parametrize("weights", [[1.0], [1.0, float("nan")], ["a", "b"], 3, [[1.0], [2.0]]])
 def test_weights_that_are_no_numbers_are_refused(members: list[RemoteEstimator], weights: Any) -> None:
-    with pytest.raises(InvalidCall, match="weights is .* expected 2 finite numbers, one a member"):
+    with pytest.raises(InvalidCall, match="weights is .* expected 2 finite numbers, one per member"):
         RemoteEnsemble(members, weights)
 
 
 @pytest.mark.parametrize("wrong", [[], None, ["net"], "net", 3])
 def test_members_that_are_no_estimators_are_refused(wrong: Any) -> None:
-    with pytest.raises(InvalidCall, match="members is .* expected a list of remote estimators"):
+    with pytest.raises(InvalidCall, match="members is .* expected a list of at least one remote estimator"):
         RemoteEnsemble(wrong)
 
 
@@ -300,7 +300,7 @@ def test_members_that_cannot_be_added_up_are_refused(servers: tuple[Server, Serv
     refused("binary", "one", r"members: output_shape differs: binary \(2,\), one \(1,\)")
     refused("softmax", "net", "outputs are softmax probabilities, net logits; expected all logits or all probabilities")
     refused("labels", "net", "outputs are labels labels, net logits")
-    refused("softmax", "slow", "add up to 2; sums of probabilities are", weights=[1, 1])
+    refused("softmax", "slow", "add up to 2; a sum of probabilities needs weights", weights=[1, 1])
     refused("softmax", "net", "output is 'labels'; expected", output="labels")
     refused("images", "brighter", "clip_values differs: .* pass clip_values= for the ensemble")
     images = [servers[0].estimator("images"), servers[1].estimator("brighter")]

@@ -14,8 +14,8 @@ from commands import gradwire
 from processes import server_process
 
 from gradwire.client import connect
+from gradwire.client.commands.health import state_of
 from gradwire.client.errors import Unavailable
-from gradwire.client.health_command import state_of
 from gradwire.server import serving
 
 
@@ -56,7 +56,7 @@ def test_another_grpc_server_is_told_apart() -> None:
     other = grpc.server(futures.ThreadPoolExecutor(1))
     port = other.add_insecure_port("127.0.0.1:0")
     other.start()
-    with connect(f"127.0.0.1:{port}") as server, pytest.raises(Unavailable, match=r"has no grpc\.health\.v1"):
+    with connect(f"127.0.0.1:{port}") as server, pytest.raises(Unavailable, match=r"lacks grpc\.health\.v1"):
         state_of(server, "")
     other.stop(0).wait()
 

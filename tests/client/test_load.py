@@ -41,7 +41,7 @@ BLACK_BOX = {"backend": "blackbox", "input_shape": [4], "nb_classes": 2}
 
 
 def failing(when: Callable[[int], bool]) -> Callable[[], Callable[[Any], Any]]:
-    """A factory of models that fail in the calls whose numbers ``when`` says, but not while they are loaded and tried."""
+    """Makes a factory of models that fail in the calls that ``when`` selects, but not during loading."""
     calls = iter(range(1 << 30))
 
     def predict(x: Any) -> Any:
@@ -117,7 +117,7 @@ def run(address: str, model: str = "sums", *operations: str, **settings: Any) ->
 
 
 def check(of: Figures) -> None:
-    """What holds for any figures."""
+    """Checks properties of any figures."""
     assert of.failed == sum(failure.calls for failure in of.errors.values())
     assert of.calls_per_s * of.seconds == pytest.approx(of.calls)
     assert of.rows_per_s == pytest.approx(of.calls_per_s * of.rows)
@@ -431,7 +431,7 @@ def test_a_mix_and_a_rate_that_is_too_high_are_told(address: str) -> None:
         (("--mix", "predict=x"), "as in predict=9"),
         (("--mix", "predict=1,predict=2"), "each operation once"),
         (("--mix", "predict=-1"), "greater than 0"),
-        (("--mix", "predict", "-o", "predict"), "leave one of them out"),
+        (("--mix", "predict", "-o", "predict"), "pass one of them"),
         (("-n", "0"), "rows is 0"),
         (("-c", "0"), "concurrency is 0"),
         (("-d", "0"), "duration_s is 0"),
@@ -440,7 +440,7 @@ def test_a_mix_and_a_rate_that_is_too_high_are_told(address: str) -> None:
         (("--processes", "-1"), "processes is -1"),
         (("--shape", "3by4"), "as in 3,224,224"),
         (("--shape", "3x4"), "takes (n, 1, 8, 8)"),
-        (("--json", "nowhere/figures.json"), "a folder that exists"),
+        (("--json", "nowhere/figures.json"), "an existing folder"),
         (("--timeout", "0"), "timeout_s is 0"),
         (("--tls", "nowhere.pem"), "nowhere.pem"),
     ],
@@ -467,7 +467,7 @@ def test_what_a_reader_must_know_of_the_figures_is_said_below_them(address: str)
     busy = replace(report, figures=tuple(replace(of, client_cores=0.97) for of in report.figures), left_out=("this and that",))
     left_out, limit = remarks(busy)
     assert left_out == "left out: this and that"
-    assert "used 0.97 cores: the clients may be what was measured" in limit
+    assert "used 0.97 cores: the clients may limit the figures" in limit
 
 
 def test_no_model_is_2_and_no_server_3(address: str) -> None:
@@ -479,7 +479,7 @@ def test_no_model_is_2_and_no_server_3(address: str) -> None:
     assert "no gradwire server answers at 127.0.0.1:1" in ended.stderr
 
 
-# The command, ended early.
+# The command, stopped early.
 
 
 def children(pid: int) -> list[int]:
@@ -526,7 +526,7 @@ def test_ctrl_c_shows_what_was_measured_and_leaves_no_process(long_bench: subpro
     out, err = long_bench.communicate(timeout=30)
     assert long_bench.returncode == 0, err
     assert "Traceback" not in err
-    assert "ended early" in err
+    assert "stopped early" in err
     content = json.loads(out)
     assert content["interrupted"] is True
     assert content["figures"][0]["calls"] > 0

@@ -1,7 +1,6 @@
-"""The client as it is installed: from a wheel, with nothing but its own dependencies, on the oldest Python and the newest that are
-here, and on that of the tests.
+"""Client installed from a wheel, on the oldest and the newest Python here, and on the tests' own.
 
-protobuf is taken at both ends of the range that the generated code allows.
+protobuf is installed at both ends of the range that the generated code allows.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import pytest
 from gradwire.client import Server, connect
 from gradwire.client.errors import GradwireError
 from gradwire.client.grants import Grant
-from gradwire.client.routing import naming
+from gradwire.client.transport.routing import naming
 from gradwire.server import serving
 from gradwire.wire.frames import open_field
 
@@ -44,7 +44,7 @@ def test_calls_about_a_model_name_it_and_others_name_none() -> None:
             ("PutGrant", "digits", lambda: server.grants.put(Grant("alice", "digits", "labels"))),
             ("RevokeGrant", "digits", lambda: server.grants.revoke("alice", "digits")),
             ("ListGrants", None, lambda: server.grants.list()),
-            ("Predict", "digits~1", lambda: server.call("Predict", open_field(b""), [("x", x)], "digits~1")),
+            ("Predict", "digits~1", lambda: server.connection.call("Predict", open_field(b""), [("x", x)], "digits~1")),
         ]
         for _, _, ask in asked:
             with pytest.raises(GradwireError):
@@ -59,7 +59,7 @@ def test_what_is_no_models_name_is_not_sent(name: str) -> None:
 
 
 def idle(server: Server) -> dict[tuple[str, str], int]:
-    return {way: len(streams) for way, streams in server._idle.items()}
+    return {way: len(streams) for way, streams in server.connection._idle.items()}
 
 
 @pytest.mark.parametrize("same_host", [True, False], ids=["same host", "gRPC"])
@@ -80,7 +80,7 @@ def test_servers_behind_one_name_take_turns_stream_by_stream() -> None:
             remote, streams = server.estimator("a"), []
             for _ in range(200):  # until both are connected to, there is only one to take
                 remote.predict(x)
-                ((_, idle),) = server._idle.items()
+                ((_, idle),) = server.connection._idle.items()
                 streams.append(idle.pop())
         with connect(first) as one, connect(second) as other:
             used = [side.estimator("a").usage().forward for side in (one, other)]

@@ -19,7 +19,8 @@ class Case:
     """One served model.
 
     Attributes:
-        config: Its entry in a server's configuration.
+        config: Its entry in a server's configuration. It names factories by their paths: they import frameworks, and a list of
+            all cases does not.
         rows: ``make(n, seed)`` gives inputs ``(n, *input_shape)``.
         operations: What its card must show to a trainer.
         rtol: Relative error against finite differences, and of rows computed in other company; by precision.
@@ -32,6 +33,7 @@ class Case:
         targets: ``make(n, seed)`` gives targets ``(n, outputs)``, of a regression.
         long_fit_rows: So many that a fit that is made in one go takes a tenth of a second or more.
         environment: The one that its server runs in, a name for `environments.python_of`, if not the tests' own.
+        prepare: Writes the files that ``config`` names, if they are not there yet.
     """
 
     config: dict[str, Any]
@@ -47,6 +49,11 @@ class Case:
     targets: Callable[[int, int], Any] | None = None
     long_fit_rows: int = 6_000
     environment: str = ""
+    prepare: Callable[[], None] = lambda: None
+
+    @property
+    def backend(self) -> str:
+        return str(self.config["backend"])
 
     @property
     def nb_classes(self) -> int:
@@ -57,11 +64,11 @@ class Case:
         return str(self.config.get("task", "classification"))
 
     def labels(self, n: int, seed: int = 0) -> Any:
-        """What losses take: class indices ``(n,)``, or targets."""
+        """Labels for losses: class indices ``(n,)``, or targets."""
         return self.indices(n, seed) if self.targets is None else self.targets(n, seed)
 
     def indices(self, n: int, seed: int = 0) -> Any:
-        """What class gradients are asked of: classes ``(n,)``, or which of the values of a regression."""
+        """Labels for class gradients: classes ``(n,)``, or indices of a regression's values."""
         return np.random.default_rng(seed).integers(0, self.nb_classes, n)
 
 

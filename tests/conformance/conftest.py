@@ -1,37 +1,28 @@
-"""Servers of all cases, over real sockets, for the whole run: one in this process, and one in each other environment."""
+"""Servers of all cases, over real sockets, for the whole run: in this process, and in one of each other environment."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from conformance.cases import CASES, Case, served
-from environments import MXNET, python_of
-from processes import server_process
+from conformance.servers import servers
 
-from gradwire.client import RemoteEstimator, Server, connect
-from gradwire.server import serving
+from gradwire.client import RemoteEstimator, Server
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[Server]:
-    with serving(served()) as address, connect(address) as connection:
-        yield connection
+def server_with(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Server]]:
+    """``server_with(backend)``: the server that has its cases."""
+    with servers(tmp_path_factory.mktemp("cases"), served) as connected:
+        yield connected
 
 
 @pytest.fixture(scope="session")
-def mxnet_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    models = [{"name": name, **model} for name, model in served(MXNET).items()]
-    with server_process(tmp_path_factory.mktemp(MXNET), models, python=python_of(MXNET)) as process:
-        with connect(process.address) as connection:
-            yield connection
-
-
-@pytest.fixture(scope="session")
-def servers(server: Server, mxnet_server: Server) -> dict[str, Server]:
-    """By environment; the tests' own is "" as in a case."""
-    return {"": server, MXNET: mxnet_server}
+def server(server_with: Callable[[str], Server]) -> Server:
+    """The server of torch's cases, scikit-learn's, GPy's and those without a framework."""
+    return server_with("torch")
 
 
 @pytest.fixture(params=list(CASES))
@@ -45,7 +36,5 @@ def case(name: str) -> Case:
 
 
 @pytest.fixture
-def remote(request: Any, case: Case, name: str) -> RemoteEstimator:
-    # Not `servers`: a run of some cases starts what these need.
-    server: Server = request.getfixturevalue(f"{case.environment}_server" if case.environment else "server")
-    return server.estimator(name)
+def remote(server_with: Callable[[str], Server], case: Case, name: str) -> RemoteEstimator:
+    return server_with(case.backend).estimator(name)

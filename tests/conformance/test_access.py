@@ -1,4 +1,4 @@
-"""What each access gives, to every operation; the client's card and the server agree."""
+"""Access levels: every operation at each level; card and server agree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What predict can be asked for besides outputs: what the card lists is answered, all else is refused on both sides."""
+"""Answers of predict besides outputs: those on the card are given, all others refused on both sides."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from conformance.cases import CASES, Case
 
 from gradwire.client import RemoteEstimator, Server
 from gradwire.client.art import art_estimator
-from gradwire.client.card import ANSWER_NAMES
 from gradwire.client.errors import InvalidCall, NotGranted, Unsupported
 from gradwire.v1 import estimator_pb2 as pb
 from gradwire.wire.frames import open_field
+from gradwire.wire.names import ANSWER_NAMES
 
 N = 7
 
@@ -89,13 +89,13 @@ def test_two_answers_at_once_are_refused(server: Server) -> None:
 def test_an_answer_that_is_not_in_the_contract_is_named(server: Server, number: int) -> None:
     opened = pb.PredictOpen(call=pb.CallHeader(model="gpy-rbf"), answer=number)  # type: ignore[arg-type]
     with pytest.raises(InvalidCall, match=f"answer number {number} .* logits, outputs, uncertainty"):
-        server.call("Predict", open_field(opened.SerializeToString()), [("x", CASES["gpy-rbf"].rows(N, 25))])
+        server.connection.call("Predict", open_field(opened.SerializeToString()), [("x", CASES["gpy-rbf"].rows(N, 25))])
 
 
 def test_outputs_may_be_asked_for_by_name(server: Server) -> None:
     x = CASES["gpy-rbf"].rows(N, 26)
     opened = pb.PredictOpen(call=pb.CallHeader(model="gpy-rbf"), answer=pb.ANSWER_OUTPUTS)
-    answered = server.call("Predict", open_field(opened.SerializeToString()), [("x", x)])
+    answered = server.connection.call("Predict", open_field(opened.SerializeToString()), [("x", x)])
     np.testing.assert_array_equal(answered, server.estimator("gpy-rbf").predict(x))
 
 

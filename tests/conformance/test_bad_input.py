@@ -1,4 +1,4 @@
-"""What is wrong is named, by the client before anything is sent and by the server for clients that do not look."""
+"""Bad input: named by the client before anything is sent, and by the server for other clients."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_rows_of_a_wrong_shape_are_refused_on_both_sides(remote: RemoteEstimator
             remote.predict(x)
         opened = pb.PredictOpen(call=pb.CallHeader(model=remote.card.name))
         with pytest.raises(ShapeError, match="x has"):
-            remote.server.call("Predict", open_field(opened.SerializeToString()), [("x", np.asarray(x))])
+            remote.server.connection.call("Predict", open_field(opened.SerializeToString()), [("x", np.asarray(x))])
     np.testing.assert_array_equal(remote.predict(case.rows(2, 0)), before)
 
 
@@ -62,7 +62,7 @@ def test_what_is_not_a_number_is_refused(server: Server, x: Any) -> None:
 
 
 def test_rows_of_different_shapes_are_refused(server: Server) -> None:
-    with pytest.raises(ShapeError, match="x makes no array: .* expected rows of one shape"):
+    with pytest.raises(ShapeError, match="cannot convert x to an array: .* expected rows of one shape"):
         server.estimator("torch-cnn").predict([[1.0], [1.0, 2.0]])
 
 
@@ -86,7 +86,7 @@ def test_labels_that_make_no_sense_are_refused_on_both_sides(remote: RemoteEstim
             with pytest.raises(LabelError):
                 call(x, y)
         with pytest.raises(LabelError):
-            remote.server.call("LossGradient", open_field(opened.SerializeToString()), [("y", np.asarray(y)), ("x", x)])
+            remote.server.connection.call("LossGradient", open_field(opened.SerializeToString()), [("y", np.asarray(y)), ("x", x)])
     for y, error in ((["a", "b", "c"], DtypeError), (None, LabelError)):
         for call in (remote.loss_gradient, remote.compute_loss):
             with pytest.raises(error):
@@ -129,7 +129,7 @@ def test_options_out_of_range_are_refused(remote: RemoteEstimator, case: Case) -
         remote.predict(x, batch_size=-1)
     opened = pb.PredictOpen(call=pb.CallHeader(model=remote.card.name), options=pb.RowOptions(batch_size=-1))
     with pytest.raises(InvalidCall, match="batch_size"):
-        remote.server.call("Predict", open_field(opened.SerializeToString()), [("x", x)])
+        remote.server.connection.call("Predict", open_field(opened.SerializeToString()), [("x", x)])
     with pytest.raises(InvalidCall, match="reduction"):
         remote.compute_loss(x, y, reduction="median")
     for wrong in ((1.0,), (1.0, 0.0), (np.nan, 1.0), "ab"):
@@ -176,7 +176,7 @@ def test_messages_that_make_no_call_are_refused(server: Server, method: str, fir
 
     from gradwire.client.errors import error_of
 
-    stream = server.open_stream(method)
+    stream = server.connection.open_stream(method)
     stream.send(iter([first]))
     with pytest.raises(grpc.RpcError) as caught:
         stream.receive()
@@ -200,7 +200,7 @@ def test_frames_out_of_order_are_refused(server: Server) -> None:
     }
     # gRPC, whose streams can be closed on one side: on this host's sockets the end is a hang-up.
     for sent in wrong.values():
-        stream = server.open_grpc_stream("Predict")
+        stream = server.connection.open_grpc_stream("Predict")
         stream.send(message for message in sent if message is not None)
         if sent[-1] is None:
             stream.close()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-from conformance.cases import CASES, Case, with_operation
-from environments import MXNET, python_of
-from processes import server_process
+from conformance.cases import CASES, Case, served, with_operation
+from conformance.servers import servers
 
 from gradwire.client import RemoteEstimator, Server, connect
 from gradwire.server import serving
@@ -32,26 +31,19 @@ def defended(case: Case) -> dict[str, Any]:
 NAMES = [name for name, case in CASES.items() if case.config["backend"] != "ensemble" and name != "blackbox-table"]
 
 
-@pytest.fixture(scope="module")
-def defended_server() -> Iterator[Server]:
-    models = {name: defended(CASES[name]) for name in NAMES if not CASES[name].environment}
-    with serving(models) as address, connect(address) as connection:
-        yield connection
+def served_defended(server: str) -> dict[str, dict[str, Any]]:
+    return {name: defended(CASES[name]) for name in served(server) if name in NAMES}
 
 
 @pytest.fixture(scope="module")
-def defended_mxnet_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    models = [{"name": name, **defended(CASES[name])} for name in NAMES if CASES[name].environment == MXNET]
-    with server_process(tmp_path_factory.mktemp(MXNET), models, python=python_of(MXNET)) as process:
-        with connect(process.address) as connection:
-            yield connection
+def defended_server_with(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Server]]:
+    with servers(tmp_path_factory.mktemp("defended"), served_defended) as connected:
+        yield connected
 
 
 @pytest.fixture
-def behind_defences(request: Any, case: Case, name: str) -> RemoteEstimator:
-    fixture = f"defended_{case.environment}_server" if case.environment else "defended_server"
-    server: Server = request.getfixturevalue(fixture)
-    return server.estimator(name)
+def behind_defences(defended_server_with: Callable[[str], Server], case: Case, name: str) -> RemoteEstimator:
+    return defended_server_with(case.backend).estimator(name)
 
 
 @pytest.mark.parametrize("name", NAMES)

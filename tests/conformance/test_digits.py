@@ -1,4 +1,4 @@
-"""A fit over the wire learns real digits as well as the framework does by itself, tells how far it is, and can be cancelled.
+"""A fit over the wire learns digits as well as the framework's own loop, reports progress, and can be cancelled.
 
 `digits` has the models, and beside each of them its fit in plain framework code.
 """
@@ -11,46 +11,55 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conformance.servers import SERVERS, servers
 from digits import data
-from environments import MXNET, python_of
-from processes import server_process
 
-from gradwire.client import Progress, RemoteEstimator, Server, connect
-from gradwire.server import serving
+from gradwire.client import Progress, RemoteEstimator, Server
 
-FRAMEWORKS = ("torch", "tensorflow", "keras", "tensorflow_v1", "jax", "mxnet", "sklearn")
-MODELS: dict[str, tuple[dict[str, Any], Callable[[Any, Any, Any], Any]]] = {}
-for framework in FRAMEWORKS:
-    MODELS |= importlib.import_module(f"digits.{framework}_digits").MODELS
+BACKENDS = {
+    "torch": "torch",
+    "tensorflow": "tensorflow",
+    "keras": "keras",
+    "tensorflow_v1": "tensorflow_v1",
+    "jax": "jax",
+    "jax-flax": "jax",
+    "mxnet": "mxnet",
+    **dict.fromkeys(("sklearn-logistic", "sklearn-network", "sklearn-svc", "sklearn-bayes", "sklearn-forest"), "sklearn"),
+}
+"""Of every model its backend, which is imported when the model is served."""
+
+
+def models_of(backend: str) -> dict[str, tuple[dict[str, Any], Callable[[Any, Any, Any], Any]]]:
+    """Configurations, and beside each the same fit in plain framework code."""
+    found = importlib.import_module(f"digits.{backend}_digits").MODELS
+    assert list(found) == [name for name, of in BACKENDS.items() if of == backend]
+    return dict(found)
+
+
+def served_digits(server: str) -> dict[str, dict[str, Any]]:
+    backends = [backend for backend in SERVERS[server] if backend in BACKENDS.values()]
+    configs = {name: config for backend in backends for name, (config, _) in models_of(backend).items()}
+    return {name: {**config, "nb_classes": 10, "access": "trainer"} for name, config in configs.items()}
+
 
 # Plain steps are taken in the same order on the same rows. They differ in roundings alone, which may change some of 497 classes.
 CLOSE = 0.01
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    models = {name: {**config, "nb_classes": 10, "access": "trainer"} for name, (config, _) in MODELS.items() if name != MXNET}
-    with serving(models) as address, connect(address) as connection:
-        yield connection
+def server_with_digits(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Server]]:
+    with servers(tmp_path_factory.mktemp("digits"), served_digits) as connected:
+        yield connected
 
 
-@pytest.fixture(scope="module")
-def mxnet_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    model = {"name": MXNET, **MODELS[MXNET][0], "nb_classes": 10, "access": "trainer"}
-    with server_process(tmp_path_factory.mktemp(MXNET), [model], python=python_of(MXNET)) as process:
-        with connect(process.address) as connection:
-            yield connection
-
-
-@pytest.fixture(params=list(MODELS))
+@pytest.fixture(params=list(BACKENDS))
 def name(request: Any) -> str:
     return str(request.param)
 
 
 @pytest.fixture
-def remote(request: Any, name: str) -> Iterator[RemoteEstimator]:
-    server: Server = request.getfixturevalue("mxnet_server" if name == MXNET else "server")
-    remote = server.estimator(name)
+def remote(server_with_digits: Callable[[str], Server], name: str) -> Iterator[RemoteEstimator]:
+    remote = server_with_digits(BACKENDS[name]).estimator(name)
     yield remote
     remote.reset()
 
@@ -66,7 +75,7 @@ def test_a_fit_of_digits_is_as_good_as_the_frameworks_own(remote: RemoteEstimato
     seen: list[Progress] = []
     remote.fit(x, y, **data.SETTINGS, on_progress=seen.append)
     found = remote.predict(held_out).argmax(1)
-    plain = MODELS[name][1](x, y, held_out)
+    plain = models_of(BACKENDS[name])[name][1](x, y, held_out)
     ours, theirs = (found == expected).mean(), (plain == expected).mean()
     assert theirs > 0.85
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conformance.cases import CASES, Case, with_operation
-from conformance.cases.torch import recurrent
+from conformance.nets.torch import recurrent
 from sklearn.datasets import load_digits
 from torch import nn
 

@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 from conformance.cases import CASES, with_operation
-from conformance.cases import sklearn as sklearn_cases
-from conformance.cases import torch as torch_cases
 
 from gradwire.client import RemoteEstimator, Server
 from gradwire.client.art import art_estimator
@@ -30,8 +28,9 @@ def torch_regressor() -> Any:
     """
     import torch
     from art.estimators.regression import PyTorchRegressor
+    from conformance.nets.torch import regression
 
-    module = torch_cases.regression().float()
+    module = regression().float()
     return PyTorchRegressor(
         module, torch.nn.MSELoss(), (10,), optimizer=torch.optim.Adam(module.parameters(), lr=0.01), preprocessing=(0.4, 0.2),
         device_type="cpu",
@@ -96,8 +95,9 @@ def test_an_attack_on_a_torch_regression_is_arts(server: Server, torch_regressor
 @pytest.mark.parametrize("name", ["sklearn-regression", "sklearn-regression-forest"])
 def test_a_scikit_learn_regression_is_arts(server: Server, name: str) -> None:
     from art.estimators.regression.scikitlearn import ScikitlearnRegressor
+    from conformance.nets import sklearn as nets
 
-    factory = {"sklearn-regression": sklearn_cases.diabetes_ridge, "sklearn-regression-forest": sklearn_cases.diabetes_forest}
+    factory = {"sklearn-regression": nets.diabetes_ridge, "sklearn-regression-forest": nets.diabetes_forest}
     preprocessing = CASES[name].config.get("preprocessing", {"mean": 0.0, "std": 1.0})
     local = ScikitlearnRegressor(factory[name](), preprocessing=(preprocessing["mean"], preprocessing["std"]))
     remote = art_estimator(server.estimator(name))
@@ -116,10 +116,12 @@ def test_a_scikit_learn_regression_is_arts(server: Server, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["sklearn-regression", "torch-regression"])
 def test_a_fit_of_all_of_diabetes_explains_as_much_as_the_frameworks_own(server: Server, name: str, torch_regressor: Any) -> None:
-    from conformance.cases.diabetes import X, Y
+    from conformance.cases import diabetes
+    from conformance.nets.sklearn import diabetes_ridge
     from sklearn.base import clone
     from sklearn.metrics import r2_score
 
+    X, Y = diabetes.x(), diabetes.y()  # noqa: N806
     remote = server.estimator(name)
     trained, held_out = slice(0, 342), slice(342, None)
     try:
@@ -132,7 +134,7 @@ def test_a_fit_of_all_of_diabetes_explains_as_much_as_the_frameworks_own(server:
         torch_regressor.fit(x[trained], y[trained], nb_epochs=60, batch_size=342)
         expected = r2_score(y[held_out], torch_regressor.predict(x[held_out]))
     else:
-        plain = clone(sklearn_cases.diabetes_ridge()).fit((X[trained] - 0.2) / 0.3, Y[trained, 0])
+        plain = clone(diabetes_ridge()).fit((X[trained] - 0.2) / 0.3, Y[trained, 0])
         expected = plain.score((X[held_out] - 0.2) / 0.3, Y[held_out])
     assert found == pytest.approx(expected, abs=1e-4)
     assert found > 0.3

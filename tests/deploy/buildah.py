@@ -53,7 +53,7 @@ def build(target: str, folder: Path) -> str:
 
 
 def base(folder: Path) -> str:
-    """The base image: the Dockerfile's own if it is here or can be had, otherwise one that is made of Debian's packages."""
+    """Base image: the Dockerfile's own if it can be pulled, otherwise one made of Debian's packages."""
     if named := os.environ.get("GRADWIRE_PYTHON_IMAGE"):
         return named
     for image in (BASE, STAND_IN):
@@ -90,7 +90,7 @@ def _stand_in(rootfs: Path) -> None:
 
 
 def config_of(image: str) -> dict[str, Any]:
-    """What the image says of itself: Entrypoint, User, Healthcheck, ..."""
+    """Configuration of the image: Entrypoint, User, Healthcheck, ..."""
     found: dict[str, Any] = json.loads(buildah("inspect", "--type", "image", image).stdout)["Docker"]["config"]
     return found
 
@@ -106,7 +106,7 @@ def container(image: str) -> Iterator[str]:
 
 
 def command_in(name: str, command: list[str], mounts: dict[Path, str] | None = None) -> list[str]:
-    """What to run for a command in a container, as the image's user.
+    """Command line that runs a command in a container, as the image's user.
 
     Args:
         name: The container's.

@@ -1,4 +1,4 @@
-"""Projected gradient descent as plain code, for tests that hold what it finds against what it finds elsewhere."""
+"""Projected gradient descent as plain code, for tests that compare its results between servers."""
 
 from __future__ import annotations
 

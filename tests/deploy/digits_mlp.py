@@ -1,6 +1,6 @@
-"""The demo's model as scikit-learn has it: a perceptron on 8x8 digits, with the demo's answers, that is there in a second.
+"""Perceptron of scikit-learn on 8x8 digits, with the demo's interface, which trains in a second.
 
-Copied beside a configuration and named in it; imports nothing but scikit-learn.
+Copied to a configuration's folder and named in it; imports only scikit-learn.
 """
 
 from __future__ import annotations

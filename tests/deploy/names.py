@@ -1,4 +1,4 @@
-"""A name server on loopback that knows a few hosts, in place of the one that an engine gives to its containers."""
+"""Name server on loopback for a few hosts, in place of a container engine's."""
 
 from __future__ import annotations
 

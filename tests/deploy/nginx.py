@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import time
@@ -11,23 +10,19 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import pytest
+import programs
 
 GATEWAY = Path(__file__).parent.parent.parent / "deploy" / "gateway"
 _START_S = 20.0
 
 
 def needs_nginx() -> str:
-    """Where nginx is; skips the test, and says why, where there is none."""
-    # Debian's lies where only root's PATH leads.
-    found = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin")
-    if found is None:
-        pytest.skip("nginx is not installed: apt-get install nginx-light")
-    return found
+    """The path of nginx; skips the test if there is none."""
+    return programs.need("nginx")
 
 
 def free_ports(count: int) -> list[int]:
-    """Loopback ports that nobody listens on, each another."""
+    """Distinct free loopback ports."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:
@@ -37,7 +32,7 @@ def free_ports(count: int) -> list[int]:
 
 @contextmanager
 def gateway(folder: Path, models: str, secrets: Path | None = None) -> Iterator[str]:
-    """nginx as long as the context lasts.
+    """Context in which nginx runs.
 
     Args:
         folder: For its files; those that a running one writes too.

@@ -1,4 +1,4 @@
-"""docker-compose.yml by the specification's schema, and by what it promises; no engine is needed."""
+"""Checks of docker-compose.yml: the specification's schema, and the services' promises; no engine is needed."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def black_box(name: str, answer: float) -> dict[str, Any]:
 
 
 def test_the_gateway_finds_groups_by_their_names_whenever_they_are_started(tmp_path: Path) -> None:
-    """compose's own map, with hosts on loopback addresses and another name server."""
+    """Compose's own map, with hosts on loopback addresses and another name server."""
     needs_nginx()
     [port] = free_ports(1)
     hosts = {"torch": ["127.0.0.2"], "gpy": ["127.0.0.3"], "shared": ["127.0.0.4", "127.0.0.5"]}
@@ -112,7 +112,7 @@ def test_the_gateway_finds_groups_by_their_names_whenever_they_are_started(tmp_p
             shared, streams = server.estimator("shared-digits"), []
             for _ in range(10):  # a stream each, as ten threads would open
                 assert shared.predict(x)[0, 0] == 3
-                streams.append(server._idle["Predict", "shared-digits"].pop())
+                streams.append(server.connection._idle["Predict", "shared-digits"].pop())
         log = (tmp_path / "nginx" / "calls.log").read_text()
     for host in hosts["shared"]:
         assert f"shared-digits -> {at(host)} " in log

@@ -13,7 +13,7 @@ from deploy.tools import DEPLOY
 from environments import MXNET, python_of
 
 from gradwire.server.config.reading import read_config
-from gradwire.server.trust.identity.exposure import check_exposure
+from gradwire.server.trust.identity.listener import check_listener
 
 FILES = sorted(str(path.relative_to(DEPLOY)) for path in [*DEPLOY.rglob("serve.yaml"), DEPLOY / "docker/demo.yaml"])
 OWNERS = sorted(path.parent.name for path in DEPLOY.glob("compose/*/owners_code.py"))
@@ -33,7 +33,7 @@ def test_the_server_takes_it(file: str) -> None:
         subprocess.run([str(python_of(MXNET)), "-c", code], check=True, env=environment())
         return
     config = read_config(DEPLOY / file)
-    check_exposure(config)
+    check_listener(config)
     assert config.listen == "0.0.0.0:50051"
     assert str(config.state_dir) == "/var/lib/gradwire"
 

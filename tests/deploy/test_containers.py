@@ -29,9 +29,9 @@ HERE = Path(__file__).parent
 TARGETS = os.environ.get("GRADWIRE_TARGETS", "sklearn").split()
 """Servers' targets to build: sklearn takes a minute, others some."""
 SERVED = ("sklearn", "demo", "gpy", "mxnet")
-"""Those that there is something to serve for here."""
+"""Images with a model that can be served here."""
 COMPOSE = ("gpy", "mxnet")
-"""Those that serve what compose has for them."""
+"""Images that serve compose's own models."""
 
 
 @pytest.fixture(scope="module", params=[target for target in TARGETS if target in SERVED])
@@ -53,7 +53,7 @@ def client_image(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @dataclass(frozen=True)
 class Server:
-    """What runs in a container: three addresses, its pid on this host, a file as old as its start, and a model's name."""
+    """Server in a container: three addresses, its pid on this host, a file made at its start, a model's name."""
 
     name: str
     process: subprocess.Popen[str]

@@ -48,7 +48,7 @@ upstream digits {{ server 127.0.0.1:{0} max_fails=0; server 127.0.0.1:{1} max_fa
 upstream second {{ server 127.0.0.1:{1}; }}
 upstream gone   {{ server 127.0.0.1:{2}; }}
 """
-"""Both servers serve "digits"; "labels" only the second; of "gone" nobody listens."""
+"""Two servers behind a gateway: both serve "digits", the second also "labels"; "gone" has no server."""
 
 PATIENT = Retry(attempts=8, first_delay_s=0.02)
 
@@ -117,7 +117,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 def settled(model: RemoteEstimator) -> tuple[int, int]:
-    """Rows forward and backward, once both servers have written what they did: each knows of the other what is written."""
+    """Rows forward and backward, after both servers have written their charges to the store."""
     seen: list[tuple[int, int]] = []
     while len(seen) < 2 or seen[-1] != seen[-2]:
         time.sleep(1.5)
@@ -194,7 +194,7 @@ def test_an_attack_does_not_notice_that_its_servers_are_restarted_and_nothing_is
 
 @pytest.mark.timeout(240)
 def test_an_attack_does_not_notice_that_its_servers_are_killed(site: Site) -> None:
-    """What a killed server had not written is missing from the ledger; the caller misses nothing."""
+    """Calls that a killed server had not written are missing from the ledger; the caller misses nothing."""
     x, y = (part[:4] for part in held_out())
     back, failed = threading.Event(), []
 

@@ -16,7 +16,7 @@ SERVERS = ("torch", "tensorflow", "jax", "sklearn", "gpy", "mxnet", "ray")
 
 
 def stages() -> dict[str, tuple[str, str]]:
-    """By name, what each is made from, and what is done."""
+    """Base and commands of each stage, by name."""
     found = re.findall(r"(?ms)^FROM (\S+) AS (\S+)\n(.*?)(?=^FROM |\Z)", DOCKERFILE)
     return {name: (origin, text) for origin, name, text in found}
 

@@ -1,4 +1,4 @@
-"""deploy/kubernetes by the schemas of kubernetes, and by what servers need; no cluster is needed."""
+"""Checks of deploy/kubernetes: the schemas of kubernetes, and the servers' needs; no cluster is needed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from deploy.tools import DEPLOY, passes, tool
 KUBERNETES = DEPLOY / "kubernetes"
 OVERLAYS = sorted(path.name for path in (KUBERNETES / "overlays").iterdir())
 OPERATORS = {"PrometheusRule", "ServiceMonitor"}
-"""Of the Prometheus operator; kubernetes has no schema for them."""
+"""Kinds of the Prometheus operator, for which kubernetes has no schema."""
 WHOLE = sorted(
     str(path.relative_to(KUBERNETES))
     for path in [*KUBERNETES.glob("base/*.yaml"), *KUBERNETES.glob("components/*/*.yaml")]

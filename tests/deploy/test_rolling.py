@@ -1,4 +1,4 @@
-"""Servers are replaced one after the other, and connections grow old: callers move on and lose nothing, to bit and row."""
+"""Rolling replacement of servers, and connections with a greatest age: callers move on without a lost bit or row."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ DIGITS = {
 
 
 def calls_of(store: str, principal: str | None = None) -> list[CallRecord]:
-    """What the ledger says was answered."""
+    """Answered calls in the ledger."""
     with Store.open(store, create=False) as opened:
         return [call for batch in opened.calls(CallFilter(principal=principal, outcome="OK")) for call in batch]
 
@@ -89,7 +89,7 @@ class Rolling:
 
 @contextmanager
 def in_background(change: Callable[[], None]) -> Iterator[threading.Event]:
-    """Changes servers meanwhile; the event says when it is done. Raises what it raises."""
+    """Changes servers in the background; the event is set when the change is done. Raises its exception."""
     done = threading.Event()
     with futures.ThreadPoolExecutor(1) as pool:
         changed = pool.submit(change)

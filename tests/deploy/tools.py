@@ -1,4 +1,4 @@
-"""Programs that check what is deployed: those of the environment, then those of the system."""
+"""Programs that check deployments: those of the environment, then those of the system."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
+import programs
 
 ROOT = Path(__file__).parent.parent.parent
 DEPLOY = ROOT / "deploy"
@@ -19,8 +19,9 @@ def tool(name: str, where: str) -> str:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     found = shutil.which(name, path=path)
     if found is None:
-        pytest.skip(f"{name} is not installed: {where}")
-    return found
+        package = programs.PACKAGES.get(name)
+        programs.lack(f"{name} is not installed: {f'apt-get install {package}' if package else where}")
+    return found or ""
 
 
 def passes(*command: str) -> str:

@@ -1,4 +1,4 @@
-"""What owners of models under faults have written: black boxes that stop where a test wants to strike."""
+"""Factories of black boxes that wait where a test injects a fault."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 
 class Gate:
-    """A place in an owner's code where a call waits as long as a file is there, and says by another one that it does.
+    """Gate in an owner's code: a call waits there while a file exists, and makes another file meanwhile.
 
     Args:
         folder: Of the two files, ``closed`` and ``inside``.
@@ -83,9 +83,9 @@ def moody(hangs_s: float) -> Callable[[Any], Any]:
 
 def with_small_ledger(capacity_calls: int) -> Callable[[Any], Any]:
     """`sums`, on a server that keeps only so many calls when it cannot write them."""
-    from gradwire.server.store.writer import LedgerWriter
+    from gradwire.server.store.writer import CallWriter
 
-    LedgerWriter.__init__.__kwdefaults__["capacity_calls"] = capacity_calls
+    CallWriter.__init__.__kwdefaults__["capacity_calls"] = capacity_calls
     return sums()
 
 

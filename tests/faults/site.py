@@ -39,7 +39,7 @@ def torch_net(name: str, gate: Path) -> dict[str, Any]:
 
 @dataclass
 class Site:
-    """What servers share, and servers on it.
+    """A store and a state folder, and the servers that share them.
 
     Attributes:
         folder: Everything is in it.
@@ -94,7 +94,7 @@ class Site:
 
 
 def check_consistency(site: Site, *addresses: str, lost: int | dict[tuple[str, str], int] = 0) -> None:
-    """What holds after every fault, seen in the store and through every server that runs, while nobody calls.
+    """Checks the invariants after a fault, in the store and through every running server, while no call runs.
 
     - No budget is exceeded, and none is short by more than ``lost`` rows: those of leases and calls of servers that were killed.
     - Usage is the sum of the ledger, and what servers say of it is what the store holds.
@@ -133,7 +133,7 @@ def check_consistency(site: Site, *addresses: str, lost: int | dict[tuple[str, s
 
 
 def _settled_view(site: Site, store: Store, addresses: Sequence[str]) -> list[dict[tuple[str, str], Any]]:
-    """What every server says of usage, all at one moment: when it did not change from the first to the last."""
+    """Usage by every server at one moment: read again until the first and the last agree."""
     servers = [site.connect(address, retry=PATIENT) for address in addresses]
     end_s = time.monotonic() + 30
     before: Any = None

@@ -1,4 +1,4 @@
-"""What owners of torch models under faults have written: a net whose every use stops at a gate."""
+"""Factory of a torch net whose every use waits at a gate."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from fuzz.targets.requests import joined
 from fuzz.targets.sockets import FILE
 
 from gradwire.client import Server, connect
-from gradwire.client.same_host import SocketStream
+from gradwire.client.transport.same_host import SocketStream
 from gradwire.server import serving
 from gradwire.server.transport.streams import OpenStream
 from gradwire.v1 import estimator_pb2 as pb
@@ -84,7 +84,7 @@ def frame(kind: int, payload: bytes) -> bytes:
 
 
 def pieces(*parts: bytes) -> bytes:
-    """What comes in several pieces, as the target of sockets has it."""
+    """Input in several pieces, in the form of the fuzz target for sockets."""
     return b"".join(len(part).to_bytes(2, "little") + part for part in parts)
 
 

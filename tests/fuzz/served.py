@@ -51,7 +51,7 @@ unseen: list[dict[str, Any]] = []
 
 @lru_cache(maxsize=1)
 def same_host() -> SameHost:
-    """What a whole server hands its streams to, and by which it hears those of its own host."""
+    """Handlers and same-host socket of a whole server."""
     model = {"name": MODEL, "backend": "sklearn", "factory": regression, "input_shape": [FEATURES], "nb_classes": CLASSES,
              "access": "trainer", "max_batch_rows": 8}  # fmt: skip
     content = {"listen": "127.0.0.1:0", "models": [model], "limits": LIMITS}

@@ -1,4 +1,4 @@
-"""What fuzzing has found, each once more: answers that are none become errors of the client's, and take no memory."""
+"""Regressions that fuzzing found: malformed answers become errors of the client and take no memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from fuzz.targets import answers, frames
 
 from gradwire.client.errors import Unavailable, error_of
-from gradwire.client.same_host import SocketStream
+from gradwire.client.transport.same_host import SocketStream
 from gradwire.v1 import estimator_pb2 as pb
 from gradwire.v1.errors_pb2 import ERROR_REASON_BAD_FRAME, ERROR_REASON_TOO_LARGE
 from gradwire.v1.tensor_pb2 import DTYPE_FLOAT64, Tensor
@@ -49,8 +49,8 @@ def announcing(rows: int) -> bytes:
     [
         (b"\x12\x23\x0a", ERROR_REASON_BAD_FRAME, "the server's answer is not a PredictResponse"),
         (b"", ERROR_REASON_BAD_FRAME, "the answer holds 0 tensors"),
-        (announcing(1 << 50), ERROR_REASON_TOO_LARGE, "which there is no memory for here"),
-        (announcing(1 << 62), ERROR_REASON_TOO_LARGE, "which no array can have"),
+        (announcing(1 << 50), ERROR_REASON_TOO_LARGE, "more than this process can allocate"),
+        (announcing(1 << 62), ERROR_REASON_TOO_LARGE, "more bytes than can be addressed"),
     ],
 )
 def test_an_answer_that_is_none_is_an_error_of_the_wire(payload: bytes, reason: int, told: str) -> None:
@@ -72,9 +72,9 @@ def test_a_stream_that_ends_before_its_call_was_sent_has_been_seen_by_nobody() -
 @pytest.mark.parametrize(
     ("sent", "told"),
     [
-        (struct.pack("<BI", MESSAGE, 0xFFFF_FFFF), "a frame of 4294967295 bytes, which makes no sense"),
-        (framed(STATUS, b"\xff\xff"), "a status that makes no sense"),
-        (framed(99, b""), "a frame of kind 99"),
+        (struct.pack("<BI", MESSAGE, 0xFFFF_FFFF), "a frame of 4294967295 bytes; at most"),
+        (framed(STATUS, b"\xff\xff"), "a malformed status"),
+        (framed(99, b""), "an unexpected frame of kind 99"),
     ],
 )
 def test_frames_of_a_server_that_make_no_sense_end_the_stream_and_take_no_memory(sent: bytes, told: str) -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from gradwire.client import Retry, Server, connect
 from gradwire.client.errors import ModelFailed, ServerError, error_of
-from gradwire.client.same_host import SocketStream
+from gradwire.client.transport.same_host import SocketStream
 from gradwire.server import serving
 from gradwire.v1 import estimator_pb2 as pb
 from gradwire.v1.tensor_pb2 import Codec, Dtype, Tensor, TensorChunk
@@ -115,7 +115,7 @@ def server(transport: str) -> Iterator[Server]:
 
 def ended(server: Server, method: str, messages: list[Any]) -> Exception | None:
     """Sends all, then hears the server out."""
-    stream = server.open_stream(method)
+    stream = server.connection.open_stream(method)
     try:
         stream.send(iter(messages))
         if not isinstance(stream, SocketStream):
@@ -148,7 +148,7 @@ def test_whatever_is_sent_the_server_says_what_is_wrong_and_lives(server: Server
 def test_chunks_in_shared_memory_are_taken_only_where_they_belong(
     server: Server, transport: str, offsets: list[tuple[int, int]], rows: int
 ) -> None:
-    stream = server.open_stream("Predict")
+    stream = server.connection.open_stream("Predict")
     if not isinstance(stream, SocketStream):
         stream.cancel()
         pytest.skip("there is no shared memory over gRPC")

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import simpy
 
 from benchmarks.scaling.costs import GPUS_PER_NODE, MAX_BATCH_ROWS, Gpu, Hop, Store
-from benchmarks.scaling.events import Clock, Station
 from benchmarks.scaling.model import Simulation
 from benchmarks.scaling.site import CLIENTS, Outcome, Site
+from benchmarks.scaling.station import Station, Steps
 from benchmarks.scaling.workload import Kind
 
 STORE = Store(
@@ -136,17 +137,23 @@ def test_the_same_seed_gives_the_same_figures_and_another_one_nearly_the_same() 
 
 
 def test_a_station_serves_in_turn_and_counts_its_seconds() -> None:
-    clock = Clock()
-    station = Station(clock, places=2)
+    env = simpy.Environment()
+    station = Station(env, capacity=2)
     ended: list[tuple[str, float]] = []
 
-    def end_impatient() -> None:
-        ended.append(("impatient", clock.now_s))
-        station.release()
+    def job(name: str, service_s: float) -> Steps:
+        yield from station.serve(service_s)
+        ended.append((name, env.now))
+
+    def impatient(patience_s: float, service_s: float) -> Steps:
+        place = yield from station.request_within(patience_s)
+        yield env.timeout(service_s)
+        ended.append(("impatient", env.now))
+        yield station.release(place)
 
     for name, service_s in (("a", 3.0), ("b", 1.0), ("c", 1.0)):
-        station.serve(service_s, lambda name=name: ended.append((name, clock.now_s)))  # type: ignore[misc]
-    station.acquire(lambda: clock.after(0.5, end_impatient), 0.25)
-    clock.run(lambda: False)
+        env.process(job(name, service_s))
+    env.process(impatient(0.25, 0.5))
+    env.run()
     assert ended == [("b", 1.0), ("impatient", 1.5), ("c", 2.5), ("a", 3.0)]
     assert station.served_s == 5.5

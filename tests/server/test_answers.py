@@ -1,4 +1,4 @@
-"""Where the owner has outputs postprocessed, what stands behind them is told only to callers who see behind it anyway."""
+"""Answers behind postprocessed outputs, which only callers with gradients may see."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ def test_scores_tell_logits_and_uncertainty_of_outputs_that_nothing_is_done_to(s
 def test_scores_do_not_tell_what_postprocessing_hides(server: Server) -> None:
     remote = server.estimator("defended-scores")
     assert remote.card.answers == {"outputs"}
-    with pytest.raises(Unsupported, match="'defended-scores' does not answer logits .* it answers outputs"):
+    with pytest.raises(Unsupported, match="'defended-scores' does not answer logits .* it answers: outputs"):
         remote.predict(X, logits=True)
     lying = RemoteEstimator(server, replace(remote.card, answers=frozenset({"outputs", "logits", "uncertainty"})))
     for ask in (lambda: lying.predict(X, logits=True), lambda: lying.predict_uncertainty(X)):
-        with pytest.raises(NotGranted, match="needs 'gradients', because outputs are blurred or postprocessed"):
+        with pytest.raises(NotGranted, match="needs 'gradients', because outputs are rounded or postprocessed"):
             ask()
     np.testing.assert_array_equal(remote.predict(X), np.round(server.estimator("plain").predict(X), 1))
 

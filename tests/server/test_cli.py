@@ -81,7 +81,7 @@ WRONG_FILES = {
         {"models": [{**DIGITS, "task": "regression"}, {"name": "b", "same_as": "digits", "access": "labels"}]},
         ["models[1] (b)", "access", "a regression has no classes"],
     ),
-    "twice": ({"models": [DIGITS, DIGITS]}, ["models[1]", "name", "'digits' is there twice"]),
+    "twice": ({"models": [DIGITS, DIGITS]}, ["models[1]", "name", "'digits' appears twice"]),
     "same_as": ({"models": [DIGITS, {"name": "b", "same_as": "c"}]}, ["models[1] (b)", "same_as", "'c'", "digits"]),
     "backend": ({"models": model(backend="tourch")}, ["models[0] (digits)", "backend", "'tourch'", "torch"]),
     "factory": ({"models": model(factory="no_such_module:make")}, ["digits", "factory", "no_such_module", "PYTHONPATH"]),
@@ -111,7 +111,7 @@ def test_a_wrong_file_ends_with_2_and_says_which_key_and_what_is_right(tmp_path,
 
 @pytest.mark.parametrize(
     ("content", "text"),
-    [(None, "there is no such file"), ("models: [", "is not YAML"), ("hello", "expected keys such as listen and models")],
+    [(None, "the file does not exist"), ("models: [", "is not valid YAML"), ("hello", "expected keys such as listen and models")],
 )
 def test_a_file_that_is_none_ends_with_2(tmp_path, content, text):
     path = tmp_path / "digits.yaml"

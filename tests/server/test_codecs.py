@@ -17,8 +17,8 @@ from torch import nn
 from gradwire.client import Codecs, RemoteEnsemble, RemoteEstimator, Server, connect
 from gradwire.client.art import art_estimator
 from gradwire.client.errors import DtypeError, GradwireError, InvalidCall, Unsupported, error_of
-from gradwire.client.same_host import SocketStream
-from gradwire.client.streams import Stream
+from gradwire.client.transport.same_host import SocketStream
+from gradwire.client.transport.streams import Stream
 from gradwire.server import serving
 from gradwire.v1 import estimator_pb2 as pb
 from gradwire.v1.tensor_pb2 import (
@@ -60,7 +60,7 @@ MODELS: dict[str, Any] = {
 def server(transport: str) -> Iterator[Server]:
     with serving(MODELS) as address, connect(address) as server:
         yield server
-        kinds = {type(stream) for streams in server._idle.values() for stream in streams}
+        kinds = {type(stream) for streams in server.connection._idle.values() for stream in streams}
         assert kinds == {SocketStream if transport == "same host" else Stream}
 
 
@@ -150,7 +150,7 @@ def test_an_answer_is_as_small_as_its_codec_says(server: Server) -> None:
     x, y = rows(8, 64), np.zeros(8, np.int64)
     for codec, nbytes in ((CODEC_UNSPECIFIED, 2048), (CODEC_FLOAT16, 1024), (CODEC_BFLOAT16, 1024), (CODEC_SIGN, 128)):
         opened = pb.LossGradientOpen(call=pb.CallHeader(model="linear", result_codec=codec))
-        stream = server.open_stream("LossGradient")
+        stream = server.connection.open_stream("LossGradient")
         stream.send_call(*first_message(open_field(opened.SerializeToString()), [("y", y), ("x", x)]))
         (tensor,) = pb.LossGradientResponse.FromString(bytes(stream.receive())).tensors
         assert (tensor.codec, tensor.dtype, tensor.nbytes, len(tensor.data)) == (codec, DTYPE_FLOAT32, nbytes, nbytes)
@@ -167,7 +167,7 @@ def test_cards_list_the_codecs(server: Server) -> None:
 
 def answer(server: Server, method: str, opened: Any, *tensors: Tensor) -> GradwireError:
     """The error that a message as no client of ours would send it ends in."""
-    stream = server.open_stream(method)
+    stream = server.connection.open_stream(method)
     stream.send(iter([open_field(opened.SerializeToString()) + pb.PredictRequest(tensors=tensors).SerializeToString()]))
     with pytest.raises(grpc.RpcError) as caught:
         stream.receive()
@@ -293,6 +293,6 @@ def test_a_codec_that_there_is_not_is_refused_with_those_that_there_are(server: 
 def test_a_server_without_codecs_is_not_asked_for_them(server: Server) -> None:
     remote = RemoteEstimator(server, server.card("linear"))
     object.__setattr__(remote.card, "codecs", frozenset())  # as the card of an older server
-    with pytest.raises(Unsupported, match="knows of these codecs: none"):
+    with pytest.raises(Unsupported, match="supports: none"):
         remote.with_codecs(gradients="sign")
     assert remote.with_codecs().predict(rows(1, 64)).shape == (1, 10)

@@ -18,7 +18,7 @@ from torch import nn
 
 from gradwire.client import Server, connect
 from gradwire.client.errors import CallTimeout, GradwireError, InvalidCall, ShapeError, error_of
-from gradwire.client.streams import Deadlines, Stream
+from gradwire.client.transport.streams import Deadlines, Stream
 from gradwire.server import serving
 from gradwire.v1 import estimator_pb2 as pb
 from gradwire.v1.tensor_pb2 import DTYPE_FLOAT32, Tensor
@@ -53,7 +53,7 @@ def server() -> Iterator[Server]:
 
 def answer(server: Server, method: str, *messages: bytes) -> Exception:
     """The error that messages sent as they are end in."""
-    stream = server.open_stream(method)
+    stream = server.connection.open_stream(method)
     stream.send(iter(messages))
     with pytest.raises(grpc.RpcError) as caught:
         stream.receive()
@@ -93,7 +93,7 @@ def test_a_label_takes_no_memory_for_rows_that_have_not_come(server: Server) -> 
         return int(Path("/proc/self/status").read_text().partition("VmRSS:")[2].split()[0])
 
     before = rss_kb()
-    stream = server.open_stream("ClassGradient")
+    stream = server.connection.open_stream("ClassGradient")
     stream.send(iter([announced(pb.ClassGradientOpen(call=pb.CallHeader(model="fixed"), label=1), x=(60_000_000, 64))]))
     time.sleep(0.5)
     assert rss_kb() - before < 100_000  # 60 million labels would have 480 MB
@@ -126,7 +126,7 @@ def test_however_short_its_time_a_call_is_told_that_it_is_over(server: Server, t
             opened = pb.PredictOpen(call=pb.CallHeader(model="fixed", timeout_s=timeout_s))
             began_s = time.monotonic()
             with suppress(CallTimeout):
-                patient.call("Predict", open_field(opened.SerializeToString()), [("x", x)])
+                patient.connection.call("Predict", open_field(opened.SerializeToString()), [("x", x)])
             assert time.monotonic() - began_s < 2.0
         assert remote.predict(x).shape == (1, 10)
 

@@ -134,7 +134,7 @@ def test_a_stream_that_was_busy_when_the_drain_began_is_ended_with_its_call(tmp_
     log = tmp_path / "blocks"
     with server_process(tmp_path, [blackbox("slow", "slow", seconds=0.5, log=str(log))]) as server:
         with connect(server.address, retry=ONCE) as connection:
-            stream, began = connection.open_stream("Predict"), len(blocks(log))
+            stream, began = connection.connection.open_stream("Predict"), len(blocks(log))
             opened = open_field(pb.PredictOpen(call=pb.CallHeader(model="slow")).SerializeToString())
             stream.send(messages(opened, [("x", X)]))
             until(lambda: len(blocks(log)) > began)

@@ -1,4 +1,4 @@
-"""What one caller can take: rows, time, streams, places. A caller that drips bytes holds nothing but its socket."""
+"""Limits on one caller: rows, time, streams, calls. A caller that sends slowly holds only its socket."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_call_of_too_many_rows_is_refused_before_they_are_sent() -> None:
         assert remote.predict(np.zeros((10, ROW))).shape == (10, 2)
         with pytest.raises(TooLarge, match="11 rows; the limit max_rows is 10"):
             remote.predict(np.zeros((11, ROW)))
-        stream = server.open_stream("Predict")
+        stream = server.connection.open_stream("Predict")
         stream.send(iter([announced(10**6)]))
         assert isinstance(end_of(stream, server), TooLarge)
 
@@ -84,7 +84,7 @@ def test_a_call_gets_no_more_time_than_the_server_allows(timeout_s: float | None
         with pytest.raises(CallTimeout, match="the 0.5 s of the limit max_call_s"):
             server.estimator("m").predict(np.zeros((20, 4)))
         assert time.monotonic() - began_s < 3.0
-        with pytest.raises(CallTimeout, match="the 0.2 s it was given"):
+        with pytest.raises(CallTimeout, match="its timeout of 0.2 s"):
             connect(address, retry=ONCE, timeout_s=0.2).estimator("m").predict(np.zeros((20, 4)))
 
 
@@ -111,18 +111,18 @@ def test_a_caller_with_too_many_calls_waiting_is_told_so() -> None:
 
 def test_an_idle_stream_makes_room_for_another_and_busy_ones_do_not() -> None:
     with serving({"m": MODEL}, limits={"max_streams": 2}) as address, connect(address, retry=ONCE) as server:
-        idle, busy = server.open_stream("Predict"), server.open_stream("Predict")
+        idle, busy = server.connection.open_stream("Predict"), server.connection.open_stream("Predict")
         first = next(messages(open_field(pb.PredictOpen(call=pb.CallHeader(model="m")).SerializeToString()),
                               [("x", np.zeros((1, ROW), np.float32))]))  # fmt: skip
         idle.send(iter([first]))
         idle.receive()
         busy.send(iter([announced(1000)]))
         time.sleep(0.2)
-        third = server.open_stream("Predict")
+        third = server.connection.open_stream("Predict")
         third.send(iter([announced(1000)]))
         time.sleep(0.2)
         assert not idle.usable
-        fourth = server.open_stream("Predict")
+        fourth = server.connection.open_stream("Predict")
         fourth.send(iter([first]))
         error = end_of(fourth, server)
         assert isinstance(error, QueueFull)
@@ -137,7 +137,7 @@ def test_a_client_that_drips_bytes_loses_its_call_and_its_place() -> None:
     limits = {"stall_timeout_s": 0.5, "max_calls": 1, "min_bytes_per_s": 1000}
     with serving({"m": MODEL}, limits=limits) as address, connect(address, retry=ONCE) as server:
         stop = threading.Event()
-        stream = server.open_stream("Predict")
+        stream = server.connection.open_stream("Predict")
         began_s = time.monotonic()
         stream.send(dripping(10**6, 0.1, stop))
         error = end_of(stream, server)
@@ -183,7 +183,7 @@ def test_memory_is_not_taken_before_the_bytes_come(process: ServerProcess) -> No
         before = process.rss_bytes()
         for _ in range(streams):
             # 256 MB each in one block, of which one byte comes.
-            stream = server.open_stream("Predict")
+            stream = server.connection.open_stream("Predict")
             stream.send(iter([announced(65536), *chunk_messages(memoryview(b"\0"))]))
             stack.callback(stream.cancel)
         time.sleep(1.0)

@@ -82,15 +82,15 @@ OTHER = {**NET, "nb_classes": 3}
 @pytest.mark.parametrize(
     ("entries", "why"),
     [
-        (dict(a=NET, e=ensemble("a", "b")), r"models\[1\] \(e\): members: 'b' is not a model of its own here; .* some of: a$"),
-        (dict(a=NET, alias=ALIAS, e=ensemble("a", "alias")), r"models\[2\] \(e\): members: 'alias' is not a model of its own"),
-        (dict(e=ensemble("e")), r"models\[0\] \(e\): members: e in e: a model cannot be made of itself"),
-        (dict(e=ensemble("f"), f=ensemble("e")), r"models\[\d\] \(.\): members: . in . in .: a model cannot be made of itself"),
+        (dict(a=NET, e=ensemble("a", "b")), r"models\[1\] \(e\): members: 'b' is not a name with its own model; .* names of: a$"),
+        (dict(a=NET, alias=ALIAS, e=ensemble("a", "alias")), r"models\[2\] \(e\): members: 'alias' is not a name with its own"),
+        (dict(e=ensemble("e")), r"models\[0\] \(e\): members: e in e: a model cannot be its own member"),
+        (dict(e=ensemble("f"), f=ensemble("e")), r"models\[\d\] \(.\): members: . in . in .: a model cannot be its own member"),
         (dict(a=NET, b=OTHER, e=ensemble("a", "b")), r"models\[2\] \(e\): members: nb_classes differs: a 4, b 3"),
-        (dict(a=NET, e=ensemble("a", nb_classes=7)), r"models\[1\] \(e\): nb_classes: given 7; that of the members is 4"),
+        (dict(a=NET, e=ensemble("a", nb_classes=7)), r"models\[1\] \(e\): nb_classes: given 7; the members have 4"),
         (dict(a=NET, e=ensemble("a", member_weights=[1, 2])), r"models\[1\] \(e\): member_weights: expected one finite number"),
         (dict(a=NET, e=ensemble("a", weights="w.safetensors")), r"models\[1\] \(e\): weights: an ensemble has none of its own"),
-        (dict(e={"backend": "ensemble"}), r"models\[0\] \(e\): members: missing"),
+        (dict(e={"backend": "ensemble"}), r"models\[0\] \(e\): members: required, without a default; set it"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_made_is_refused_with_the_place_and_the_key(entries: dict[str, Any], why: str) -> None:
@@ -136,7 +136,7 @@ def test_a_call_that_holds_a_part_holds_up_what_is_made_of_it_and_nothing_else()
         waits = {model: scheduler.admit(model, "c") for model in ("inner", "outer", "a")}
         goes_on = {model: scheduler.admit(model, "c") for model in ("other", "b")}
         with scheduler.admit("a", "fit") as fit:
-            await scheduler.hold(fit)
+            await scheduler.lock(fit)
             later = [ticket.submit(note(order, model), {}, {}) for model, ticket in waits.items()]
             for model, ticket in goes_on.items():
                 await ticket.run(note(order, model))
@@ -158,8 +158,8 @@ def test_fits_of_two_members_go_on_side_by_side() -> None:
         with scheduler.admit("both", "c") as waits:
             with scheduler.admit("b", "c") as b:
                 with scheduler.admit("a", "c") as a:
-                    await scheduler.hold(a)
-                    await scheduler.hold(b)
+                    await scheduler.lock(a)
+                    await scheduler.lock(b)
                     later = waits.submit(note(order, "both"), {}, {})
                     for name, ticket in (("a", a), ("b", b), ("a", a)):
                         await ticket.run(note(order, name))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ from gradwire.client import RemoteEstimator, connect
 from gradwire.client.errors import ModelFailed, OutOfMemory
 from gradwire.server import serving
 from gradwire.server.process import service
-from gradwire.server.scheduling.merging import compute, likeness
+from gradwire.server.scheduling.merging import batch_key, compute
 from gradwire.server.scheduling.scheduler import Scheduler
 from gradwire.server.scheduling.work import Work
 from gradwire.server.telemetry.batches import Batches
@@ -68,7 +68,7 @@ def schedulers(monkeypatch: pytest.MonkeyPatch) -> list[Scheduler]:
 
 
 def total(scheduler: Scheduler) -> Batches:
-    """What a server has computed, of all operations."""
+    """Batches that a server has computed, of all operations."""
     result = Batches()
     for of in scheduler.tally.of.values():
         result.batches += of.batches
@@ -244,7 +244,7 @@ def test_calls_are_alike_if_operation_options_shapes_and_dtypes_are() -> None:
     x, y = np.zeros((2, 6)), np.zeros(2, np.int64)
 
     def kind(function: Any = e.loss_gradient, rows: Any = None, **options: Any) -> Any:
-        return likeness(e, function, {"x": x, "y": y} if rows is None else rows, options, 8).kind
+        return batch_key(e, function, {"x": x, "y": y} if rows is None else rows, options, 8).kind
 
     assert kind() == kind(rows={"x": np.ones((5, 6)), "y": np.ones(5, np.int64)})
     assert kind(divisor=None) == kind(divisor=3.0)
@@ -267,7 +267,7 @@ def test_calls_are_alike_if_operation_options_shapes_and_dtypes_are() -> None:
 
 def test_what_may_see_more_than_a_row_is_computed_by_itself() -> None:
     def separable(e: Estimator, **options: Any) -> bool:
-        return likeness(e, e.predict, {"x": np.zeros((2, 6))}, options, 8).separable
+        return batch_key(e, e.predict, {"x": np.zeros((2, 6))}, options, 8).separable
 
     assert separable(estimator())
     assert not separable(estimator(), training_mode=True)
@@ -305,18 +305,19 @@ def works(e: Estimator, sizes: list[int], y: Any, divisors: list[float | None]) 
     made = []
     for size, divisor in zip(sizes, divisors, strict=True):
         rows = {"x": rng.normal(size=(size, 6)), "y": y(rng, size)}
-        made.append(Work(e.loss_gradient, rows, {"divisor": divisor}, _Undone(), None, likeness(e, e.loss_gradient, rows, {}, 99)))  # type: ignore[arg-type]
+        key = batch_key(e, e.loss_gradient, rows, {}, 99)
+        made.append(Work(e.loss_gradient, rows, {"divisor": divisor}, _Undone(), None, size, key))  # type: ignore[arg-type]
     return made
 
 
 class _Undone:
-    """What `compute` asks of a future, which would need a loop."""
+    """Stand-in for a future, which would need an event loop."""
 
     def cancelled(self) -> bool:
         return False
 
 
-E = estimator()
+shared_estimator = cache(estimator)
 
 
 @given(
@@ -329,15 +330,16 @@ def test_a_mean_divides_by_the_rows_of_its_own_call(sizes: list[int], soft: bool
     def labels(rng: np.random.Generator, size: int) -> Any:
         return rng.dirichlet(np.ones(4), size) if soft else rng.integers(0, 4, size)
 
-    parts = works(E, sizes, labels, divisors[: len(sizes)])
-    E.room.clear()
+    e = shared_estimator()
+    parts = works(e, sizes, labels, divisors[: len(sizes)])
+    e.room.clear()
     if room is not None:
-        E.room[("loss_gradient", (6,))] = room
+        e.room[("loss_gradient", (6,))] = room
     computed = compute(parts)
     assert computed.as_one
     for outcome in computed.outcomes:
         work = outcome.work
-        expected = E.loss_gradient(work.rows["x"], work.rows["y"], divisor=work.options["divisor"])
+        expected = e.loss_gradient(work.rows["x"], work.rows["y"], divisor=work.options["divisor"])
         np.testing.assert_allclose(outcome.result, expected, rtol=1e-12, atol=1e-15)
 
 
@@ -382,8 +384,8 @@ def test_a_block_that_the_device_has_no_room_for_is_computed_in_halves(caplog: p
             assert sum(made[0].computed) == 400
             np.testing.assert_allclose(remote.predict(x), large.predict(x), rtol=1e-10)
             notes = remote.refresh().notes
-    assert "loss_gradient of rows (6,) is computed 16 rows at once: the device has no room for more" in notes
-    warned = [record for record in caplog.records if "no room" in record.message]
+    assert "loss_gradient of rows (6,) is computed 16 rows at once: more do not fit into the device's memory" in notes
+    warned = [record for record in caplog.records if "ran out of memory" in record.message]
     assert [(record.operation, record.rows) for record in warned] == [("loss_gradient", 16), ("predict", 16)]  # type: ignore[attr-defined]
 
 
@@ -392,7 +394,7 @@ def test_where_not_even_one_row_fits_the_caller_is_told_and_nothing_is_remembere
     with serving({"m": small(20, made)}) as address, connect(address) as server:
         remote = server.estimator("m")
         made[0].room = 0
-        with pytest.raises(OutOfMemory, match="no room even for one row of predict"):
+        with pytest.raises(OutOfMemory, match="Not even one row of predict fits"):
             remote.predict(np.zeros((100, 6)))
         made[0].room = 100
         remote.predict(np.zeros((100, 6)))

@@ -1,4 +1,4 @@
-"""Whatever a client names is a name, never a path: nothing outside the state folder is read, made or changed."""
+"""Names from clients are never paths: nothing outside the state folder is read, made or changed."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Place:
         return found
 
     def kept(self) -> set[str]:
-        """What lies in the state folder, relative to it, beside the server's database."""
+        """Files in the state folder, relative to it, except the server's database."""
         found = {str(path.relative_to(self.state)) for path in self.state.rglob("*") if path.is_file()}
         return {name for name in found if not name.startswith("gradwire.db")}
 
@@ -93,7 +93,7 @@ NAMES = st.one_of(
 
 def uses(server: Server, name: str) -> Iterator[Any]:
     """Every place of the contract where a client gives a name."""
-    stub = model_pb2_grpc.ModelServiceStub(server.channel())
+    stub = model_pb2_grpc.ModelServiceStub(server.connection.channel())
     yield lambda: stub.SaveVersion(model_pb2.SaveVersionRequest(model="m", version=name, overwrite=True))
     yield lambda: stub.RestoreVersion(model_pb2.RestoreVersionRequest(model="m", version=name))
     yield lambda: stub.SaveVersion(model_pb2.SaveVersionRequest(model=name, version="v"))
@@ -114,7 +114,7 @@ def uses(server: Server, name: str) -> Iterator[Any]:
 
 
 def _streamed(server: Server, opening: bytes, tensor: str) -> None:
-    stream = server.open_stream("GetActivations")
+    stream = server.connection.open_stream("GetActivations")
     try:
         stream.send(iter(list(messages(opening, [(tensor, X)]))))
         stream.receive()

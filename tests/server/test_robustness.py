@@ -1,4 +1,4 @@
-"""What callers and owners do that nobody planned for."""
+"""Robustness against unexpected behaviour of callers and model owners."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gradwire.client import Retry, connect
 from gradwire.client.errors import GradwireError, LayerError, ModelFailed, TooManyClones, UnknownModel, Unsupported
 from gradwire.server import serving
 from gradwire.server.scheduling.costs import Costs
-from gradwire.server.scheduling.merging import likeness
+from gradwire.server.scheduling.merging import batch_key
 from gradwire.server.scheduling.scheduler import Scheduler
 from gradwire.server.scheduling.work import Work
 
@@ -160,15 +160,15 @@ def test_a_black_box_that_waits_holds_up_nobody_who_does_not_want_it() -> None:
 
 
 OTHER = load(BlackBox(backend="blackbox", factory=lambda: np.asarray, input_shape=(4,), nb_classes=4, coalesce=True))
-TICKET = Scheduler(1000).admit("m", "c")
+CALL = Scheduler(1000).admit("m", "c")
 
 
 def block(of: Any, rows: int, *, operation: str = "predict", width: int = 4, model: str = "m", **options: Any) -> Work:
     """Rows to be computed by something of which the costs are to be known."""
     x = {"x": np.zeros((rows, width))}
-    like = replace(likeness(OTHER, getattr(OTHER, operation), x, options, 128), may_wait=False)
+    like = replace(batch_key(OTHER, getattr(OTHER, operation), x, options, 128), may_wait=False)
     function = getattr(of, operation)
-    return Work(function, x, options, None, replace(TICKET, model=model), like)  # type: ignore[arg-type]
+    return Work(function, x, options, None, replace(CALL, model=model), rows, like)  # type: ignore[arg-type]
 
 
 def test_what_is_remembered_of_a_block_keeps_nothing_alive() -> None:
@@ -237,7 +237,7 @@ def test_a_scheduler_forgets_holds_that_nobody_wants() -> None:
         scheduler = Scheduler(10)
         for model in range(100):
             with scheduler.admit(model, "c") as ticket:
-                await scheduler.hold(ticket)
+                await scheduler.lock(ticket)
         del ticket
         gc.collect()
         assert not scheduler._holds
@@ -251,13 +251,13 @@ def test_a_cancelled_wait_for_a_model_passes_the_turn_on() -> None:
     async def test() -> None:
         scheduler = Scheduler(10)
         first, second, third = (scheduler.admit("m", name) for name in "abc")
-        await scheduler.hold(first)
-        waiting = [asyncio.create_task(scheduler.hold(ticket)) for ticket in (second, third)]
+        await scheduler.lock(first)
+        waiting = [asyncio.create_task(scheduler.lock(ticket)) for ticket in (second, third)]
         await asyncio.sleep(0)
         first.__exit__(None, None, None)  # the turn is the second's now, who has not run yet
         waiting[0].cancel()
         await asyncio.wait_for(waiting[1], 5)
-        assert third.held is not None
+        assert third.lock is not None
 
     asyncio.run(test())
 

@@ -21,8 +21,8 @@ from processes import server_process
 
 from gradwire.client import Retry, Server, connect
 from gradwire.client.errors import CallTimeout, ShapeError, Unavailable
-from gradwire.client.same_host import SocketStream
-from gradwire.client.streams import Stream
+from gradwire.client.transport.same_host import SocketStream
+from gradwire.client.transport.streams import Stream
 from gradwire.server import serving
 from gradwire.server.transport import same_host
 from gradwire.v1 import estimator_pb2 as pb
@@ -51,7 +51,7 @@ def rows(n: int) -> Any:
 
 
 def way(server: Server) -> type:
-    stream = server.open_stream("Predict")
+    stream = server.connection.open_stream("Predict")
     stream.close()
     return type(stream)
 
@@ -93,7 +93,7 @@ def test_errors_are_those_of_grpc_and_the_next_call_works(address: str, server: 
         told = []
         for way in (server, plain):
             with pytest.raises(ShapeError, match=r"expected \(n, 1024\)") as caught:
-                way.call("Predict", opening, [("x", rows(2)[:, :5])])
+                way.connection.call("Predict", opening, [("x", rows(2)[:, :5])])
             told.append((str(caught.value), caught.value.field, caught.value.reason))
     assert told[0] == told[1]
     assert server.estimator("m").predict(rows(2)).shape == (2, 2)
@@ -126,7 +126,7 @@ def test_a_server_that_was_started_again_is_found_again(free_port: int) -> None:
 
 def test_a_name_that_is_not_on_this_host_means_grpc(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As through a tunnel to another host."""
-    monkeypatch.setattr("gradwire.client.same_host.abstract", lambda name: "\0nobody")
+    monkeypatch.setattr("gradwire.client.transport.same_host.abstract", lambda name: "\0nobody")
     with connect(address) as server:
         assert server.estimator("m").predict(rows(2)).shape == (2, 2)
         assert way(server) is Stream
@@ -140,7 +140,7 @@ def test_another_users_process_is_turned_away(address: str, monkeypatch: pytest.
 
 
 def test_a_socket_of_another_user_is_not_talked_to(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gradwire.client.same_host.peer_of", lambda connection: Peer(1, os.geteuid() + 1))
+    monkeypatch.setattr("gradwire.client.transport.same_host.peer_of", lambda connection: Peer(1, os.geteuid() + 1))
     with connect(address) as server:
         assert server.estimator("m").predict(rows(2)).shape == (2, 2)
         assert way(server) is Stream
@@ -156,14 +156,14 @@ def frame(kind: int, payload: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("sent", "told"),
     [
-        (frame(MESSAGE, b"no hello"), "begins with a hello"),
-        (frame(HELLO, SameHostHello(method="Nothing").SerializeToString()), "begins with a hello"),
-        (frame(HELLO, b"\xff\xff\xff"), "begins with a hello"),
+        (frame(MESSAGE, b"no hello"), "is a hello with one of the methods"),
+        (frame(HELLO, SameHostHello(method="Nothing").SerializeToString()), "is a hello with one of the methods"),
+        (frame(HELLO, b"\xff\xff\xff"), "is a hello with one of the methods"),
         (struct.pack("<BI", HELLO, 0xFFFFFFFF), "max_message_bytes"),
         (frame(HELLO, HELLO_PREDICT) + frame(STATUS, b""), "a frame of kind 3"),
         (frame(HELLO, HELLO_PREDICT) + frame(200, b"x"), "a frame of kind 200"),
         (frame(HELLO, HELLO_PREDICT) + frame(MESSAGE, b"\xff\xff"), "are not a PredictRequest"),
-        (frame(HELLO, HELLO_PREDICT) + frame(MESSAGE, b""), "begins with a message that holds open"),
+        (frame(HELLO, HELLO_PREDICT) + frame(MESSAGE, b""), "the first message of a call is a PredictRequest with open"),
         (frame(HELLO, HELLO_PREDICT) + struct.pack("<BI", MESSAGE, (5 << 20) + 1), "max_message_bytes"),
     ],
 )
@@ -216,7 +216,7 @@ def test_a_server_that_dies_in_the_middle_of_a_call_is_noticed_and_leaves_nothin
         assert remote.predict(np.ones((1, 4))).shape == (1, 2)
         assert listed(name)
         began_s = time.monotonic()
-        with pytest.raises(Unavailable, match="hung up"):
+        with pytest.raises(Unavailable, match="the server closed the connection"):
             remote.predict(-np.ones((1, 4)))
         assert time.monotonic() - began_s < 5
         process.process.wait(10)
@@ -239,7 +239,7 @@ def test_a_server_that_hangs_is_not_waited_for_beyond_the_timeout(tmp_path: Path
 
 
 def test_a_client_that_dies_in_the_middle_of_a_call_costs_nothing(address: str) -> None:
-    """What is computed for it is dropped, and its connection with it."""
+    """Drops the client's computation and its connection."""
     whole = frame(HELLO, HELLO_PREDICT) + frame(MESSAGE, b"")[:4]
     before = socket_count()
     callers = []

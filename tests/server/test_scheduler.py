@@ -18,7 +18,7 @@ from gradwire.backends.errors import ModelFailed
 from gradwire.backends.load import load
 from gradwire.server.errors import QueueFull
 from gradwire.server.scheduling.scheduler import Scheduler
-from gradwire.server.scheduling.work import Likeness
+from gradwire.server.scheduling.work import BatchKey
 
 
 def note(order: list[str], name: str) -> Callable[[], str]:
@@ -90,7 +90,7 @@ def test_a_call_that_holds_a_model_has_it_alone_and_other_models_go_on() -> None
         scheduler, order = Scheduler(10), []
         with running(scheduler), scheduler.admit("m", "other") as waits, scheduler.admit("n", "other") as goes_on:
             with scheduler.admit("m", "fit") as fit:
-                await scheduler.hold(fit)
+                await scheduler.lock(fit)
                 later = waits.submit(note(order, "waits"), {}, {})
                 for step in range(3):
                     await fit.run(note(order, f"step {step}"))
@@ -107,7 +107,7 @@ def test_a_call_that_holds_a_model_passes_others_of_its_own_client() -> None:
         scheduler, order = Scheduler(10), []
         with scheduler.admit("m", "same") as waits, scheduler.admit("m", "same") as fit:
             later = waits.submit(note(order, "waits"), {}, {})
-            await scheduler.hold(fit)
+            await scheduler.lock(fit)
             with running(scheduler):
                 await fit.run(note(order, "step"))
                 fit.__exit__(None, None, None)
@@ -124,7 +124,7 @@ def test_fits_of_one_model_come_one_after_the_other_even_if_one_gives_up_waiting
 
         async def fit(name: str) -> None:
             with scheduler.admit("m", name) as ticket:
-                await scheduler.hold(ticket)
+                await scheduler.lock(ticket)
                 held.append(f"{name} begins")
                 await asyncio.sleep(0.01)
                 held.append(f"{name} ends")
@@ -174,9 +174,9 @@ ESTIMATOR = load(
 )
 
 
-def alike(kind: str, separable: bool = False, max_rows: int = 8) -> Likeness:
+def alike(kind: str, separable: bool = False, max_rows: int = 8) -> BatchKey:
     """Rows that are computed in the same way, if the kind is the same."""
-    return Likeness(ESTIMATOR, kind, (1,), separable, False, max_rows)
+    return BatchKey(ESTIMATOR, kind, (1,), separable, False, max_rows)
 
 
 QUICK = alike("quick")
@@ -187,11 +187,11 @@ def test_a_call_that_is_alone_and_known_to_be_quick_is_computed_where_it_is() ->
         scheduler, quick = Scheduler(10), thread_of()
         here = threading.current_thread().name
         with running(scheduler), scheduler.admit("m", "c") as ticket:
-            assert await ticket.run_block(quick, ROWS, {}, QUICK) == "gradwire-runner"  # not known yet
-            assert await ticket.run_block(quick, ROWS, {}, QUICK) == here
-            assert await ticket.run_block(quick, ROWS, {}, alike("other")) == "gradwire-runner"
+            assert await scheduler.run_block(ticket, quick, ROWS, {}, QUICK) == "gradwire-runner"  # not known yet
+            assert await scheduler.run_block(ticket, quick, ROWS, {}, QUICK) == here
+            assert await scheduler.run_block(ticket, quick, ROWS, {}, alike("other")) == "gradwire-runner"
             with scheduler.admit("m", "another"):
-                assert await ticket.run_block(quick, ROWS, {}, QUICK) == "gradwire-runner"  # not alone
+                assert await scheduler.run_block(ticket, quick, ROWS, {}, QUICK) == "gradwire-runner"  # not alone
 
     run(test)
 
@@ -201,11 +201,11 @@ def test_callers_who_take_turns_are_not_alone_although_their_calls_come_one_by_o
         scheduler, quick, one, two = Scheduler(10), thread_of(), object(), object()
         here = threading.current_thread().name
         with running(scheduler), scheduler.admit("m", "c") as ticket:
-            await ticket.run_block(quick, ROWS, {}, QUICK, one)
-            assert await ticket.run_block(quick, ROWS, {}, QUICK, one) == here
-            assert await ticket.run_block(quick, ROWS, {}, QUICK, two) == "gradwire-runner"
+            await scheduler.run_block(ticket, quick, ROWS, {}, QUICK, one)
+            assert await scheduler.run_block(ticket, quick, ROWS, {}, QUICK, one) == here
+            assert await scheduler.run_block(ticket, quick, ROWS, {}, QUICK, two) == "gradwire-runner"
             await asyncio.sleep(0.05)
-            assert await ticket.run_block(quick, ROWS, {}, QUICK, one) == here  # the other's last call was long ago
+            assert await scheduler.run_block(ticket, quick, ROWS, {}, QUICK, one) == here  # the other's last call was long ago
 
     run(test)
 
@@ -215,7 +215,7 @@ def test_what_was_slow_the_last_time_is_left_to_the_runner() -> None:
         scheduler, slow = Scheduler(10), thread_of(0.02)
         with running(scheduler), scheduler.admit("m", "c") as ticket:
             for _ in range(3):
-                assert await ticket.run_block(slow, ROWS, {}, QUICK) == "gradwire-runner"
+                assert await scheduler.run_block(ticket, slow, ROWS, {}, QUICK) == "gradwire-runner"
 
     run(test)
 
@@ -225,7 +225,7 @@ def test_two_threads_are_never_on_the_device_at_once() -> None:
         scheduler, quick = Scheduler(10), thread_of()
         with running(scheduler):
             with scheduler.admit("m", "c") as ticket:
-                await ticket.run_block(quick, ROWS, {}, QUICK)
+                await scheduler.run_block(ticket, quick, ROWS, {}, QUICK)
             with scheduler.admit("m", "gone") as gone:
                 # A call that is cancelled while the runner computes it: the device is busy although nobody is there.
                 begun, ended = threading.Event(), threading.Event()
@@ -239,7 +239,7 @@ def test_two_threads_are_never_on_the_device_at_once() -> None:
                 await asyncio.to_thread(begun.wait)
                 assert not ended.is_set()
             with scheduler.admit("m", "c") as ticket:
-                await ticket.run_block(quick, ROWS, {}, QUICK)
+                await scheduler.run_block(ticket, quick, ROWS, {}, QUICK)
                 assert ended.is_set()
 
     run(test)
@@ -260,12 +260,12 @@ def test_errors_and_exits_end_the_call_wherever_it_is_computed() -> None:
     async def test() -> None:
         scheduler = Scheduler(10)
         with running(scheduler), scheduler.admit("m", "c") as ticket:
-            assert await ticket.run_block(work, ROWS, {}, QUICK) == 1
+            assert await scheduler.run_block(ticket, work, ROWS, {}, QUICK) == 1
             with pytest.raises(ModelFailed, match="SystemExit"):
-                await ticket.run_block(work, ROWS, {}, QUICK)
+                await scheduler.run_block(ticket, work, ROWS, {}, QUICK)
             with pytest.raises(ValueError, match="wrong"):
-                await ticket.run_block(work, ROWS, {}, QUICK)
-            assert await ticket.run_block(work, ROWS, {}, QUICK) == 4
+                await scheduler.run_block(ticket, work, ROWS, {}, QUICK)
+            assert await scheduler.run_block(ticket, work, ROWS, {}, QUICK) == 4
 
     run(test)
 

@@ -17,8 +17,8 @@ import pytest
 from google.rpc.status_pb2 import Status
 
 from gradwire.client import Retry, Server, connect
-from gradwire.client import same_host as client_side
-from gradwire.client.same_host import SocketStream
+from gradwire.client.transport import same_host as client_side
+from gradwire.client.transport.same_host import SocketStream
 from gradwire.server import serving
 from gradwire.v1 import estimator_pb2 as pb
 from gradwire.v1 import transport_pb2, transport_pb2_grpc
@@ -80,13 +80,13 @@ def test_large_calls_share_memory_and_small_ones_do_not(address: str) -> None:
     with connect(address) as server:
         remote = server.estimator("m")
         remote.predict(rows(2))
-        (stream,) = server._idle["Predict", "m"]
+        (stream,) = server.connection._idle["Predict", "m"]
         assert isinstance(stream, SocketStream)
         assert stream._segment is None
         remote.predict(rows(3))
         assert isinstance(stream._segment, Segment)
         remote.predict(rows(2))
-        assert list(server._idle["Predict", "m"]) == [stream]
+        assert list(server.connection._idle["Predict", "m"]) == [stream]
 
 
 def test_large_answers_to_small_questions_share_memory_from_the_second_on(address: str) -> None:
@@ -100,7 +100,7 @@ def test_large_answers_to_small_questions_share_memory_from_the_second_on(addres
         for shares in (False, True, True):
             answer = remote.predict(x)
             assert (answer == x).all()
-            (stream,) = server._idle["Predict", "m"]
+            (stream,) = server.connection._idle["Predict", "m"]
             assert isinstance(stream, SocketStream)
             assert isinstance(stream._segment, Segment) is shares
 
@@ -179,7 +179,7 @@ def test_calls_use_the_same_slots_again(address: str) -> None:
         remote, x = server.estimator("m"), rows(64 * 3 + 1)
         for _ in range(4 * SLOTS):
             np.testing.assert_array_equal(remote.predict(x), -x)
-        (stream,) = server._idle["Predict", "m"]
+        (stream,) = server.connection._idle["Predict", "m"]
         assert isinstance(stream, SocketStream)
         assert isinstance(stream._segment, Segment)
         assert len(stream._segment.free) == SLOTS - 4
@@ -225,7 +225,7 @@ def test_a_server_that_cannot_map_the_memory_gets_chunks(address: str, monkeypat
         x = rows(300)
         for _ in range(2):
             np.testing.assert_array_equal(server.estimator("m").predict(x), -x)
-        (stream,) = server._idle["Predict", "m"]
+        (stream,) = server.connection._idle["Predict", "m"]
         assert isinstance(stream, SocketStream)
         assert stream._segment is False
 
@@ -247,7 +247,7 @@ def test_an_error_in_the_middle_leaves_the_next_call_right(server: Server) -> No
     opening = open_field(pb.PredictOpen(call=pb.CallHeader(model="nobody")).SerializeToString())
     for _ in range(3):
         with pytest.raises(Exception, match="nobody"):
-            server.call("Predict", opening, [("x", x)])
+            server.connection.call("Predict", opening, [("x", x)])
         np.testing.assert_array_equal(remote.predict(x), -x)
 
 
@@ -307,7 +307,7 @@ def short() -> int:
 
 
 def of_other_rules() -> int:
-    """What those offer who wait for each slot to be given back by itself."""
+    """Offer of a peer that waits for each slot to be returned by a message."""
     import fcntl
 
     file = os.memfd_create("gradwire", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
@@ -388,7 +388,7 @@ def test_chunks_where_a_call_should_begin_and_too_many_of_them_are_refused(addre
         with Caller(address) as caller:
             caller.send(SHARE, OFFER.pack(file))
             caller.send(SHARED, PLACE.pack(0, 0, 10))
-            assert "a chunk came where a PredictRequest was expected" in caller.status().message
+            assert "expected a PredictRequest; got a chunk" in caller.status().message
         with Caller(address) as caller:
             caller.send(SHARE, OFFER.pack(file))
             frame = PLACE.pack(0, 0, 10)

@@ -52,7 +52,7 @@ def end_of(stream: Any, server: Server) -> Exception:
 
 
 def test_a_client_that_stops_sending_loses_its_call_and_its_place(server: Server) -> None:
-    stream = server.open_stream("Predict")
+    stream = server.connection.open_stream("Predict")
     stream.send(iter(large_call(1000)[:2]))
     time.sleep(0.1)
     began_s = time.monotonic()
@@ -70,7 +70,7 @@ def test_a_client_that_takes_no_results_loses_its_call_and_its_place() -> None:
     with serving({"m": wide}, limits=LIMITS) as address, connect(address, retry=Retry(attempts=1)) as server:
         opening = open_field(pb.PredictOpen(call=pb.CallHeader(model="m")).SerializeToString())
         # gRPC's flow control takes some results; a gigabyte of them it does not.
-        stream = server.open_stream("Predict")
+        stream = server.connection.open_stream("Predict")
         stream.send(messages(opening, [("x", np.zeros((4096, 4), np.float32))]))
         time.sleep(2.0)
         assert server.estimator("m").predict(np.zeros((1, 4))).shape == (1, 1 << 16)
@@ -80,7 +80,7 @@ def test_a_client_that_takes_no_results_loses_its_call_and_its_place() -> None:
 def test_a_stream_without_calls_is_ended_without_an_error(server: Server) -> None:
     remote = server.estimator("m")
     x = np.zeros((2, 1024))
-    stream = server.open_stream("Predict")
+    stream = server.connection.open_stream("Predict")
     stream.send(iter(large_call(2)))
     stream.receive()
     time.sleep(1.6)
@@ -95,7 +95,7 @@ EDGES = {"idle": ({"idle_timeout_s": 0.1}, (0.09, 0.15)), "old": ({"max_connecti
 
 @pytest.mark.parametrize("ends", EDGES)
 def test_an_end_that_crosses_a_call_on_its_way_costs_nothing(ends: str) -> None:
-    """Calls begin when their streams are about to end, each thread's on one of its own, and none has a second attempt."""
+    """Begins calls on streams that are about to end; none needs a second attempt."""
     limits, (least_s, most_s) = EDGES[ends]
     with serving({"m": MODEL}, limits=limits) as address, connect(address, retry=Retry(attempts=1)) as server:
         remote = server.estimator("m")
@@ -116,7 +116,7 @@ def test_an_end_that_crosses_a_call_on_its_way_costs_nothing(ends: str) -> None:
 
 def test_streams_of_gRPC_grow_old_and_those_of_the_same_host_do_not(transport: str) -> None:  # noqa: N802, its name
     with serving({"m": MODEL}, limits={"max_connection_age_s": 0.2}) as address, connect(address) as server:
-        stream = server.open_stream("Predict")
+        stream = server.connection.open_stream("Predict")
         stream.send(iter(large_call(2)))
         stream.receive()
         time.sleep(0.5)

@@ -1,4 +1,4 @@
-"""A model that does not come back: callers, health and the log are told, and the process ends if it may."""
+"""Watchdog: callers, health and the log learn of a model that hangs, and the process ends if configured."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_the_process_ends_with_a_code_that_asks_to_be_started_again(tmp_path: Pa
             predict(server, HANGS)
         assert process.process.wait(10) == 70
         log = process.log.read_text()
-        assert "the model does not come back" in log
+        assert "the model does not return" in log
         assert "model=m" in log
         assert "operation=predict" in log
 

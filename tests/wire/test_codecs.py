@@ -1,4 +1,4 @@
-"""Codecs do to the last bit what the contract says, row by row; what does not agree with them is refused before memory is taken."""
+"""Codecs follow the contract to the last bit; malformed data are rejected before memory is allocated."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def coded(draw):
 
 
 def expected(array, codec):
-    """What the contract says of an array, by other code than ours."""
+    """Encodes an array by the contract, with independent code."""
     with np.errstate(all="ignore"):
         if codec == CODEC_SIGN:
             return np.sign(array)
@@ -80,7 +80,7 @@ def assert_same(actual, wanted, codec):
 
 
 def receive(sent, block_rows=None, into=None):
-    """The blocks of the one tensor of a call, and its header, as a peer reads them from the call's messages."""
+    """Reads the header and the blocks of a call's single tensor from its messages, as a peer does."""
     first, *rest = sent
     (header,) = PredictRequest.FromString(first).tensors
     spec = spec_of(header, 1 << 30)

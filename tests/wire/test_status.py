@@ -1,4 +1,4 @@
-"""A fault arrives as it was sent; what is not of a gradwire server has no reason, and nothing in metadata can raise."""
+"""Faults arrive as sent; statuses from elsewhere have no reason, and no metadata can raise."""
 
 from __future__ import annotations
 

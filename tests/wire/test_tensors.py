@@ -229,7 +229,7 @@ def test_an_array_of_a_dtype_outside_the_contract_is_not_sent(array):
 @pytest.mark.parametrize("dtype", [0, 11, -1, 2**31 - 1])
 def test_a_header_with_an_unknown_dtype_is_refused(dtype):
     header = Tensor(name="x", dtype=dtype, shape=[2], nbytes=8)
-    assert f"dtype number {dtype} " in refused(ERROR_REASON_BAD_DTYPE, lambda: spec_of(header, 0))
+    assert f"unknown dtype number {dtype};" in refused(ERROR_REASON_BAD_DTYPE, lambda: spec_of(header, 0))
 
 
 @pytest.mark.parametrize("codec", [4, -1, 2**31 - 1])
@@ -263,7 +263,7 @@ def test_a_header_of_very_many_large_sizes_is_refused():
 def test_a_header_with_sizes_that_no_memory_can_address_is_refused_even_without_a_limit(shape, max_nbytes):
     # What 64 bits are left with is what a careless product would agree with.
     header = Tensor(name="x", dtype=DTYPE_FLOAT32, shape=shape, nbytes=4 * math.prod(shape) % 2**64)
-    assert "no array can have" in refused(ERROR_REASON_TOO_LARGE, lambda: spec_of(header, max_nbytes))
+    assert "more bytes than can be addressed" in refused(ERROR_REASON_TOO_LARGE, lambda: spec_of(header, max_nbytes))
 
 
 def test_a_header_over_the_limit_is_refused_and_one_at_the_limit_is_not():

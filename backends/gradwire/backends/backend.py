@@ -1,12 +1,12 @@
-"""What a backend is: a module that knows one framework, and what the models it loads can do.
+"""Interface of backends: a module for each framework, and the operations of the models that it loads.
 
 A backend module defines two names: ``Config``, the keys that it takes in a model's configuration, and
-``load(config)``, which returns a model (or ``load(config, members)``, if a ``Config`` is ``made_of`` other models, which it
-then gets loaded, by name). The model is arithmetic on *model inputs*: numpy in, numpy out, no
-preprocessing, no label forms, no access. `Estimator` puts those around it.
+``load(config)``, which returns a model. If a ``Config`` is ``made_of`` other models, the function is
+``load(config, members)`` and receives them loaded, by name. The model is arithmetic on *model inputs*: numpy in, numpy out,
+no preprocessing, no label forms, no access rules. `Estimator` adds those.
 
-Operations are optional. What a model can do is what it defines (see `capabilities`): a model without ``class_gradient``
-has no class gradients, and callers are told so.
+Operations are optional, and a model has those that it defines (see `capabilities`): a model without ``class_gradient``
+has no class gradients, and its card says so.
 """
 
 from __future__ import annotations
@@ -26,76 +26,76 @@ OutputKind: TypeAlias = Literal["logits", "probabilities", "labels", "values"]
 
 @runtime_checkable
 class Model(Protocol):
-    """The one operation that every model has, and what its card says of it."""
+    """The one operation that every model has, and the attributes for its card."""
 
     input_dtype: np.dtype[Any]
-    """What model inputs are cast to, after preprocessing."""
+    """Dtype of model inputs, after preprocessing."""
     output_kind: OutputKind
     layer_names: list[str]
-    """In the order of their indices."""
+    """Names of the layers, in the order of their indices."""
     loss_name: str
-    """Empty where there is no loss."""
+    """Name of the loss; empty if the model has none."""
     loss_reduction: Literal["mean", "sum"]
-    """How the model's own loss treats rows, and so how its loss gradient is scaled."""
+    """Reduction of the model's own loss over rows, which scales its loss gradient too."""
     device: str
     notes: list[str]
-    """What a caller should know about the answers, for the card."""
+    """Remarks on the answers, which the card shows to callers."""
 
     may_wait: bool
-    """Whether it may wait for something else than its device, the network say."""
+    """True if the model may wait for anything but its device, such as the network."""
 
     @property
     def fitted(self) -> bool:
-        """Whether it can predict yet."""
+        """True once the model can predict."""
         ...
 
     def predict(self, x: Array, *, training_mode: bool) -> Array:
-        """Outputs ``(n, C)``, or ``(n, 1)`` for a model with one output, for model inputs ``x (n, *input_shape)``."""
+        """Outputs ``(n, C)``, or ``(n, 1)`` for a model with one output, of model inputs ``x (n, *input_shape)``."""
         ...
 
 
 @dataclass(frozen=True)
 class DeviceReading:
-    """How a device is, now.
+    """Memory and utilisation of a device at this moment.
 
     Attributes:
-        memory_nbytes: By kind: ``used`` by anybody and ``total``; ``allocated`` and ``reserved`` by the framework, in this process.
-        utilisation: Part of the time in which it was busy, lately, 0 to 1; None if that cannot be told.
+        memory_nbytes: By kind: ``used`` by all processes and ``total``; ``allocated`` and ``reserved`` by the framework here.
+        utilisation: Fraction of recent time in which the device was busy, 0 to 1; None if unknown.
     """
 
     memory_nbytes: Mapping[str, int]
     utilisation: float | None = None
 
 
-class Placed(Protocol):
-    """What a model may define to tell more of its device."""
+class DeviceReporter(Protocol):
+    """Optional readings of a model's device."""
 
     device_uuid: str
-    """The same wherever the device is plugged in and however it is numbered; empty for what has none."""
+    """Identifier that is independent of the device's slot and number; empty for devices without one."""
 
     def device_reading(self) -> DeviceReading | None:
-        """How the device is. From any thread, also while the model computes; None where there is nothing to tell."""
+        """Reads the device, from any thread, also while the model computes; None if there are no readings."""
         ...
 
 
-class Telling(Protocol):
-    """What a model may define besides `Model.predict` to tell more of its outputs; each stands for itself."""
+class OptionalOutputs(Protocol):
+    """Further answers of predict, all optional and independent of each other."""
 
     def logits(self, x: Array, *, training_mode: bool) -> Array:
         """The outputs before they are squashed into probabilities, in the shape of the outputs."""
         ...
 
     def uncertainty(self, x: Array, *, training_mode: bool) -> Array:
-        """How uncertain the model is of the logits, as a variance, ``(n, 1)``."""
+        """Variance of the logits, ``(n, 1)``."""
         ...
 
     def members(self, x: Array, *, training_mode: bool) -> Array:
-        """What the outputs are the sum of, ``(n, k, C)``: the outputs of ``k`` members, each times its weight."""
+        """Summands of the outputs, ``(n, k, C)``: the outputs of ``k`` members, each times its weight."""
         ...
 
 
 class Differentiable(Protocol):
-    """Operations on rows that a model may define besides `Model.predict`; each stands for itself.
+    """Losses, gradients and activations of rows, all optional and independent of each other.
 
     ``y`` is either indices, int64 ``(n,)``, or one row of class weights each, floating ``(n, C)``: see `labels`.
     """
@@ -109,9 +109,9 @@ class Differentiable(Protocol):
         ...
 
     def loss_divisor(self, y: Array) -> float:
-        """What a mean over the rows ``y`` divides their summed loss by, whatever the model's own reduction is.
+        """Divisor of the summed loss in a mean over the rows ``y``, independent of the model's own reduction.
 
-        The number of rows, or, for a loss with class weights, the sum of the rows' weights. It adds up over row blocks:
+        It is the number of rows, or, for a loss with class weights, the sum of the rows' weights. It adds up over row blocks:
         ``loss_divisor(all rows) == sum of loss_divisor(blocks)``.
         """
         ...
@@ -125,7 +125,7 @@ class Differentiable(Protocol):
         ...
 
     def activations(self, x: Array, layer: str | int, *, training_mode: bool) -> Array:
-        """What the layer puts out, ``(n, ...)``. Raises InvalidLayer."""
+        """Outputs of the layer, ``(n, ...)``. Raises InvalidLayer."""
         ...
 
     def vjp(self, x: Array, cotangent: Array, layer: str | int | None, *, training_mode: bool) -> Array:
@@ -134,37 +134,37 @@ class Differentiable(Protocol):
 
 
 class Trainable(Protocol):
-    """What a model defines so that it can be fitted: ``train_step``, or ``fit`` where the framework trains on all rows at once.
+    """Fitting: ``train_step``, or ``fit`` where the framework trains on all rows together.
 
     `snapshot` and `rollback` make a fit a transaction, `save` and `restore` keep versions, `untrained_clone` makes clones.
     """
 
     def train_step(self, x: Array, y: Array, *, training_mode: bool) -> float | None:
-        """One step of the optimizer on one batch of model inputs; returns the batch's loss, where the framework tells it."""
+        """Takes one step of the optimizer on a batch; returns the batch's loss, if the framework reports it."""
         ...
 
     def fit(self, x: Array, y: Array) -> None:
-        """Fits on all rows at once. A model defines either this or ``train_step``."""
+        """Fits on all rows together. A model defines either this or ``train_step``."""
         ...
 
     def snapshot(self) -> object:
-        """Everything that a fit can change, as a value of its own."""
+        """Copies everything that a fit can change."""
         ...
 
     def rollback(self, snapshot: Any) -> None:
-        """Makes the model what it was at ``snapshot``."""
+        """Returns the model to the state of ``snapshot``."""
         ...
 
     def save(self, path: Path) -> None:
-        """Writes the weights to one file, which must not need unpickling to be read."""
+        """Writes the weights to one file, which must be readable without unpickling."""
         ...
 
     def restore(self, path: Path) -> None:
-        """Takes the weights from a file that `save` wrote. Raises before anything changes if they do not fit."""
+        """Loads the weights from a file of `save`. Raises before any change if they do not fit."""
         ...
 
     def untrained_clone(self) -> Model:
-        """A model of the same architecture that has not been fitted, independent of this one."""
+        """Makes an independent model of the same architecture that has not been fitted."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""What a model can do follows from what it defines, and is declared nowhere else."""
+"""Capabilities of a model, derived from the methods that it defines; they are declared nowhere else."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Operation(str, Enum):
 
 
 _DEFINED_BY: dict[Operation, tuple[tuple[str, ...], ...]] = {
-    # An operation is there if all names of one of the groups are.
+    # A model has an operation if it defines all names of one of the groups.
     Operation.PREDICT: (("predict",),),
     Operation.LOSS: (("loss", "loss_divisor"),),
     Operation.LOSS_GRADIENT: (("loss_gradient", "loss_divisor"),),
@@ -39,7 +39,7 @@ assert set(_DEFINED_BY) == set(Operation)
 
 
 class Answer(str, Enum):
-    """What `predict` can be asked to answer, by the names that users type."""
+    """Kinds of answers of predict, by the names that users type."""
 
     OUTPUTS = "outputs"
     LOGITS = "logits"
@@ -66,7 +66,7 @@ def capabilities(model: Model) -> frozenset[Operation]:
 
 
 def answers(model: Model) -> frozenset[Answer]:
-    """What `predict` of a model can be asked to answer."""
+    """The kinds of answers that predict of a model can give."""
     return frozenset(answer for answer, name in _ANSWERED_BY.items() if _defines(model, name))
 
 

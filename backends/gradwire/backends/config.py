@@ -15,7 +15,7 @@ Number = float | list[float] | list[list[list[float]]]
 
 
 class Object(BaseModel):
-    """Something of the operator's Python code: an import path, and arguments where it is to be called."""
+    """A reference to the operator's Python code: an import path, and arguments for a call."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -23,17 +23,17 @@ class Object(BaseModel):
     """``package.module:name`` or ``package.module.name``."""
     args: dict[str, Any] = {}
     target: Any = Field(default=None, exclude=True, repr=False)
-    """The thing itself, where the configuration is made in Python and not read from a file."""
+    """The object itself, in configurations made in Python instead of read from a file."""
 
     def resolve(self, key: str) -> Any:
-        """The object that the path names. ``key`` is the configuration key, for errors."""
+        """Imports the object that the path names. ``key`` is the configuration key, for errors."""
         if self.target is not None:
             return self.target
         module_name, _, name = self.path.partition(":") if ":" in self.path else self.path.rpartition(".")
         try:
-            found: Any = importlib.import_module(module_name)
+            resolved: Any = importlib.import_module(module_name)
             for part in name.split("."):
-                found = getattr(found, part)
+                resolved = getattr(resolved, part)
         except ModuleNotFoundError as e:
             raise ModelConfigError(
                 key,
@@ -43,10 +43,10 @@ class Object(BaseModel):
             raise ModelConfigError(key, f"{self.path!r}: {e}. Expected module:name of something that the module defines") from e
         except Exception as e:
             raise ModelConfigError(key, f"{self.path!r}: importing {module_name} raised {type(e).__name__}: {e}") from e
-        return found
+        return resolved
 
     def build(self, key: str, *positional: Any) -> Any:
-        """Calls what the path names with the configured arguments."""
+        """Calls the object that the path names with the configured arguments."""
         target: Callable[..., Any] = self.resolve(key)
         try:
             return target(*positional, **self.args)
@@ -70,7 +70,7 @@ ObjectRef = Annotated[Object, BeforeValidator(_object_from_text)]
 
 
 class Standardise(BaseModel):
-    """Model inputs are ``(x - mean) / std``."""
+    """Standardisation of model inputs, ``(x - mean) / std``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -79,20 +79,20 @@ class Standardise(BaseModel):
 
 
 class ModelConfig(BaseModel):
-    """What a model's configuration says for every backend. A backend's ``Config`` adds its own keys."""
+    """Configuration keys that every backend takes. A backend's ``Config`` adds its own."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
     gpu: ClassVar[str] = ""
-    """What ``device`` is for the first GPU that the process sees; empty for backends that know none."""
+    """Value of ``device`` for the first GPU that the process sees; empty for backends without GPUs."""
 
     backend: str
     weights: Path | None = None
     trust_pickle: bool = False
-    """Allows weights in a format that runs code when it is read."""
+    """Allows weights in a format that runs code while it is read."""
     task: Literal["classification", "regression"] = "classification"
     input_shape: tuple[int, ...] = Field(min_length=1)
-    """Sizes of a row's axes; -1 where any size is taken."""
+    """Sizes of a row's axes; -1 accepts any size."""
     nb_classes: int = Field(ge=1)
     clip_values: tuple[Number, Number] | None = None
     channels_first: bool | None = None
@@ -100,27 +100,27 @@ class ModelConfig(BaseModel):
     preprocessing_defences: list[ObjectRef] = []
     postprocessing_defences: list[ObjectRef] = []
     output: Literal["logits", "probabilities", "values"] | None = None
-    """What the outputs are; guessed from the loss or the framework if not said."""
+    """Kind of the outputs; inferred from the loss or the framework if not set."""
     device: str = "cpu"
     max_batch_rows: int = Field(default=128, ge=1)
     warm_up: list[Annotated[int, Field(ge=1)]] = []
-    """Numbers of rows that every operation is computed for once when the model is loaded, before anybody waits for it."""
+    """Numbers of rows for which every operation is computed once while the model loads, before the first call."""
     coalesce: bool = True
-    """Allows rows of several calls to be computed as one; without it an answer never depends on who else calls."""
+    """Allows rows of several calls to be computed together; without it an answer never depends on other callers."""
 
     @model_validator(mode="after")
     def _sizes(self) -> ModelConfig:
         if any(size != -1 and size < 1 for size in self.input_shape):
-            raise ValueError(f"input_shape {list(self.input_shape)} has a size below 1; write -1 where any size is taken")
+            raise ValueError(f"input_shape {list(self.input_shape)} has a size below 1; write -1 for an axis of any size")
         if self.task == "classification" and self.nb_classes == 1:
-            raise ValueError("nb_classes is 1; a classifier has at least 2, also with a single output")
+            raise ValueError("nb_classes is 1; a classifier needs at least 2, also with a single output")
         return self
 
     @property
     def made_of(self) -> tuple[str, ...]:
-        """Names of other models of the same configuration that must be loaded first: `load` hands them to the backend."""
+        """Names of the models of the same configuration that are loaded first and passed to the backend."""
         return ()
 
     def completed(self, members: Mapping[str, ModelConfig]) -> ModelConfig:
-        """The configuration, with what it leaves to the models that it is `made_of` taken from theirs. Raises ModelConfigError."""
+        """The configuration, with missing keys taken from the models that it is `made_of`. Raises ModelConfigError."""
         return self

@@ -1,19 +1,19 @@
-"""What can go wrong with a model or with what it is asked.
+"""Errors of models and of requests to them.
 
     BackendError
-    ├── InvalidInput            what was asked is wrong; the model is fine
+    ├── InvalidInput            the request is wrong; the model is fine
     │   ├── InvalidShape
     │   ├── InvalidDtype
     │   ├── InvalidLabel
     │   ├── InvalidLayer
     │   ├── InvalidValue
     │   └── EmptyBatch
-    ├── Unsupported             the model cannot do that, whatever it is given
-    ├── OutOfMemory             the device or the host has no room for that many rows
+    ├── Unsupported             the model does not have this operation for any input
+    ├── OutOfMemory             the device or the host has no memory for that many rows
     ├── ModelFailed             the owner's code raised
     └── ModelConfigError        a model cannot be loaded as it is configured
 
-Every text says what was given, what was expected and, where it helps, what to do.
+Every text names the value given, the value expected and, where it helps, the remedy.
 """
 
 
@@ -22,7 +22,7 @@ class BackendError(Exception):
 
 
 class InvalidInput(BackendError):
-    """The caller sent something that no state of the model would accept."""
+    """The caller sent a value that no state of the model would accept."""
 
 
 class InvalidShape(InvalidInput):
@@ -30,15 +30,15 @@ class InvalidShape(InvalidInput):
 
 
 class InvalidDtype(InvalidInput):
-    """An array's elements are of a type that the model does not take."""
+    """The model does not accept the dtype of an array."""
 
 
 class InvalidLabel(InvalidInput):
-    """A label is not a number, out of range, or not in a form that the loss takes."""
+    """A label is not a number, out of range, or in a form that the loss does not take."""
 
 
 class InvalidLayer(InvalidInput):
-    """There is no such layer."""
+    """The model has no such layer."""
 
 
 class InvalidValue(InvalidInput):
@@ -46,15 +46,15 @@ class InvalidValue(InvalidInput):
 
 
 class EmptyBatch(InvalidInput):
-    """There are no rows."""
+    """The request has no rows."""
 
 
 class Unsupported(BackendError):
-    """The model cannot do that."""
+    """The model does not have the operation."""
 
 
 class OutOfMemory(BackendError):
-    """There is no room for that many rows at once."""
+    """The device or the host has no memory for that many rows in one block."""
 
 
 class ModelFailed(BackendError):
@@ -65,8 +65,8 @@ class ModelConfigError(BackendError):
     """A model cannot be loaded as it is configured.
 
     Args:
-        key: The key of the model's configuration that is wrong, e.g. ``factory`` or ``weights``.
-        problem: What was given and what is right.
+        key: The wrong key of the model's configuration, e.g. ``factory`` or ``weights``.
+        problem: The value given and the value required.
     """
 
     def __init__(self, key: str, problem: str) -> None:

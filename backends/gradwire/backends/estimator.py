@@ -1,8 +1,8 @@
-"""A model with ART's semantics around it: preprocessing, label forms, postprocessing, and fit as a transaction.
+"""Estimators: a model with ART's preprocessing, label forms, postprocessing, and fits as transactions.
 
-Every operation takes rows as callers send them and answers what callers get. A call may come in several row blocks:
-rows are independent of each other, so that blocks can be split and joined freely, except in training mode, where batch
-normalisation sees the block. What belongs to the whole call, the divisor of a mean, is an argument.
+Every operation takes callers' rows and returns their results. A call may come in several row blocks: rows are independent
+of each other, so that blocks can be split and joined freely, except in training mode, in which batch normalisation sees the
+block. The divisor of a mean, which belongs to the whole call, is an argument.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from gradwire.backends.training import FitOptions, FitProgress
 
 
 class Estimator:
-    """One loaded model and what stands around it. Not thread-safe: one thread at a time runs its operations.
+    """One loaded model with its preprocessing and postprocessing. Not thread-safe: one thread at a time runs its operations.
 
     Args:
-        model: What a backend loaded.
+        model: The model that a backend loaded.
         config: The model's configuration.
-        preprocessing: What turns callers' rows into model inputs.
-        postprocessing: What predictions go through before callers see them.
+        preprocessing: Converts callers' rows to model inputs.
+        postprocessing: Defences that predictions pass before callers see them.
     """
 
     def __init__(
@@ -57,30 +57,30 @@ class Estimator:
         self.capabilities = capabilities(model)
         self.answers = answers(model)
         self.coalesces = config.coalesce and _rows_are_apart(model, preprocessing, self.postprocessing)
-        """Whether rows of several calls may be computed as one, and those of one call in other blocks than it would have alone."""
+        """True if rows of several calls may be computed together, and a call's rows in other blocks than alone."""
         self.room: dict[tuple[str, tuple[int, ...]], int] = {}
-        """By operation and shape of a row, how many rows the device had room for, where it had none for more."""
+        """Largest number of rows that fit into memory, by operation and row shape, after a larger block did not."""
         self._version = "initial"
         self.output_shape: tuple[int, ...] = (config.nb_classes,)
-        """Of one row, before postprocessing; learnt whenever the model predicts, and first of all at loading."""
+        """Shape of a row's outputs before postprocessing; updated at each prediction, the first of them at loading."""
         self.output_dtype: np.dtype[Any] = self._float_dtype
         self._fits = 0
         self._initial: object | None = None
-        # The operations that this model has, without a type per framework: `capabilities` says which are there.
+        # The optional operations, without a type for each framework: `capabilities` lists those that the model has.
         self._do = cast(Any, model)
 
     @property
     def version(self) -> str:
-        """Of the weights that answer. A model that is made of others has the version that they have."""
+        """Version of the current weights. An ensemble's version is composed of its members'."""
         return str(getattr(self.model, "version", self._version))
 
-    # What a caller sends, checked before any of it is held.
+    # Checks of requests, before memory is allocated for them.
 
     def check_rows(self, shape: Sequence[int], dtype: np.dtype[Any]) -> int:
         """Checks the shape ``(n, *input_shape)`` and the dtype of rows, and returns n.
 
         Raises:
-            InvalidShape, EmptyBatch, InvalidDtype: They are not what the model takes.
+            InvalidShape, EmptyBatch, InvalidDtype: The model does not take such rows.
         """
         expected = self.config.input_shape
         fits = len(shape) == len(expected) + 1 and all(
@@ -105,24 +105,24 @@ class Estimator:
         return shape[0]
 
     def prepare_labels(self, y: Array, rows: int) -> Array:
-        """Labels or targets of a whole call in the form that operations take: see `labels`."""
+        """Converts labels or targets of a whole call to the form that operations take: see `labels`."""
         if self.config.task == "regression":
             return labels.targets(y, rows)
         return labels.canonical(y, rows, self.config.nb_classes)
 
     def prepare_label(self, label: int | Array | None, rows: int) -> Array | None:
-        """The classes of a class gradient, one a row; None for all."""
+        """Converts the label of a class gradient to one class a row; None for all classes."""
         self._require(Operation.CLASS_GRADIENT)
         if label is None:
             return None
         if isinstance(label, (int, np.integer)):
-            # Not an array of the rows: there are only as many as a header says, so far.
+            # Without an array of n numbers: so far, n is only a number in a header.
             one = labels.one_per_row(np.array([label]), 1, self.config.nb_classes)
             return np.broadcast_to(one, (rows,))
         return labels.one_per_row(label, rows, self.config.nb_classes)
 
     def standardisation(self, mean: Any, std: Any) -> Standardisation:
-        """A caller's own standardisation, to replace the server's in one call."""
+        """Makes a caller's own standardisation, which replaces the server's in one call."""
         return Standardisation.of(mean, std, self.config.input_shape, self._float_dtype)
 
     # Operations on a block of rows; y and label as the prepare functions return them.
@@ -147,7 +147,7 @@ class Estimator:
     def answer(
         self, x: Array, kind: Answer, *, training_mode: bool = False, standardisation: Standardisation | None = None
     ) -> Array:
-        """What else the model tells of rows, ``(n, ...)``: see `backend.Telling`. Postprocessing is of outputs alone.
+        """Further answers of predict, ``(n, ...)``: see `backend.OptionalOutputs`. Postprocessing applies to outputs alone.
 
         ART postprocesses the logits and the variance of a Gaussian process too, as if they were probabilities.
         """
@@ -157,8 +157,8 @@ class Estimator:
         if kind is Answer.OUTPUTS:
             return self.predict(x, training_mode=training_mode, standardisation=standardisation)
         with _owners_code(kind.value):
-            tell = getattr(self._do, kind.value)
-            return np.asarray(tell(self.preprocessing(x, standardisation), training_mode=training_mode))
+            compute = getattr(self._do, kind.value)
+            return np.asarray(compute(self.preprocessing(x, standardisation), training_mode=training_mode))
 
     def loss(self, x: Array, y: Array, *, training_mode: bool = False, standardisation: Standardisation | None = None) -> Array:
         """The loss of each row, ``(n,)``."""
@@ -175,7 +175,7 @@ class Estimator:
             return np.asarray(self._do.loss_from_predictions(predictions, y))
 
     def loss_divisor(self, y: Array) -> float:
-        """What a mean over the call's rows divides by."""
+        """Divisor of a mean over the call's rows."""
         if not callable(getattr(self.model, "loss_divisor", None)):
             self._require(Operation.LOSS)
         return float(self._do.loss_divisor(y))
@@ -194,9 +194,9 @@ class Estimator:
         Args:
             x: A block of the call's rows.
             y: Their labels.
-            divisor: `loss_divisor` of the whole call, or ``(n,)``, that of each row's own; None if this block is all of a call.
-                Not used by a loss that sums.
-            training_mode: Layers behave as in training.
+            divisor: `loss_divisor` of the whole call, or ``(n,)`` that of each row's call; None if this block is a whole call.
+                Losses that sum ignore it.
+            training_mode: If true, layers behave as in training.
             standardisation: Replaces the model's own.
         """
         self._require(Operation.LOSS_GRADIENT)
@@ -221,7 +221,7 @@ class Estimator:
     def get_activations(
         self, x: Array, layer: str | int, *, training_mode: bool = False, standardisation: Standardisation | None = None
     ) -> Array:
-        """What the layer puts out, ``(n, ...)``."""
+        """Outputs of the layer, ``(n, ...)``."""
         self._require(Operation.GET_ACTIVATIONS)
         with _owners_code("activations"):
             return np.asarray(self._do.activations(self.preprocessing(x, standardisation), layer, training_mode=training_mode))
@@ -247,12 +247,12 @@ class Estimator:
     # Training.
 
     def fit(self, x: Array, y: Array, options: FitOptions) -> Iterator[FitProgress]:
-        """Fits, one step of the iterator at a time. Closing the iterator early, or any error, leaves the model as it was.
+        """Fits, one step of the iterator at a time. Closing the iterator early, or any error, rolls the model back.
 
         Args:
             x: ``(n, *input_shape)``; may be memory-mapped, batches are read from it one at a time.
             y: As `prepare_labels` returns it.
-            options: How to visit the rows.
+            options: Options of the training loop.
         """
         self._require(Operation.FIT)
         if options.batch_size < 1 or options.nb_epochs < 1:
@@ -260,24 +260,24 @@ class Estimator:
         if Operation.FIT_BATCHES not in self.capabilities:
             return self._transaction(training.whole(self.model, x, y, self._for_fit))
         if self.preprocessing.has_fit_defences and not isinstance(x, np.memmap):
-            # ART's way: defences see all of the data at once. Of data beyond memory they see batches.
+            # As in ART, defences see all of the data together. Of data beyond memory they see batches.
             with _owners_code("fit"):
                 inputs, y = self._for_fit(x, y)
             return self._transaction(training.steps(self.model, inputs, y, options, lambda x, y: (x, y)))
         return self._transaction(training.steps(self.model, x, y, options, self._for_fit))
 
     def fit_batches(self, batches: Iterator[tuple[Array, Array]], training_mode: bool) -> Iterator[FitProgress]:
-        """Trains on each batch as it comes, one step of the iterator each. Otherwise as `fit`."""
+        """Trains on each batch as it arrives, one step of the iterator each. Otherwise as `fit`."""
         self._require(Operation.FIT_BATCHES)
         return self._transaction(training.batches(self.model, batches, training_mode, self._for_fit))
 
     def save(self, path: Path) -> None:
-        """Writes the weights to a file. Raises OSError if there is no room for them."""
+        """Writes the weights to a file. Raises OSError if the disk is full."""
         self._require(Operation.VERSIONS)
         self._do.save(path)
 
     def restore(self, path: Path, version: str) -> None:
-        """Takes the weights from a file that `save` wrote, all or nothing."""
+        """Loads the weights from a file of `save`, all or none."""
         self._require(Operation.VERSIONS)
         self._keep_initial()
         before = self._do.snapshot()
@@ -288,26 +288,26 @@ class Estimator:
             self._do.rollback(before)
             if isinstance(e, ModelConfigError):
                 problem = e.problem.replace(str(path), f"version {version!r}")
-                raise Unsupported(f"{problem}; the model is as it was") from e
+                raise Unsupported(f"{problem}; the model is unchanged") from e
             raise
         self._version = version
 
     def reset(self) -> None:
-        """Brings back the weights that the model was loaded with."""
+        """Restores the weights that the model was loaded with."""
         self._require(Operation.VERSIONS)
         if self._initial is not None:
             self._do.rollback(self._initial)
         self._version = "initial"
 
     def untrained_clone(self) -> Estimator:
-        """An estimator of the same architecture that has not been fitted."""
+        """Makes an estimator of the same architecture that has not been fitted."""
         self._require(Operation.CLONE)
         with _owners_code("clone"):
             clone = Estimator(self._do.untrained_clone(), self.config, self.preprocessing, self.postprocessing)
         clone.output_shape, clone.output_dtype = self.output_shape, self.output_dtype
         return clone
 
-    # Inside.
+    # Private.
 
     @property
     def _float_dtype(self) -> np.dtype[Any]:
@@ -336,7 +336,7 @@ class Estimator:
         return inputs, self.prepare_labels(rows, len(inputs))
 
     def _as_rows(self, y: Array) -> Array:
-        """Labels in the form that defences know: one row each."""
+        """Labels in the form that ART's defences take: one row each."""
         if self.config.task == "regression" or y.ndim == 2:
             return y
         return labels.one_hot(y, self.config.nb_classes, np.dtype(np.float32))
@@ -359,15 +359,15 @@ class Estimator:
 
 
 def _rows_are_apart(model: Model, preprocessing: Preprocessing, postprocessing: Sequence[PostprocessingDefence]) -> bool:
-    """Whether nothing sees more than a row at a time; defences are the owner's code, and may look at all that they are given."""
+    """True if rows are computed independently. Defences are the owner's code, and may look at several rows together."""
     alone = not preprocessing.has_predict_defences and not any(defence.apply_predict for defence in postprocessing)
     return alone and bool(getattr(model, "coalesces", True))
 
 
 class _owners_code:  # noqa: N801, used as a function
-    """Names what raises inside the owner's model, loss or defences; our own errors pass.
+    """Context that wraps exceptions of the owner's model, loss or defences in gradwire's; its own errors pass.
 
-    A class and not a generator: it is entered in every call of one row, where a generator's 3 microseconds show.
+    A class instead of a generator: every call enters it, and a generator's 3 microseconds are noticeable in calls of one row.
     """
 
     __slots__ = ("_operation",)
@@ -383,6 +383,6 @@ class _owners_code:  # noqa: N801, used as a function
             return
         if isinstance(error, MemoryError):
             raise OutOfMemory(
-                f"no memory left for this many rows in {self._operation}; send fewer, or set a smaller batch_size"
+                f"out of memory for this many rows in {self._operation}; send fewer, or set a smaller batch_size"
             ) from error
         raise ModelFailed(f"the model raised {type(error).__name__} in {self._operation}: {error}") from error

@@ -1,4 +1,4 @@
-"""Label forms, and the one canonical form that backends get.
+"""Label forms, and the one canonical form for backends.
 
 Callers send indices ``(n,)`` or ``(n, 1)`` of any integer dtype (floats that are whole numbers too), or rows ``(n, C)``,
 one-hot or soft. Backends get int64 indices ``(n,)``, or floating rows ``(n, C)`` that are not one-hot. One-hot rows
@@ -14,15 +14,15 @@ from gradwire.backends.errors import InvalidDtype, InvalidLabel
 
 
 def canonical(y: Array, rows: int, nb_classes: int) -> Array:
-    """Labels as backends take them.
+    """Converts labels to the form that backends take.
 
     Args:
         y: ``(n,)`` or ``(n, 1)`` indices, or ``(n, nb_classes)`` rows.
-        rows: How many rows the inputs have.
-        nb_classes: How many classes there are; indices run from 0 to ``nb_classes - 1``.
+        rows: Number of rows of the inputs.
+        nb_classes: Number of classes; indices run from 0 to ``nb_classes - 1``.
 
     Returns:
-        int64 ``(n,)``, or float64/float32 ``(n, nb_classes)`` where a row is not one-hot.
+        int64 ``(n,)``, or float64/float32 ``(n, nb_classes)`` if any row is not one-hot.
 
     Raises:
         InvalidLabel: A label is NaN, out of range or not whole; or the shape is none of these.
@@ -42,7 +42,7 @@ def canonical(y: Array, rows: int, nb_classes: int) -> Array:
 
 
 def targets(y: Array, rows: int) -> Array:
-    """Regression targets as backends take them: floating, one row each. Raises as `canonical`."""
+    """Converts regression targets to the form that backends take: floating, one row each. Raises as `canonical`."""
     if y.dtype.kind not in "biuf":
         raise InvalidDtype(f"targets have dtype {y.dtype}; expected numbers")
     if y.shape[:1] != (rows,):
@@ -53,7 +53,7 @@ def targets(y: Array, rows: int) -> Array:
 
 
 def one_per_row(label: Array, rows: int, nb_classes: int) -> Array:
-    """Classes to take gradients of, one a row, as int64 ``(n,)``. Raises as `canonical`."""
+    """Converts the classes of a class gradient to int64 ``(n,)``, one a row. Raises as `canonical`."""
     if label.shape != (rows,):
         raise InvalidLabel(f"label has shape {label.shape}; expected an int, or one class a row: ({rows},)")
     if label.dtype.kind not in "iu":
@@ -69,12 +69,12 @@ def one_hot(indices: Array, nb_classes: int, dtype: np.dtype[np.floating]) -> Ar
 
 
 def top_class(outputs: Array, nb_classes: int, threshold: float) -> Array:
-    """One-hot rows ``(n, nb_classes)`` of the class that each row of outputs favours; all that a labels-only caller gets.
+    """One-hot rows ``(n, nb_classes)`` of the top class; labels-only callers get nothing else.
 
     Args:
         outputs: ``(n, nb_classes)``, or ``(n, 1)`` for a binary model with one output.
-        nb_classes: How many classes there are.
-        threshold: Where a single output changes from class 0 to class 1.
+        nb_classes: Number of classes.
+        threshold: Value above which a single output means class 1.
     """
     single = outputs.shape[1] == 1
     indices = (outputs[:, 0] > threshold).astype(np.int64) if single else outputs.argmax(axis=1)

@@ -1,4 +1,4 @@
-"""From a model's configuration to an estimator that answers."""
+"""Loading of a configured model as an estimator."""
 
 from __future__ import annotations
 
@@ -17,17 +17,23 @@ from gradwire.backends.warm_up import warm_up
 
 
 def load(config: ModelConfig, loaded: Mapping[str, Estimator] | None = None) -> Estimator:
-    """Loads a model, puts its preprocessing around it and lets it predict one row.
+    """Loads a model with its preprocessing, and predicts one row as a check.
 
     Args:
         config: The model's configuration.
-        loaded: Models by name, among them those that this one is made of, if it is made of others. They are shared.
+        loaded: Loaded models by name, including the members of this one, if it has any. They are shared.
 
     Raises:
         ModelConfigError: A key of the configuration is wrong; the error names it.
     """
-    members = _members(config, loaded or {})
-    config = config.completed({name: member.config for name, member in members.items()})
+    loaded = loaded or {}
+    members = _members(config, loaded)
+    return load_completed(config.completed({name: member.config for name, member in members.items()}), loaded)
+
+
+def load_completed(config: ModelConfig, loaded: Mapping[str, Estimator]) -> Estimator:
+    """Loads a model as `load` does, from a configuration that is completed with its members' already."""
+    members = _members(config, loaded)
     module = backend(config.backend)
     model = module.load(config, members) if members else module.load(config)
     estimator = Estimator(model, config, _preprocessing(config, model.input_dtype), _postprocessing(config))
@@ -40,8 +46,8 @@ def load(config: ModelConfig, loaded: Mapping[str, Estimator] | None = None) -> 
 def _members(config: ModelConfig, loaded: Mapping[str, Estimator]) -> dict[str, Estimator]:
     missing = [name for name in config.made_of if name not in loaded]
     if missing:
-        there = ", ".join(loaded) or "none"
-        raise ModelConfigError("members", f"{missing[0]!r} is not a model that has been loaded; there are: {there}")
+        names = ", ".join(loaded) or "none"
+        raise ModelConfigError("members", f"{missing[0]!r} is not a loaded model; loaded are: {names}")
     return {name: loaded[name] for name in config.made_of}
 
 
@@ -50,7 +56,7 @@ def _preprocessing(config: ModelConfig, dtype: np.dtype[Any]) -> Preprocessing:
     if config.preprocessing is not None:
         if dtype.kind != "f":
             raise ModelConfigError(
-                "preprocessing", f"the model takes {dtype} inputs, which cannot be standardised; leave the key out"
+                "preprocessing", f"standardisation needs floating inputs, and the model takes {dtype}; leave the key out"
             )
         try:
             standardisation = Standardisation.of(config.preprocessing.mean, config.preprocessing.std, config.input_shape, dtype)
@@ -58,18 +64,18 @@ def _preprocessing(config: ModelConfig, dtype: np.dtype[Any]) -> Preprocessing:
             raise ModelConfigError("preprocessing", str(e)) from e
     defences = [spec.build("preprocessing_defences") for spec in config.preprocessing_defences]
     for defence in defences:
-        _has(defence, "preprocessing_defences", "__call__", "estimate_gradient", "apply_fit", "apply_predict")
+        _check_interface(defence, "preprocessing_defences", "__call__", "estimate_gradient", "apply_fit", "apply_predict")
     return Preprocessing(defences, standardisation, dtype)
 
 
 def _postprocessing(config: ModelConfig) -> list[Any]:
     defences = [spec.build("postprocessing_defences") for spec in config.postprocessing_defences]
     for defence in defences:
-        _has(defence, "postprocessing_defences", "__call__", "apply_predict")
+        _check_interface(defence, "postprocessing_defences", "__call__", "apply_predict")
     return defences
 
 
-def _has(defence: object, key: str, *names: str) -> None:
+def _check_interface(defence: object, key: str, *names: str) -> None:
     missing = [name for name in names if not hasattr(defence, name)]
     if missing:
         raise ModelConfigError(
@@ -78,17 +84,17 @@ def _has(defence: object, key: str, *names: str) -> None:
 
 
 _FREE_SIZE = 8
-"""What stands in for a size that may be any, when a row is made to try the model with."""
+"""Size of free axes in the row that tries the model."""
 
 
 def _probe(estimator: Estimator) -> Array | None:
-    """Lets the model predict one row, so that a wrong input shape or number of classes shows at start and not to callers.
+    """Predicts one row, so that a wrong input shape or number of classes fails at start instead of in calls.
 
-    A model that has not been fitted yet is taken as it is, and so is one that does not take the free sizes that were tried. One
-    that does not answer just any row has a model input that it answers as its ``example``.
+    A model that has not been fitted is not tried, and one that rejects the free sizes tried is accepted. A model that answers
+    certain rows only has one of them as its ``example``, a model input.
 
     Returns:
-        A model input, ``(1, *row)``, that the model answered, if there is one.
+        A model input, ``(1, *row)``, that the model answered; None if there is none.
     """
     config = estimator.config
     if not estimator.model.fitted:
@@ -110,5 +116,5 @@ def _probe(estimator: Estimator) -> Array | None:
     binary = config.nb_classes == 2 and outputs.shape[1:] == (1,)
     if config.task == "classification" and outputs.shape != (1, config.nb_classes) and not binary:
         given = outputs.shape[1:]
-        raise ModelConfigError("nb_classes", f"the model puts out {given} for a row; nb_classes says {config.nb_classes}")
+        raise ModelConfigError("nb_classes", f"the model's output for a row has shape {given}; nb_classes is {config.nb_classes}")
     return estimator.preprocessing(row, None) if config.warm_up else None

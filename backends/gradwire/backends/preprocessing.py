@@ -1,4 +1,4 @@
-"""What stands between a caller's rows and a model's inputs, and the way of a gradient back through it.
+"""Preprocessing of rows into model inputs, its gradient, and postprocessing of predictions.
 
 Defences first, each an object with ART's interface (``__call__``, ``estimate_gradient``, ``apply_fit``,
 ``apply_predict``), then standardisation ``(x - mean) / std``.
@@ -20,28 +20,44 @@ class PreprocessingDefence(Protocol):
     """ART's ``Preprocessor``."""
 
     @property
-    def apply_fit(self) -> bool: ...
+    def apply_fit(self) -> bool:
+        """True if the defence applies to fits."""
+        ...
+
     @property
-    def apply_predict(self) -> bool: ...
-    def __call__(self, x: Array, y: Any = None) -> tuple[Array, Any]: ...
-    def estimate_gradient(self, x: Array, grad: Array) -> Array: ...
+    def apply_predict(self) -> bool:
+        """True if the defence applies to predictions and gradients."""
+        ...
+
+    def __call__(self, x: Array, y: Any = None) -> tuple[Array, Any]:
+        """Changed rows and labels."""
+        ...
+
+    def estimate_gradient(self, x: Array, grad: Array) -> Array:
+        """Gradient with respect to ``x``, from the gradient with respect to the changed rows."""
+        ...
 
 
 class PostprocessingDefence(Protocol):
     """ART's ``Postprocessor``."""
 
     @property
-    def apply_predict(self) -> bool: ...
-    def __call__(self, preds: Array) -> Array: ...
+    def apply_predict(self) -> bool:
+        """True if the defence applies to predictions."""
+        ...
+
+    def __call__(self, preds: Array) -> Array:
+        """Changed predictions."""
+        ...
 
 
 @dataclass(frozen=True)
 class Standardisation:
-    """Model inputs are ``(x - mean) / std``.
+    """Standardisation of model inputs, ``(x - mean) / std``.
 
     Attributes:
         mean: A scalar, or an array that broadcasts against a batch of rows.
-        std: Likewise; nowhere 0.
+        std: Likewise, without zeros.
     """
 
     mean: Array
@@ -49,10 +65,10 @@ class Standardisation:
 
     @classmethod
     def of(cls, mean: Any, std: Any, row_shape: tuple[int, ...], dtype: np.dtype[Any]) -> Standardisation:
-        """Places a vector on the axis that it belongs to.
+        """Makes a standardisation from numbers or arrays, with vectors placed on the axis that they fit.
 
-        ART's rule: a vector runs along the last axis, or, where its size is not that axis's, along the first axis of a
-        row (the channels of channels-first images).
+        ART's rule: a vector runs along the last axis of a row, or, if its size is another, along the first axis
+        (the channels of channels-first images).
 
         Raises:
             InvalidShape: The vector fits neither.
@@ -62,21 +78,27 @@ class Standardisation:
         if not all(np.isfinite(array).all() for array in arrays):
             raise InvalidValue("mean and std must be finite")
         if (arrays[1] == 0).any():
-            raise InvalidValue("std holds 0; inputs are divided by it")
+            raise InvalidValue("std holds 0; inputs are divided by it, so that it must not be 0")
         return cls(*arrays)
 
     def __call__(self, x: Array) -> Array:
+        """Standardised rows."""
         result: Array = x - self.mean
         result /= self.std
         return result
 
     def gradient(self, grad: Array) -> Array:
-        """The gradient with respect to ``x`` of something whose gradient with respect to the model inputs is ``grad``."""
+        """Gradient with respect to ``x``, from ``grad``, the gradient with respect to the model inputs."""
         return grad / self.std
 
 
 class Preprocessing:
-    """The chain of defences and standardisation in front of one model."""
+    """The chain of defences and standardisation in front of one model.
+
+    Attributes:
+        has_predict_defences: Whether a defence changes rows of every operation.
+        has_fit_defences: Whether a defence may change labels and add rows in a fit.
+    """
 
     def __init__(self, defences: Sequence[PreprocessingDefence], standardisation: Standardisation | None, dtype: np.dtype[Any]):
         self.defences = tuple(defences)
@@ -84,38 +106,31 @@ class Preprocessing:
         self._dtype = dtype
         self._for_predict = tuple(d for d in self.defences if d.apply_predict)
         self._for_fit = tuple(d for d in self.defences if d.apply_fit)
-
-    @property
-    def has_predict_defences(self) -> bool:
-        return bool(self._for_predict)
-
-    @property
-    def has_fit_defences(self) -> bool:
-        """A defence may change labels and add rows in a fit."""
-        return bool(self._for_fit)
+        self.has_predict_defences = bool(self._for_predict)
+        self.has_fit_defences = bool(self._for_fit)
 
     def __call__(self, x: Array, standardisation: Standardisation | None = None) -> Array:
-        """Model inputs for rows ``(n, *input_shape)``. ``standardisation`` replaces the chain's own for this call."""
+        """Model inputs of rows ``(n, *input_shape)``. ``standardisation`` replaces the chain's own for this call."""
         return self.with_labels(x, None, standardisation)[0]
 
     def with_labels(self, x: Array, y: Any, standardisation: Standardisation | None = None) -> tuple[Array, Any]:
-        """As calling, with labels ``(n, C)`` beside the rows, which defences may change."""
+        """Model inputs, and labels ``(n, C)``, which defences may change."""
         for defence in self._for_predict:
             changed, y = defence(x, y)
             x = _checked(defence, changed, x)
         return self._standardise(x, standardisation), y
 
     def for_fit(self, x: Array, y: Array) -> tuple[Array, Array]:
-        """Model inputs and labels ``(n, C)`` to train on; defences may change both, and how many rows there are."""
+        """Model inputs and labels ``(n, C)`` to train on; defences may change both, and the number of rows."""
         for defence in self._for_fit:
             x, y = defence(x, y)
         return self._standardise(x, None), y
 
     def gradient(self, x: Array, grad: Array, standardisation: Standardisation | None = None) -> Array:
-        """Takes a gradient with respect to model inputs back to the rows ``x`` they came from.
+        """Gradient with respect to rows ``x``, from the gradient with respect to their model inputs.
 
         Args:
-            x: ``(n, *input_shape)``, what `__call__` was given.
+            x: ``(n, *input_shape)``, the rows before `__call__`.
             grad: ``(n, *input_shape)``, or ``(n, k, *input_shape)`` for ``k`` gradients a row.
             standardisation: As for `__call__`.
         """
@@ -143,7 +158,7 @@ class Preprocessing:
 
 
 def postprocess(defences: Sequence[PostprocessingDefence], predictions: Array) -> Array:
-    """What callers of predict get to see."""
+    """Applies postprocessing defences to predictions."""
     for defence in defences:
         if defence.apply_predict:
             predictions = np.asarray(defence(predictions.copy()))
@@ -159,7 +174,7 @@ def _along_axis(name: str, value: Array, row_shape: tuple[int, ...]) -> Array:
     sizes = zip(reversed(value.shape), reversed(row_shape), strict=False)
     if value.ndim <= len(row_shape) and all(own in (1, size) for own, size in sizes):
         return value
-    raise InvalidShape(f"{name} has shape {value.shape}; expected a number, or what broadcasts against a row {row_shape}")
+    raise InvalidShape(f"{name} has shape {value.shape}; expected a number, or a shape that broadcasts against a row {row_shape}")
 
 
 def _checked(defence: object, x_out: Array, x_in: Array) -> Array:
@@ -171,9 +186,9 @@ def _checked(defence: object, x_out: Array, x_in: Array) -> Array:
 
 
 def _estimated(defence: PreprocessingDefence, x: Array, grad: Array, several: bool) -> Array:
-    """One step back through a defence.
+    """Gradient with respect to the rows before one defence.
 
-    A defence is only promised gradients in the shape of its inputs, so that each of several goes back by itself.
+    ART promises a defence gradients in the shape of its inputs only, so that several gradients are passed one at a time.
     """
     if not several:
         return np.asarray(defence.estimate_gradient(x, grad))

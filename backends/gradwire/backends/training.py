@@ -1,4 +1,4 @@
-"""How a model that is being fitted visits its rows, one step at a time. What a fit must undo is not known here."""
+"""Training loops over rows and batches, one step at a time. Transactions are the estimator's."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from gradwire.backends.backend import Array
 from gradwire.backends.errors import InvalidValue
 
 Prepare: TypeAlias = Callable[[Array, Array], tuple[Array, Array]]
-"""Rows and labels as callers send them to model inputs and labels to train on."""
+"""Function from callers' rows and labels to model inputs and labels to train on."""
 
 
 @dataclass(frozen=True)
 class FitProgress:
-    """Where a fit is: ``batch`` of ``nb_batches`` are done in ``epoch`` of ``nb_epochs``; 0 where a number is not known."""
+    """Progress of a fit: ``batch`` of ``nb_batches`` are done in ``epoch`` of ``nb_epochs``; unknown numbers are 0."""
 
     epoch: int
     nb_epochs: int
@@ -28,7 +28,7 @@ class FitProgress:
 
 @dataclass(frozen=True)
 class FitOptions:
-    """How to visit the rows; the optimizer belongs to the model."""
+    """Options of the training loop; the optimizer belongs to the model."""
 
     batch_size: int = 128
     nb_epochs: int = 10
@@ -38,22 +38,22 @@ class FitOptions:
 
 
 def whole(model: Any, x: Array, y: Array, prepare: Prepare) -> Iterator[FitProgress]:
-    """A fit of a framework that takes all rows at once: a step before it begins, and one when it is done."""
+    """Fits on all rows together, with one step of progress before and one after."""
     yield FitProgress(1, 1, 0, 1, None)
     model.fit(*prepare(x, y))
     yield FitProgress(1, 1, 1, 1, None)
 
 
 def steps(model: Any, x: Array, y: Array, options: FitOptions, prepare: Prepare) -> Iterator[FitProgress]:
-    """A fit of one step of the optimizer a batch, in a new order every epoch.
+    """Fits with one step of the optimizer a batch, in a new order every epoch.
 
     Raises:
-        InvalidValue: There is less than one batch, and ``drop_last`` leaves it out.
+        InvalidValue: The rows are fewer than one batch, and ``drop_last`` is set.
     """
     order = np.random.default_rng(options.seed)
     nb_batches = len(x) // options.batch_size if options.drop_last else -(-len(x) // options.batch_size)
     if nb_batches == 0:
-        raise InvalidValue(f"{len(x)} rows are less than one batch of {options.batch_size}, and drop_last leaves it out")
+        raise InvalidValue(f"drop_last needs at least one batch of {options.batch_size} rows; given {len(x)} rows")
     for epoch in range(1, options.nb_epochs + 1):
         visited = order.permutation(len(x))
         for batch in range(nb_batches):
@@ -63,10 +63,10 @@ def steps(model: Any, x: Array, y: Array, options: FitOptions, prepare: Prepare)
 
 
 def batches(model: Any, given: Iterator[tuple[Array, Array]], training_mode: bool, prepare: Prepare) -> Iterator[FitProgress]:
-    """A fit of one step of the optimizer for each batch that is given.
+    """Fits with one step of the optimizer for each batch given.
 
     Raises:
-        InvalidValue: None is.
+        InvalidValue: No batch is given.
     """
     done = 0
     for done, (x, y) in enumerate(given, start=1):

@@ -1,6 +1,6 @@
-"""Operations computed once when a model is loaded, so that no caller waits for what frameworks do at a first call.
+"""Warm-up of a loaded model: each operation runs once, so that no caller waits for a framework's first call.
 
-What holds: a model that has been warmed up is the model that it was before, and one that cannot be is served all the same.
+A warm-up does not change the model. If it fails, the model is served all the same.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ log = logging.getLogger("gradwire.backends")
 
 
 def warm_up(model: Model, config: ModelConfig, row: Array) -> None:
-    """Predicts and differentiates as many rows as ``config.warm_up`` says, each number of them once.
+    """Predicts and differentiates once for each number of rows in ``config.warm_up``.
 
     Args:
-        model: It takes ``row``.
+        model: The loaded model.
         config: Its configuration.
-        row: A model input, ``(1, *row)``.
+        row: A model input, ``(1, *row)``, that the model accepts.
     """
     if not config.warm_up:
         return
@@ -37,11 +37,11 @@ def warm_up(model: Model, config: ModelConfig, row: Array) -> None:
             try:
                 work(np.repeat(row, rows, axis=0))
             except Exception as e:
-                # For those to hear who ask for it.
+                # A caller of the operation gets the same error.
                 log.warning("warming up %s of %d rows failed: %s: %s", name, rows, type(e).__name__, e)
                 break
     log.info(
-        "%s model warmed up in %.1f s, for %s rows",
+        "warmed up the %s model in %.1f s, for %s rows",
         config.backend,
         time.perf_counter() - began_s,
         ", ".join(map(str, config.warm_up)),

@@ -1,6 +1,6 @@
-"""Weights as named arrays in a safetensors file, for frameworks that have no file format of their own that is safe to read.
+"""Weights as named arrays in a safetensors file, for frameworks without a safe file format of their own.
 
-What holds: nothing that is read runs code, and a model gets all of its weights or keeps all that it has.
+Reading a file never runs code, and a file is checked as a whole before a model takes its weights.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from gradwire.backends.errors import ModelConfigError
 
 
 def read(path: Path) -> dict[str, Array]:
-    """Arrays by name. Raises ModelConfigError if the file is not there or not readable."""
+    """Reads arrays by name. Raises ModelConfigError if the file does not exist or is not readable."""
     if not path.is_file():
-        raise ModelConfigError("weights", f"{path} is not there; expected a .safetensors file")
+        raise ModelConfigError("weights", f"{path} does not exist; expected a .safetensors file")
     try:
         arrays: dict[str, Array] = safetensors.numpy.load_file(path)
     except safetensors.SafetensorError as e:
@@ -28,15 +28,15 @@ def read(path: Path) -> dict[str, Array]:
 
 
 def save(arrays: Mapping[str, Array], path: Path) -> None:
-    """Writes arrays by name. Raises OSError if there is no room for them."""
+    """Writes arrays by name. Raises OSError if the disk is full."""
     safetensors.numpy.save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, path)
 
 
 def check(own: Mapping[str, tuple[int, ...]], given: Mapping[str, Array], source: Path) -> None:
-    """Checks that arrays read from ``source`` are what a model with weights of the shapes ``own`` needs.
+    """Checks arrays read from ``source`` against the names and shapes of a model's ``own`` weights.
 
     Raises:
-        ModelConfigError: Some are missing, unexpected or of another shape; all of them are named.
+        ModelConfigError: Arrays are missing, unexpected or of another shape; the error names all of them.
     """
     problems = {
         "missing": [name for name in own if name not in given],
@@ -48,5 +48,5 @@ def check(own: Mapping[str, tuple[int, ...]], given: Mapping[str, Array], source
         ],
     }
     if any(problems.values()):
-        text = "; ".join(f"{problem}: {', '.join(found)}" for problem, found in problems.items() if found)
+        text = "; ".join(f"{problem}: {', '.join(names)}" for problem, names in problems.items() if names)
         raise ModelConfigError("weights", f"{source} does not fit the model: {text}")

@@ -1,1 +1,1 @@
-"""Measures what the model is fed with, on this machine: calls, attacks, databases."""
+"""Measurement of the costs of calls, attacks and databases on this machine."""

@@ -1,6 +1,6 @@
-"""``python -m benchmarks.scaling.measure``: measures what the model is fed with, and writes it to ``benchmarks/results``.
+"""Measure the costs that the model of scaling is fed with: ``python -m benchmarks.scaling.measure``.
 
-On a machine that has nothing else to do. PostgreSQL is that of ``--postgres``, with its own defaults: it must wait for its disk.
+The machine should have no other work. ``--postgres`` names a PostgreSQL with its own defaults: it must wait for its disk.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ def measure(
     ] = None,
     only: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(PARTS)}; may be repeated. The others stay.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Little of everything; to try things out.")] = False,
-    out: Annotated[Path, typer.Option(help="Where results go; what is there of other parts stays.")] = COSTS_FILE,
+    out: Annotated[Path, typer.Option(help="File of results; other parts in it stay.")] = COSTS_FILE,
 ) -> None:
     """Measure the costs of calls, attacks and databases on this machine; ten minutes."""
     if unknown := set(only or PARTS) - set(PARTS):
-        raise typer.BadParameter(f"{', '.join(sorted(unknown))}: there is no such part; expected some of {', '.join(PARTS)}")
+        raise typer.BadParameter(f"unknown part: {', '.join(sorted(unknown))}; choose from {', '.join(PARTS)}")
     console = Console()
     found: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {"measured": {}, "stores": {}}
     for part in only or PARTS:

@@ -1,4 +1,4 @@
-"""What an attack of ART computes between two calls, on rows as they are asked for; the server's time is taken off."""
+"""Time of an ART attack's own arithmetic between two calls."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _REPEATS = 4
 
 
 class Timed:
-    """A remote estimator's operations, and the time that they take."""
+    """Counts and times the operations of a remote estimator."""
 
     def __init__(self, remote: Any) -> None:
         self.calls, self.rows, self.seconds = 0, 0, 0.0
@@ -39,7 +39,7 @@ class Timed:
 
 
 def attacks() -> dict[str, dict[str, float]]:
-    """By kind of client: microseconds between calls, and how many calls and rows there were."""
+    """Measures, by kind of client, the microseconds between calls, and the numbers of calls and rows."""
     with watched([entry("small", 32), entry("large", 224)]) as server, connect(server.address) as connection:
         small, large = connection.estimator("small"), connection.estimator("large")
         timed = Timed(small)

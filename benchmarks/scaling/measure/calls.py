@@ -1,4 +1,4 @@
-"""What a call costs a server and a client, in processor time; and how many calls one host's clients and server make together."""
+"""Processor time of a call in server and client, and the throughput of one host with both."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ CALLS = {
     "pgd128": ("small", "loss_gradient", 128, 2),
     "pgd64": ("large", "loss_gradient", 64, 2),
 }
-"""By kind of client: model, operation, rows, and how many clients, so that the event loop has no rest."""
+"""By kind of client: model, operation, rows, and enough clients to keep the event loop busy."""
 _BUDGET = {"access": "gradients", "budget": {"forward": 1 << 60, "backward": 1 << 60}}
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a call, microseconds of processor time; see `measure`."""
+    """Microseconds of processor time of a call, by thread, and the throughput; see `measure`."""
 
     loop_us: float
     ledger_us: float
@@ -45,14 +45,14 @@ class Cost:
 
 
 def measure(server: Watched, ask: Ask, clients: int, seconds: float, blocks: int = 1) -> Cost:
-    """Of one call, with so many clients; the best of `ROUNDS`.
+    """Measures the cost of a call with a number of clients; the best of `ROUNDS`.
 
     Args:
-        server: That is called.
-        ask: What is called.
-        clients: Who call.
-        seconds: Of each round.
-        blocks: Of a call.
+        server: The server.
+        ask: The call.
+        clients: Number of clients.
+        seconds: Time of each round.
+        blocks: Blocks of a call.
     """
     found = []
     for _ in range(ROUNDS):
@@ -63,7 +63,7 @@ def measure(server: Watched, ask: Ask, clients: int, seconds: float, blocks: int
             time.sleep(seconds)
             after, passed_s = server.mark(), time.perf_counter() - began_s
             found.append(_cost(after.since(before), people.end(), passed_s, blocks))
-    # What else a machine does only makes calls dearer: of times the least counts, and of calls the most.
+    # Other work of the machine only makes calls slower: the least of times counts, and the most of calls.
     return Cost(**{name: (max if name in _MORE else min)(asdict(cost)[name] for cost in found) for name in asdict(found[0])})
 
 
@@ -88,14 +88,14 @@ def _cost(mark: Mark, called: Called, passed_s: float, blocks: int) -> Cost:
 
 
 def calls(quick: bool) -> dict[str, Any]:
-    """By kind and way, what goes into the model, and beside it all that was measured."""
+    """Measures the costs of calls by kind and way: those that the model takes, and all others beside them."""
     seconds = 1.0 if quick else 3.0
     raw: dict[str, Cost] = {}
     with tempfile.TemporaryDirectory() as folder:
         grants = Path(folder) / "grants.yaml"
         grants.write_text(yaml.safe_dump([{"principal": "anonymous", "model": name, **_BUDGET} for name in _MODELS]))
         models = [entry(name, side) for name, side in _MODELS.items()]
-        # Leases are measured by themselves.
+        # Leases are measured separately.
         with watched(models, grants=str(grants), lease_rows=1 << 40) as server:
             for kind, (model, operation, rows, clients) in CALLS.items():
                 for way in WAYS:
@@ -110,9 +110,9 @@ def calls(quick: bool) -> dict[str, Any]:
 
 
 def refusal_us(quick: bool) -> float:
-    """Of a server, for a call that it has no place for, the stream that ends with it and the next one.
+    """Measures a server's processor time for a refused call, the end of its stream and the next stream.
 
-    Somebody has the only place nearly always, with calls that take long, and whose own time on the event loop weighs little.
+    Another client holds the only place nearly always, with long calls that take little time on the event loop.
     """
     with watched([entry("small", 32), cnn()], limits={"max_calls": 1}) as server:
         long, small = Ask("cnn", "loss_gradient", 1000, "socket", refused=True), Ask("small", "predict", 1, "grpc", refused=True)
@@ -132,7 +132,7 @@ def refusal_us(quick: bool) -> float:
 
 
 def one_host(quick: bool) -> dict[str, Any]:
-    """The CNN of the other benchmarks on the Unix socket, with clients that share the host's cores with the server."""
+    """Measures the CNN of the other benchmarks on the Unix socket, with clients on the server's host."""
     seconds = 1.0 if quick else 2.5
     with watched([cnn()]) as server:
         return {

@@ -1,31 +1,32 @@
-"""Clients in processes of their own, each thread with a connection and one call at a time, as long as they are told to."""
+"""Clients in processes of their own; each thread has a connection and one call at a time."""
 
 from __future__ import annotations
 
-import multiprocessing
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
 
+from benchmarks.scaling.measure.processes import piped
+
 _MOST_PROCESSES = 16
 
 
 @dataclass(frozen=True)
 class Ask:
-    """What a client does.
+    """The call that a client makes.
 
     Attributes:
-        model: Its name.
+        model: Name of the model.
         operation: ``predict`` or ``loss_gradient``.
-        rows: Of a call.
+        rows: Rows of a call.
         way: One of `workload.WAYS`.
-        refused: Whether calls may be refused; they count all the same.
+        refused: True if calls may be refused; they count too.
     """
 
     model: str
@@ -37,7 +38,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Called:
-    """What the clients did together: calls, their processor time, and the median of their latencies."""
+    """Calls of all clients together, their processor time, and the median of their latencies."""
 
     calls: int
     cpu_s: float
@@ -45,18 +46,18 @@ class Called:
 
 
 class Crew:
-    """Clients that are connected and wait for the word. Made by `crew`."""
+    """Clients that are connected and wait for `begin`. Made by `crew`."""
 
     def __init__(self, pipes: list[Connection[Any, Any]]) -> None:
         self._pipes = pipes
 
     def begin(self) -> None:
-        """Lets them call, as fast as they are answered."""
+        """Starts calls, as fast as they are answered."""
         for pipe in self._pipes:
             pipe.send("begin")
 
     def end(self) -> Called:
-        """Lets them finish the calls that are under way."""
+        """Ends the calls after those under way; returns the totals."""
         for pipe in self._pipes:
             pipe.send("end")
         found = [pipe.recv() for pipe in self._pipes]
@@ -66,21 +67,10 @@ class Crew:
 
 @contextmanager
 def crew(address: str, ask: Ask, clients: int) -> Iterator[Crew]:
-    """Clients of a server, as long as the context lasts."""
-    context = multiprocessing.get_context("spawn")
+    """Runs clients of a server during the context."""
     processes = min(clients, _MOST_PROCESSES)
-    with ExitStack() as stack:
-        pipes = []
-        for number in range(processes):
-            ours, theirs = context.Pipe()
-            threads = clients * (number + 1) // processes - clients * number // processes
-            process = context.Process(target=_work, args=(theirs, address, ask, threads), daemon=True)
-            process.start()
-            theirs.close()
-            stack.callback(process.kill)
-            pipes.append(ours)
-        for pipe in pipes:
-            pipe.recv()
+    threads = [clients * (number + 1) // processes - clients * number // processes for number in range(processes)]
+    with piped(_work, [(address, ask, count) for count in threads]) as pipes:
         yield Crew(pipes)
 
 

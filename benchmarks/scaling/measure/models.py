@@ -1,4 +1,4 @@
-"""Models that compute next to nothing, so that what is left is the server's own."""
+"""Models that compute next to nothing, so that only the server's own time remains."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 
 
 def means() -> nn.Sequential:
-    """Answers 10 numbers of the means of three channels; which is the greatest depends on them."""
+    """Makes a model of 10 outputs from the means of three channels; the predicted class depends on them."""
     torch.set_num_threads(1)
     linear = nn.Linear(3, 10)
     with torch.random.fork_rng(devices=[]):
@@ -20,7 +20,7 @@ def means() -> nn.Sequential:
 
 
 def entry(name: str, side: int) -> dict[str, Any]:
-    """Of the list of models: `means` of images of so many pixels each way."""
+    """Makes the entry of `means` in the list of models, for images of ``side`` pixels each way."""
     return {
         "name": name,
         "backend": "torch",
@@ -34,7 +34,7 @@ def entry(name: str, side: int) -> dict[str, Any]:
 
 
 def cnn() -> dict[str, Any]:
-    """Of the list of models: the CNN of the other benchmarks."""
+    """Makes the entry of the other benchmarks' CNN in the list of models."""
     from benchmarks.model import cnn as make
 
     return {

@@ -1,6 +1,6 @@
-"""What the runner's thread takes of the interpreter for a batch: it takes blocks from the scheduler, joins them, calls and cuts.
+"""Processor time of the runner's thread for a batch: it takes blocks from the scheduler, joins them, computes and cuts.
 
-In this process and in one thread, by the scheduler and the merging of the server; the model computes next to nothing.
+This runs in one thread of this process, with the server's own scheduler and merging; the model computes next to nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from benchmarks.scaling.measure.models import entry
 from gradwire.backends.estimator import Estimator
 from gradwire.server.config.reading import parse_config
 from gradwire.server.engines.engine import load_models
-from gradwire.server.scheduling.merging import compute, likeness
+from gradwire.server.scheduling.merging import batch_key, compute
 from gradwire.server.scheduling.scheduler import Scheduler
 
 _BLOCKS = (1, 8, 32, 128)
@@ -25,7 +25,7 @@ _REPEATS = 300
 
 
 def batches() -> dict[str, dict[str, float]]:
-    """By operation: microseconds of processor time of a batch of one row, and of each further block of one row in it."""
+    """Measures, by operation, the microseconds of a batch of one row, and of each further one-row block in it."""
     config = parse_config({"models": [entry("m", 32)]}, Path.cwd(), "measure")
     estimator = load_models(config)["m"]
     return {operation: asyncio.run(_of(estimator, operation)) for operation in ("predict", "loss_gradient")}
@@ -37,7 +37,7 @@ async def _of(estimator: Estimator, operation: str) -> dict[str, float]:
     options: dict[str, Any] = {}
     if operation == "loss_gradient":
         rows["y"], options["divisor"] = np.zeros(1, np.int64), None
-    like = likeness(estimator, function, rows, options, max(_BLOCKS))
+    like = batch_key(estimator, function, rows, options, max(_BLOCKS))
     scheduler = Scheduler(max(_BLOCKS))
 
     async def batch_s(blocks: int) -> float:

@@ -1,4 +1,4 @@
-"""A server in a process of its own that says, when asked, what processor time each of its threads has had, and what it computed."""
+"""Server in a process of its own that reports the processor time of its threads and its batches on request."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from pathlib import Path
 from typing import Any
 
 _NAMES = {"gradwire-server": "loop", "gradwire-runner": "runner", "gradwire-ledger": "ledger", "gradwire-store": "store"}
-"""Of threads, by how they begin. Another one that Python knows is ``python``; those that it does not know are gRPC's."""
+"""Kinds of threads, by the beginnings of their names. Other Python threads are ``python``, threads unknown to it gRPC's."""
 
 
 @dataclass(frozen=True)
 class Mark:
-    """How far a server is.
+    """A server's totals at one moment.
 
     Attributes:
-        thread_s: Processor time by thread.
-        batches: Computed; so are ``blocks`` and ``rows``.
-        compute_s: That they took.
+        thread_s: Processor time by kind of thread.
+        batches: Batches computed.
+        blocks: Blocks in them.
+        rows: Rows in them.
+        compute_s: Time of computing them.
     """
 
     thread_s: dict[str, float]
@@ -32,7 +34,7 @@ class Mark:
     compute_s: float
 
     def since(self, before: Mark) -> Mark:
-        """What has happened meanwhile."""
+        """Subtracts the totals of an earlier moment."""
         return Mark(
             {name: seconds - before.thread_s.get(name, 0.0) for name, seconds in self.thread_s.items()},
             self.batches - before.batches,
@@ -44,13 +46,13 @@ class Mark:
 
 @dataclass(frozen=True)
 class Watched:
-    """A server that serves."""
+    """A server process that is ready."""
 
     address: str
     pipe: Connection[Any, Any]
 
     def mark(self) -> Mark:
-        """How far it is now."""
+        """Returns its totals now."""
         self.pipe.send("mark")
         mark: Mark = self.pipe.recv()
         return mark
@@ -58,7 +60,7 @@ class Watched:
 
 @contextmanager
 def watched(models: Sequence[Mapping[str, Any]], **settings: Any) -> Iterator[Watched]:
-    """Serves models as long as the context lasts; ``settings`` are other keys of the configuration."""
+    """Serves models during the context; ``settings`` are other keys of the configuration."""
     ours, theirs = multiprocessing.get_context("spawn").Pipe()
     process = multiprocessing.get_context("spawn").Process(target=_serve, args=(theirs, list(models), settings))
     process.start()
@@ -85,7 +87,7 @@ def _serve(pipe: Connection[Any, Any], models: list[dict[str, Any]], settings: d
         make(tally)
         tallies.append(tally)
 
-    Tally.__init__ = noted  # type: ignore[assignment, method-assign]  # notes are taken of it from outside
+    Tally.__init__ = noted  # type: ignore[assignment, method-assign]  # its totals are read from outside
     with serving({model.pop("name"): model for model in models}, **settings) as address:
         pipe.send(address)
         while pipe.recv() is not None:

@@ -1,35 +1,34 @@
-"""What a database takes: batches of the ledger, and leases of budgets; one after the other, and several at once."""
+"""Times of a database for batches of the ledger and leases of budgets, alone and in parallel."""
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from statistics import mean
 from typing import Any
 
 import numpy as np
 
+from benchmarks.scaling.measure.processes import piped
 from gradwire.server.store import BudgetLimits, CallRecord, ChargeRecord, Store
 from gradwire.server.values.rows import Rows
 
 PRINCIPALS = 20
 _USUAL = 10
-"""Percentile of times: what else a machine, and its disk, do only makes them longer."""
+"""Percentile of times that counts: other work of the machine and its disk only makes them longer."""
 _BATCH_CALLS = 1000
 _LIMITS = BudgetLimits(max_forward=1 << 60, max_backward=1 << 60)
 _LEASE = Rows(128, 128)
 
 
 def store(url: str, quick: bool) -> dict[str, Any]:
-    """One database, which should be empty and have nothing else to do.
+    """Measures one database, which should be empty and have no other work.
 
     Args:
         url: As in a server's configuration.
-        quick: Few transactions; to try things out.
+        quick: True for few transactions, to try things out.
     """
     repeats, seconds = (5, 1.0) if quick else (40, 6.0)
     with Store.open(url) as opened:
@@ -54,13 +53,13 @@ def store(url: str, quick: bool) -> dict[str, Any]:
 
 
 class _Batches:
-    """Batches of a ledger's calls, each with what it was charged, of principals in turn."""
+    """Batches of a ledger's calls with their charges, of principals in turn."""
 
     def __init__(self, store: Store) -> None:
         self._store, self._number, self._calls, self._name = store, 0, 0, uuid.uuid4().hex
 
     def write(self, calls: int) -> None:
-        """Writes one."""
+        """Writes one batch."""
         self._number += 1
         records, charges = [], []
         for _ in range(calls):
@@ -73,7 +72,7 @@ class _Batches:
         self._store.write_calls(records, charges, writer=self._name, number=self._number)
 
     def usual_us(self, calls: int, repeats: int) -> float:
-        """Of batches of so many calls."""
+        """Measures the microseconds of a batch."""
         self.write(calls)
         return 1e6 * float(np.percentile([_seconds(lambda: self.write(calls)) for _ in range(repeats)], _USUAL))
 
@@ -85,25 +84,14 @@ class _Leases:
         self._store, self._principal = store, principal
 
     def take(self, count: int) -> None:
-        """Takes so many."""
+        """Takes a number of leases."""
         for _ in range(count):
             self._store.take(self._principal, "m", _LEASE, _LEASE, _LIMITS, time.time())
 
 
 def _rate(url: str, what: str, servers: int, one_principal: bool, seconds: float) -> float:
-    """Leases or calls a second, of several processes together."""
-    context = multiprocessing.get_context("spawn")
-    with ExitStack() as stack:
-        pipes = []
-        for number in range(servers):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_write, args=(theirs, url, what, number, one_principal), daemon=True)
-            process.start()
-            theirs.close()
-            stack.callback(process.kill)
-            pipes.append(ours)
-        for pipe in pipes:
-            pipe.recv()
+    """Measures leases or calls a second of several processes together."""
+    with piped(_write, [(url, what, number, one_principal) for number in range(servers)]) as pipes:
         for pipe in pipes:
             pipe.send(seconds)
         return servers * mean([float(pipe.recv()) for pipe in pipes])

@@ -1,4 +1,4 @@
-"""Arguments of a call, checked against the card before anything is sent, and cast to what the model takes."""
+"""Checks of a call's arguments against the model's card before anything is sent, and casts to the model's dtypes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gradwire.client.card import ANSWER_NAMES, ModelCard
+from gradwire.client.card import ModelCard
 from gradwire.client.errors import (
     DtypeError,
     InvalidCall,
@@ -19,6 +19,7 @@ from gradwire.client.errors import (
     Unsupported,
 )
 from gradwire.v1 import estimator_pb2 as pb
+from gradwire.wire.names import ANSWERS
 from gradwire.wire.tensors import Array, elements, raw
 
 _NUMBERS = "biuf"
@@ -27,11 +28,11 @@ _REDUCTIONS = {"none": pb.REDUCTION_NONE, "mean": pb.REDUCTION_MEAN, "sum": pb.R
 
 
 def rows(x: Any, card: ModelCard) -> Array:
-    """Rows ``(n, *input_shape)``.
+    """Checks rows ``(n, *input_shape)`` and casts them if needed.
 
-    What the model's dtype holds exactly travels as it is (uint8 images are a quarter of float32's bytes); anything else
-    is cast here. numpy 2 makes float64 of much that attacks compute from float32 rows: without the cast it would
-    travel at twice the size only to be rounded there.
+    Values that the model's dtype holds exactly are sent as they are (uint8 images are a quarter of float32's bytes); others
+    are cast here. In numpy 2, much that attacks compute from float32 rows becomes float64: without the cast it would
+    travel at twice the size, and the server would round it anyway.
 
     Raises:
         ShapeError, DtypeError, TooLarge
@@ -54,17 +55,23 @@ def rows(x: Any, card: ModelCard) -> Array:
 _SENT = frozenset(map(np.dtype, ("bool", "i1", "i2", "i4", "i8", "u1", "f2", "f4", "f8")))
 
 
+def labelled_rows(x: Any, y: Any, card: ModelCard) -> tuple[Array, Array]:
+    """Checks rows and their labels. As `rows` and `labels`."""
+    array = rows(x, card)
+    return array, labels(y, len(array), card)
+
+
 def labels(y: Any, n: int, card: ModelCard) -> Array:
-    """Labels ``(n,)`` or ``(n, 1)`` indices or ``(n, C)`` rows; of regressions, targets.
+    """Checks labels: ``(n,)`` or ``(n, 1)`` indices, ``(n, C)`` rows, or targets of a regression.
 
     Raises:
         LabelError, DtypeError, TooLarge; ShapeError if ragged
     """
     if y is None:
-        raise LabelError("y is None; expected labels, one a row (remote models do not label their own inputs)")
+        raise LabelError("y is None; expected one label per row (remote models do not label their own inputs)")
     array = _numbers(y, "y")
     if array.shape[:1] != (n,):
-        raise LabelError(f"y has shape {array.shape} for {n} rows; expected one label a row")
+        raise LabelError(f"y has shape {array.shape} for {n} rows; expected one label per row")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise LabelError("y holds NaN or infinity; expected class indices, or rows of class weights")
     array = _held(_sendable(array), "y", card)
@@ -77,7 +84,11 @@ def labels(y: Any, n: int, card: ModelCard) -> Array:
 
 
 def label(value: Any, n: int, card: ModelCard) -> int | Array | None:
-    """The class, or classes one a row, of a class gradient. Raises LabelError, DtypeError, TooLarge; ShapeError if ragged."""
+    """Checks the ``label`` of a class gradient: None, one class, or one class per row.
+
+    Raises:
+        LabelError, DtypeError, TooLarge; ShapeError if ragged
+    """
     if value is None:
         return None
     if isinstance(value, (int, np.integer)):
@@ -85,7 +96,7 @@ def label(value: Any, n: int, card: ModelCard) -> int | Array | None:
         return int(value)
     array = _numbers(value, "label")
     if array.shape != (n,):
-        raise LabelError(f"label has shape {array.shape} for {n} rows; expected None, an int, or one class a row")
+        raise LabelError(f"label has shape {array.shape} for {n} rows; expected None, an int, or one class per row")
     if array.dtype.kind not in "iu":
         raise LabelError(f"label has dtype {array.dtype}; expected integers")
     in_range(array, card)
@@ -93,10 +104,10 @@ def label(value: Any, n: int, card: ModelCard) -> int | Array | None:
 
 
 def in_range(indices: Array, card: ModelCard) -> None:
-    """Raises LabelError if an index is not whole or not a class."""
+    """Checks class indices. Raises LabelError if one is not a whole number or out of range."""
     if indices.dtype.kind == "f" and (indices != np.floor(indices)).any():
         raise LabelError(
-            f"label {indices[indices != np.floor(indices)][0]} is not whole; expected indices, or rows of class weights"
+            f"label {indices[indices != np.floor(indices)][0]} is not a whole number; expected indices, or rows of class weights"
         )
     outside = (indices < 0) | (indices >= card.nb_classes)
     if outside.any():
@@ -104,7 +115,7 @@ def in_range(indices: Array, card: ModelCard) -> None:
 
 
 def predictions(value: Any, card: ModelCard) -> Array:
-    """Outputs ``(n, *output_shape)`` in the card's dtype. Raises ShapeError, DtypeError, TooLarge."""
+    """Checks outputs ``(n, *output_shape)`` and casts them to the card's dtype. Raises ShapeError, DtypeError, TooLarge."""
     array = _numbers(value, "pred")
     if array.ndim == 0 or array.shape[1:] != card.output_shape:
         raise ShapeError(f"pred has shape {array.shape}; expected (n, {', '.join(map(str, card.output_shape))})")
@@ -114,15 +125,15 @@ def predictions(value: Any, card: ModelCard) -> Array:
 
 
 def cotangent(value: Any, n: int, card: ModelCard) -> Array:
-    """A cotangent ``(n, ...)``. Raises ShapeError, DtypeError, TooLarge."""
+    """Checks a cotangent ``(n, ...)``. Raises ShapeError, DtypeError, TooLarge."""
     array = _sendable(_numbers(value, "cotangent"))
     if array.shape[:1] != (n,):
-        raise ShapeError(f"cotangent has shape {array.shape} for {n} rows; expected one entry a row, in the output's shape")
+        raise ShapeError(f"cotangent has shape {array.shape} for {n} rows; expected one entry per row, in the output's shape")
     return _held(array, "cotangent", card)
 
 
 def reduction(value: str) -> pb.Reduction:
-    """How a loss is reduced: "none", "mean" or "sum". Raises InvalidCall."""
+    """Returns the contract's value of a loss reduction: "none", "mean" or "sum". Raises InvalidCall."""
     try:
         return _REDUCTIONS[value]
     except (KeyError, TypeError):
@@ -130,16 +141,16 @@ def reduction(value: str) -> pb.Reduction:
 
 
 def answer(name: str, card: ModelCard) -> pb.Answer:
-    """What predict is to answer, by its name on the card. Raises NotGranted, Unsupported if the card does not list it."""
+    """Returns the contract's value of a kind of answer. Raises NotGranted or Unsupported if the card does not list it."""
     if name in card.answers:
-        return next(number for number, known in ANSWER_NAMES.items() if known == name)
+        return ANSWERS[name]
     error = NotGranted if card.access == "labels" else Unsupported
     offered = ", ".join(sorted(card.answers)) or "outputs"
-    raise error(f"{card.name!r} does not answer {name} to callers with access {card.access!r}; it answers {offered}")
+    raise error(f"{card.name!r} does not answer {name} to callers with access {card.access!r}; it answers: {offered}")
 
 
 def layer(value: str | int, card: ModelCard) -> pb.Layer:
-    """A layer's name or index. Raises LayerError."""
+    """Checks a layer's name or index. Raises LayerError."""
     if isinstance(value, str):
         return pb.Layer(name=value)
     if _whole(value) and -(1 << 31) <= value < 1 << 31:
@@ -148,7 +159,7 @@ def layer(value: str | int, card: ModelCard) -> pb.Layer:
 
 
 def clip_values(value: Any) -> tuple[Array, Array] | None:
-    """Least and greatest input values, float32. Raises InvalidCall."""
+    """Checks clip values ``(min, max)`` and casts them to float32. Raises InvalidCall."""
     if value is None:
         return None
     low, high = _pair(value, "clip_values", "(min, max)", np.float32)
@@ -158,18 +169,18 @@ def clip_values(value: Any) -> tuple[Array, Array] | None:
 
 
 def preprocessing(value: Any) -> tuple[Array, Array] | None:
-    """A standardisation ``(mean, std)``, float64. Raises InvalidCall."""
+    """Checks a standardisation ``(mean, std)`` and casts it to float64. Raises InvalidCall."""
     if value is None:
         return None
     mean, std = _pair(value, "preprocessing", "(mean, std)", np.float64)
     if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std != 0).all()):
-        raise InvalidCall("preprocessing: mean and std must be finite, and std nowhere 0")
+        raise InvalidCall("preprocessing: mean and std must be finite, and std must not be 0 anywhere")
     return mean, std
 
 
 def options(batch_size: Any, training_mode: bool, standardisation: tuple[Array, Array] | None, card: ModelCard) -> pb.RowOptions:
-    """What an operation on rows is told; ``standardisation`` replaces the server's. Raises InvalidCall."""
-    batch_size = count("batch_size", batch_size, 0, hint="; 0 is the server's choice")
+    """Makes the options of an operation on rows; ``standardisation`` replaces the server's. Raises InvalidCall."""
+    batch_size = count("batch_size", batch_size, 0, hint="; 0 lets the server choose")
     result = pb.RowOptions(batch_size=batch_size, training_mode=training_mode)
     if standardisation is not None:
         dtype = card.input_dtype if card.input_dtype.kind == "f" else np.dtype(np.float32)
@@ -182,34 +193,34 @@ def options(batch_size: Any, training_mode: bool, standardisation: tuple[Array, 
 
 
 def count(name: str, value: Any, least: int, most: int = (1 << 31) - 1, hint: str = "") -> int:
-    """A whole number, as the contract's integers hold it. Raises InvalidCall."""
+    """Checks a whole number within the range of the contract's integers. Raises InvalidCall."""
     if not _whole(value) or not least <= value <= most:
         raise InvalidCall(f"{name} is {value!r:.100}; expected a whole number from {least} to {most}{hint}")
     return int(value)
 
 
 def timeout_s(value: Any) -> float | None:
-    """How long a call may take; None: no limit. Raises InvalidCall."""
+    """Checks the time limit of a call; None: no limit. Raises InvalidCall."""
     if value is None:
         return None
     number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
     if not number or not 0 < value < math.inf:
-        raise InvalidCall(f"timeout_s is {value!r:.100}; expected seconds, more than 0, or None for no limit")
+        raise InvalidCall(f"timeout_s is {value!r:.100}; expected a number of seconds greater than 0, or None for no limit")
     return float(value)
 
 
-def name(of: str, value: Any) -> str:
-    """A name of something on the server. Raises InvalidCall."""
+def name(argument: str, value: Any) -> str:
+    """Checks a name: of a model, a version or a principal. Raises InvalidCall."""
     if not isinstance(value, str):
-        raise InvalidCall(f"{of} is {value!r:.100}; expected a name")
+        raise InvalidCall(f"{argument} is {value!r:.100}; expected a name")
     return value
 
 
-def refuse(unknown: dict[str, Any], method: str) -> None:
-    """Refuses options that a remote fit does not have, by name. Raises Unsupported."""
+def no_other_options(unknown: dict[str, Any], method: str) -> None:
+    """Rejects options that a remote fit does not have. Raises Unsupported, which names them."""
     if unknown:
         raise Unsupported(
-            f"{method} does not take {', '.join(sorted(unknown))} remotely; the server's model is set up by its owner"
+            f"{method} does not take {', '.join(sorted(unknown))} remotely; only the model's owner can set that, on the server"
         )
 
 
@@ -217,9 +228,9 @@ def _numbers(value: Any, name: str) -> Array:
     try:
         array = np.asarray(value)
     except ValueError as e:
-        raise ShapeError(f"{name} makes no array: {e}; expected rows of one shape") from None
+        raise ShapeError(f"cannot convert {name} to an array: {e}; expected rows of one shape") from None
     except (TypeError, RuntimeError) as e:
-        raise DtypeError(f"{name} makes no array: {e}; expected numbers") from None
+        raise DtypeError(f"cannot convert {name} to an array: {e}; expected numbers") from None
     if array.dtype.kind not in _NUMBERS and array.dtype.name != "bfloat16":
         raise DtypeError(f"{name} has dtype {array.dtype}; expected numbers")
     return array
@@ -230,7 +241,7 @@ def _pair(value: Any, name: str, expected: str, dtype: type[np.floating[Any]]) -
         first, second = (_numbers(part, name).astype(dtype) for part in value)
         np.broadcast_shapes(first.shape, second.shape)
     except (TypeError, ValueError):
-        raise InvalidCall(f"{name} is {value!r:.100}; expected {expected}, numbers or arrays of one shape") from None
+        raise InvalidCall(f"{name} is {value!r:.100}; expected {expected}, both numbers or arrays that broadcast") from None
     return first, second
 
 
@@ -239,18 +250,18 @@ def _whole(value: Any) -> bool:
 
 
 def _held(array: Array, name: str, card: ModelCard) -> Array:
-    """What the server holds whole, while rows pass in blocks."""
+    """Checks the size of an array that the server holds whole, while rows pass in blocks. Raises TooLarge."""
     return _within(array, name, "max_held_bytes", card.limits.max_held_bytes)
 
 
 def _within(array: Array, name: str, limit: str, most: int) -> Array:
     if most and array.nbytes > most:
-        raise TooLarge(f"{name} has {array.nbytes} bytes; the server's limit {limit} is {most}; send parts")
+        raise TooLarge(f"{name} has {array.nbytes} bytes; the server's limit {limit} is {most}; send fewer rows at once")
     return array
 
 
 def _sendable(array: Array) -> Array:
-    """Casts what numpy has and the contract does not: unsigned integers over 8 bits, long doubles."""
+    """Casts dtypes that the contract lacks: unsigned integers over 8 bits, long doubles."""
     if array.dtype in _SENT or array.dtype.name == "bfloat16":
         return array
     wide: Array = array.astype(np.float64 if array.dtype.kind == "f" else np.int64)

@@ -1,7 +1,7 @@
-"""A remote model as an estimator of the Adversarial Robustness Toolbox (ART), so that its attacks run unchanged.
+"""ART estimator of a remote model, so that attacks of the Adversarial Robustness Toolbox run unchanged.
 
-ART looks in an estimator's class for what an attack may use. That class is therefore built from the model's card: it has a
-mixin, and the methods that come with it, only where the caller may use the operation.
+ART checks an estimator's class for the methods that an attack needs. The class is therefore built from the model's card: it
+has a mixin with its methods only if the caller may use the operation.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from art.estimators.estimator import BaseEstimator, LossGradientsMixin, NeuralNe
 from art.estimators.regression.regressor import RegressorMixin
 
 from gradwire.client.attack import answered, differentiated
+from gradwire.client.attributes import ModelAttributes
 from gradwire.client.card import ModelCard
-from gradwire.client.described import Described
 from gradwire.client.ensemble import RemoteEnsemble
 from gradwire.client.errors import InvalidCall, Unsupported
 from gradwire.client.estimator import RemoteEstimator
@@ -32,43 +32,43 @@ _CHANNELS_FIRST = {
     "jax": False,
     "ensemble": False,
 }
-"""Backends of neural networks, and what holds for their images where the owner does not say: as in ART, the framework's habit."""
+"""Backends of neural networks, and the framework's default of ``channels_first``, as in ART."""
 
 
 def art_estimator(remote: RemoteEstimator | RemoteEnsemble) -> Any:
-    """An ART estimator of a remote model, or of an ensemble of them.
+    """Makes an ART estimator of a remote model or of an ensemble.
 
-    Its class has `ClassifierMixin` or `RegressorMixin`; `LossGradientsMixin` and, of classifiers, `ClassGradientsMixin` if
-    the card has those operations; and `NeuralNetworkMixin` if the backend is one of neural networks, or if the card has
-    activations or says where the channels of images are. It shares ``remote`` (as its ``model``): what either is told, both
-    know. It can be pickled and copied.
+    Its class has `ClassifierMixin` or `RegressorMixin`; `LossGradientsMixin` and, for classifiers, `ClassGradientsMixin` if
+    the card has those operations; and `NeuralNetworkMixin` if the backend serves neural networks, or if the card has
+    activations or sets `channels_first`. It shares ``remote`` as its ``model``: settings of either affect both. It can be
+    pickled and copied.
 
     Args:
-        remote: The model. Where its owner does not say `channels_first`, the habit of its framework holds: true for torch
-            and MXNet, false for TensorFlow, Keras, JAX and served ensembles, true for others; of a `RemoteEnsemble`, its
-            members' habit, and false if they differ.
+        remote: The model. If its owner has not set `channels_first`, the framework's default holds: true for torch and
+            MXNet, false for TensorFlow, Keras, JAX and served ensembles, true for others; for a `RemoteEnsemble`, its
+            members' default, and false if they differ.
 
     Returns:
-        An ``art.estimators.BaseEstimator`` whose methods take and give what ART's do, in the dtypes of the model.
+        An ``art.estimators.BaseEstimator`` with ART's arguments and results, in the dtypes of the model.
     """
     card = remote.card
     return _kind(card.task, _is_neural(card), card.operations.intersection(_OPTIONAL))(remote)
 
 
 def art_pytorch_classifier(remote: RemoteEstimator | RemoteEnsemble, loss: Any = None) -> Any:
-    """ART's own PyTorchClassifier around a remote model, for attacks that accept nothing else.
+    """Makes ART's own PyTorchClassifier of a remote model, for attacks that accept nothing else.
 
-    Those are AutoAttack with its default list, AutoProjectedGradientDescent and its kin with a `loss_type`, BrendelBethge, and
-    the PyTorch variants of others. Losses are computed here, from the outputs: two calls a gradient where `art_estimator`
-    needs one.
+    Those are AutoAttack with its default list, AutoProjectedGradientDescent and similar attacks with a `loss_type`,
+    BrendelBethge, and the PyTorch variants of others. Losses are computed here, from the outputs: a gradient needs two calls,
+    and one with `art_estimator`.
 
     Args:
         remote: A classifier whose card has ``vjp``.
         loss: A ``torch.nn`` loss of the outputs ``(n, C)``; None: cross-entropy of logits.
 
     Raises:
-        Unsupported: It is no classifier, or has no vector-Jacobian products.
-        InvalidCall: The outputs are not logits, and there is no loss.
+        Unsupported: The model is not a classifier, or lacks vector-Jacobian products.
+        InvalidCall: The outputs are not logits, and no loss is given.
     """
     import torch
     from art.estimators.classification import PyTorchClassifier
@@ -80,9 +80,7 @@ def art_pytorch_classifier(remote: RemoteEstimator | RemoteEnsemble, loss: Any =
     if card.task != "classification":
         raise Unsupported(f"{card.name!r} is a model for {card.task}; expected a classifier")
     if loss is None and card.output_kind != "logits":
-        raise InvalidCall(
-            f"the outputs of {card.name!r} are {card.output_kind}; pass a loss that takes them (cross-entropy is of logits)"
-        )
+        raise InvalidCall(f"the outputs of {card.name!r} are {card.output_kind}; pass a loss for them (cross-entropy needs logits)")
     return PyTorchClassifier(
         model=remote_module(remote),
         loss=torch.nn.CrossEntropyLoss() if loss is None else loss,
@@ -97,7 +95,7 @@ def art_pytorch_classifier(remote: RemoteEstimator | RemoteEnsemble, loss: Any =
 
 
 class _Estimator(BaseEstimator):  # type: ignore[misc]
-    """What every remote model has. Preprocessing and postprocessing are the server's; ART finds none here.
+    """Base of all ART estimators of remote models. The server preprocesses and postprocesses; ART does neither here.
 
     Args:
         remote: The model.
@@ -109,7 +107,7 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         neural = {"channels_first": _channels_first(remote)} if isinstance(self, NeuralNetworkMixin) else {}
         super().__init__(model=remote, clip_values=None, preprocessing=None, **neural)
         if isinstance(self, ClassifierMixin):
-            # After ART's constructor, which leaves -1 there.
+            # After ART's constructor, which sets -1.
             self.nb_classes = remote.nb_classes
 
     def predict(
@@ -122,14 +120,14 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         **kwargs: Any,
     ) -> Array:
         """As `RemoteEstimator.predict`; other keywords have no effect, as in ART."""
-        # Carlini's attacks ask every estimator for logits, and ART's own take no notice, but for Gaussian processes.
+        # Carlini's attacks ask every estimator for logits; ART's own ignore that, except Gaussian processes.
         logits = logits and "logits" in self.model.card.answers
         outputs: Array = self.model.predict(x, batch_size=batch_size, training_mode=training_mode, logits=logits, raw=raw)
         answered(x, outputs, self.model.card.output_kind == "logits")
         return outputs
 
     def predict_uncertainty(self, x: Any) -> Array:
-        """As `RemoteEstimator.predict_uncertainty`, as of ART's Gaussian process."""
+        """As `RemoteEstimator.predict_uncertainty`; in the interface of ART's Gaussian process."""
         uncertainty: Array = self.model.predict_uncertainty(x)
         return uncertainty
 
@@ -146,18 +144,18 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         return loss
 
     def fit(self, x: Any, y: Any, batch_size: int = 128, nb_epochs: int = 10, verbose: Any = False, **kwargs: Any) -> None:
-        """As `RemoteEstimator.fit`: a keyword that it does not know raises Unsupported, unless its value is None."""
+        """As `RemoteEstimator.fit`: an unknown keyword raises Unsupported, unless its value is None."""
         _require(self.model.card, "fit")
         known = {name: value for name, value in kwargs.items() if value is not None}
         self.model.fit(x, y, batch_size=batch_size, nb_epochs=nb_epochs, verbose=bool(verbose), **known)
 
     def clone_for_refitting(self) -> Any:
-        """An estimator of the same architecture that has not been fitted, on the same server; ``model.delete()`` ends it."""
+        """Makes an estimator of an untrained clone on the same server; ``model.delete()`` removes the clone."""
         _require(self.model.card, "clone_for_refitting")
         return art_estimator(self.model.clone_for_refitting())
 
     def save(self, filename: str, path: str | None = None, overwrite: bool = False) -> None:
-        """As `RemoteEstimator.save`: a version on the server, not a file here."""
+        """As `RemoteEstimator.save`: saves a version on the server, not a local file."""
         _require(self.model.card, "save")
         self.model.save(filename, path, overwrite)
 
@@ -174,21 +172,21 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
 
     @property
     def channels_first(self) -> bool:
-        """Whether the channels of images come before height and width."""
+        """True if images have their channels before height and width."""
         return _channels_first(self.model)
 
     def get_params(self) -> dict[str, Any]:
-        """Parameters by the names that ART gives them; ``preprocessing`` is what the server does, (mean, std), or None."""
+        """Returns the parameters by ART's names; ``preprocessing`` is the server's (mean, std), or None."""
         params = {name: getattr(self, name, None) for name in self.estimator_params}
         return {**params, "preprocessing": self.model.get_params()["preprocessing"]}
 
     def set_params(self, **kwargs: Any) -> None:
-        """As `RemoteEstimator.set_params`; what is as it should be already may be any parameter."""
+        """As `RemoteEstimator.set_params`; also accepts other parameters if their values do not change."""
         now = self.get_params()
         self.model.set_params(**{name: value for name, value in kwargs.items() if name not in now or not _same(value, now[name])})
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Classes that are made here cannot be found by name.
+        # Classes made at run time cannot be found by name.
         return art_estimator, (self.model,), vars(self)
 
     def __repr__(self) -> str:
@@ -213,7 +211,7 @@ class _Neural(NeuralNetworkMixin, BaseEstimator):  # type: ignore[misc]
 
     @property
     def layer_names(self) -> list[str]:
-        """In the order of their indices."""
+        """Names of the layers, in the order of their indices."""
         return self.model.layer_names
 
 
@@ -243,7 +241,7 @@ class _CustomLossGradients:
     def custom_loss_gradient(
         self, loss_cotangent: Any, x: Any, y: Any = None, layer_name: str | int | None = None, training_mode: bool | None = None
     ) -> Array:
-        """As `RemoteEstimator.custom_loss_gradient`: the function works on arrays, and returns the loss's derivative."""
+        """As `RemoteEstimator.custom_loss_gradient`: the function takes arrays and returns the loss's derivative."""
         gradient = self.model.custom_loss_gradient(loss_cotangent, x, y, layer_name, training_mode)
         differentiated(x)
         return gradient
@@ -254,20 +252,20 @@ _OPTIONAL: dict[str, type] = {
     "loss_gradient": _LossGradients,
     "vjp": _CustomLossGradients,
 }
-"""What an estimator has only if its card has the operation."""
+"""Parts that an estimator has only if its card has the operation."""
 
 
 @cache
 def _kind(task: str, neural: bool, operations: frozenset[str]) -> Any:
-    """The class for models of one kind; ``operations`` are keys of `_OPTIONAL`."""
+    """Builds the class for models of one kind; ``operations`` are keys of `_OPTIONAL`."""
     classifier = task == "classification"
     mixin = ClassifierMixin if classifier else RegressorMixin
-    # Regressions have gradients of each output too, but to ART's attacks the mixin says that outputs are classes.
+    # Regressions have gradients of each output too, but for ART's attacks the mixin means that outputs are classes.
     parts = [
         part for operation, part in _OPTIONAL.items() if operation in operations and (classifier or part is not _ClassGradients)
     ]
     name = "Remote" + ("NeuralNetwork" if neural else "") + ("Classifier" if classifier else "Regressor")
-    # Last, because the constructors of ART's mixins call on to it.
+    # BaseEstimator comes last, because the constructors of ART's mixins call it.
     bases = (_Estimator, *parts, mixin, *([_Neural] if neural else []), BaseEstimator)
     return types.new_class(name, bases, exec_body=lambda namespace: namespace.update(__module__=__name__))
 
@@ -276,7 +274,7 @@ def _is_neural(card: ModelCard) -> bool:
     return card.backend in _CHANNELS_FIRST or card.channels_first is not None or "get_activations" in card.operations
 
 
-def _channels_first(remote: Described) -> bool:
+def _channels_first(remote: ModelAttributes) -> bool:
     if remote.channels_first is not None:
         return remote.channels_first
     if isinstance(remote, RemoteEnsemble):
@@ -284,16 +282,16 @@ def _channels_first(remote: Described) -> bool:
     return _CHANNELS_FIRST.get(remote.card.backend, True)
 
 
-def _clip_values(remote: Described) -> Array | None:
+def _clip_values(remote: ModelAttributes) -> Array | None:
     values = remote.clip_values
     return None if values is None else np.stack(np.broadcast_arrays(*values))
 
 
 def _require(card: ModelCard, operation: str) -> None:
-    """Raises Unsupported, which ART takes for its own NotImplementedError."""
+    """Raises Unsupported, a NotImplementedError for ART, if the card lacks the operation."""
     if operation not in card.operations:
         offered = ", ".join(sorted(card.operations))
-        raise Unsupported(f"{card.name!r} does not offer {operation} to callers with access {card.access!r}; it offers {offered}")
+        raise Unsupported(f"{card.name!r} does not offer {operation} to callers with access {card.access!r}; it offers: {offered}")
 
 
 def _same(value: Any, other: Any) -> bool:

@@ -1,4 +1,4 @@
-"""What a model's owner says of it, and what this caller may do with it."""
+"""Model cards: a model's description and the access that this caller has."""
 
 from __future__ import annotations
 
@@ -7,38 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from gradwire.v1 import estimator_pb2
 from gradwire.v1 import model_pb2 as pb
 from gradwire.v1.tensor_pb2 import Tensor
 from gradwire.wire.codecs import CODINGS, name_of
 from gradwire.wire.dtypes import to_numpy
+from gradwire.wire.names import ACCESS_NAMES, ANSWER_NAMES, OPERATION_NAMES, OUTPUT_KIND_NAMES, TASK_NAMES, name_in
 from gradwire.wire.tensors import Array, inline, spec_of
-
-OPERATION_NAMES: dict[pb.Operation, str] = {
-    pb.OPERATION_PREDICT: "predict",
-    pb.OPERATION_LOSS: "loss",
-    pb.OPERATION_LOSS_GRADIENT: "loss_gradient",
-    pb.OPERATION_CLASS_GRADIENT: "class_gradient",
-    pb.OPERATION_GET_ACTIVATIONS: "get_activations",
-    pb.OPERATION_VECTOR_JACOBIAN_PRODUCT: "vjp",
-    pb.OPERATION_FIT: "fit",
-    pb.OPERATION_FIT_BATCHES: "fit_generator",
-    pb.OPERATION_VERSIONS: "save",
-    pb.OPERATION_CLONE: "clone_for_refitting",
-}
-"""Operations by the names of the estimator's methods."""
-
-ANSWER_NAMES: dict[estimator_pb2.Answer, str] = {
-    estimator_pb2.ANSWER_OUTPUTS: "outputs",
-    estimator_pb2.ANSWER_LOGITS: "logits",
-    estimator_pb2.ANSWER_UNCERTAINTY: "uncertainty",
-    estimator_pb2.ANSWER_MEMBERS: "members",
-}
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the server takes from one call, in bytes and rows."""
+    """The server's limits on one call, in bytes and rows; 0: no limit."""
 
     max_tensor_bytes: int
     max_held_bytes: int
@@ -47,37 +26,37 @@ class Limits:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """A served name as this caller sees it.
+    """The card of a served name, as this caller sees it.
 
     Attributes:
-        name: What to ask for.
-        backend: The framework behind it.
+        name: The served name.
+        backend: The model's framework.
         task: "classification" or "regression".
         input_shape: Sizes of a row's axes; -1 where any size is taken.
-        input_dtype: What the model computes with.
+        input_dtype: The dtype that the model computes in.
         output_shape: Sizes of an output row's axes.
-        output_dtype: Of predictions.
-        nb_classes: How many classes there are.
+        output_dtype: The dtype of predictions.
+        nb_classes: The number of classes.
         output_kind: "logits", "probabilities", "labels" (one-hot) or "values".
-        clip_values: Least and greatest input values, float32; None if inputs are not bounded.
-        channels_first: Where the channels of images are; None if the owner does not say.
-        layer_names: In the order of their indices.
+        clip_values: Least and greatest input values, float32; None if inputs are unbounded.
+        channels_first: True if images have their channels first; None if the owner has not set it.
+        layer_names: Names of the layers, in the order of their indices.
         access: "labels", "scores", "gradients" or "trainer".
         operations: Names of the estimator's methods that this caller may use.
-        loss: The model's own loss.
-        loss_reduction: "mean" or "sum": how that loss treats rows.
-        version: Of the weights that answered when the card was made.
-        device: Where the model is.
-        notes: What the owner's server says of the answers.
-        preprocessing: The server's (mean, std), if it tells them.
-        preprocessing_defences: Names.
-        postprocessing_defences: Names.
+        loss: The name of the model's own loss.
+        loss_reduction: "mean" or "sum": the reduction of that loss over rows.
+        version: The version of the weights when the card was made.
+        device: The model's device.
+        notes: Remarks of the server about the model's answers.
+        preprocessing: The server's (mean, std), if it discloses them.
+        preprocessing_defences: Names of the defences.
+        postprocessing_defences: Names of the defences.
         clone_of: For a clone, the name it was made from.
-        limits: What the server takes.
-        answers: What `predict` may be asked for: "outputs", "logits", "members" (``raw``), "uncertainty" (`predict_uncertainty`).
-        coalesce: Whether the server may compute rows of several calls as one.
-        codecs: What `RemoteEstimator.with_codecs` may be told.
-        device_uuid: Of the device, if it has one and the server tells.
+        limits: The server's limits on one call.
+        answers: What the model can answer: "outputs", "logits", "members" (``raw``), "uncertainty" (`predict_uncertainty`).
+        coalesce: Whether the server may compute rows of several calls together.
+        codecs: Codecs that `RemoteEstimator.with_codecs` accepts.
+        device_uuid: The device's UUID, if it has one and the server discloses it.
     """
 
     name: str
@@ -111,22 +90,22 @@ class ModelCard:
 
 
 def card_of(message: pb.ModelCard) -> ModelCard:
-    """The card that a server sent."""
+    """Reads the card that a server sent."""
     return ModelCard(
         name=message.name,
         backend=message.backend,
-        task=_name(pb.Task, message.task),
+        task=name_in(TASK_NAMES, message.task),
         input_shape=tuple(message.input_shape),
         input_dtype=to_numpy(message.input_dtype),
         output_shape=tuple(message.output_shape),
         output_dtype=to_numpy(message.output_dtype),
         nb_classes=message.nb_classes,
-        output_kind=_name(pb.OutputKind, message.output_kind).removeprefix("kind_"),
+        output_kind=name_in(OUTPUT_KIND_NAMES, message.output_kind),
         clip_values=(_array(message.clip_min), _array(message.clip_max)) if message.HasField("clip_min") else None,
         channels_first=message.channels_first if message.HasField("channels_first") else None,
         layer_names=tuple(message.layer_names),
-        access=access_name(message.access),
-        # Operations that this client does not know are not shown.
+        access=name_in(ACCESS_NAMES, message.access),
+        # Operations that this client does not know are left out.
         operations=frozenset(OPERATION_NAMES[o] for o in message.operations if o in OPERATION_NAMES),
         loss=message.loss,
         loss_reduction=message.loss_reduction,
@@ -145,16 +124,6 @@ def card_of(message: pb.ModelCard) -> ModelCard:
         answers=frozenset(ANSWER_NAMES[answer] for answer in message.answers if answer in ANSWER_NAMES),
         codecs=frozenset(name_of(codec) for codec in message.codecs if codec in CODINGS),
     )
-
-
-def access_name(value: pb.Access) -> str:
-    """ "labels", "scores", "gradients" or "trainer"."""
-    return _name(pb.Access, value)
-
-
-def _name(enum: Any, value: int) -> str:
-    """``TASK_REGRESSION`` is "regression"."""
-    return enum.Name(value).partition("_")[2].lower() if value in enum.values() else f"unknown ({value})"
 
 
 def _array(tensor: Tensor) -> Array:

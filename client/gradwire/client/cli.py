@@ -1,8 +1,7 @@
-"""The command ``gradwire``: collects what is installed under the entry point group ``gradwire.commands``.
+"""Command ``gradwire``: runs the commands installed under the entry point group ``gradwire.commands``.
 
-A command is a plain function with typer annotations, or a group of them (a ``typer.Typer``), wherever it lives. This file
-knows none of them, so that the client's commands, the server's and those of other packages stand side by side without
-importing one another.
+A command is a plain function with typer annotations, or a group of them (a ``typer.Typer``). This file imports none of them by
+name, so that commands of the client, of the server and of other packages do not import one another.
 """
 
 from __future__ import annotations
@@ -17,13 +16,13 @@ if TYPE_CHECKING:
 
 GROUP = "gradwire.commands"
 
-_ABOUT = """Use models that run elsewhere: predictions, losses, gradients, activations and fits over gRPC.
+_ABOUT = """Use remote models: predictions, losses, gradients, activations and fits over gRPC.
 
-[dim]$[/] gradwire demo                        [dim]see it work: a server, an attacker, tables, pictures[/]
-[dim]$[/] gradwire serve digits.yaml           [dim]serve the models that a file names[/]
-[dim]$[/] gradwire models gpu-node:50051       [dim]what a server offers to you[/]
-[dim]$[/] gradwire check gpu-node:50051 digits [dim]are its gradients right?[/]
-[dim]$[/] gradwire bench gpu-node:50051 digits [dim]how fast is it, under load?[/]
+[dim]$[/] gradwire demo                        [dim]run the demo: a server, an attacker, tables, pictures[/]
+[dim]$[/] gradwire serve digits.yaml           [dim]serve the models of a configuration file[/]
+[dim]$[/] gradwire models gpu-node:50051       [dim]list the models that you may use[/]
+[dim]$[/] gradwire check gpu-node:50051 digits [dim]check a model and its gradients[/]
+[dim]$[/] gradwire bench gpu-node:50051 digits [dim]measure latency and throughput[/]
 
 From Python: [bold]from gradwire.client import connect[/], then [bold]connect("gpu-node:50051").estimator("digits")[/].
 """
@@ -36,13 +35,13 @@ def main() -> None:
         import typer  # noqa: F401
     except ModuleNotFoundError:
         sys.exit("error: gradwire's commands need typer and rich, which are not installed: pip install 'gradwire[cli]'")
-    # Of several, only the one that is asked for: loading the server's takes a second that `gradwire models` can do without.
-    asked = [points[argument] for argument in sys.argv[1:2] if argument in points]
-    build(asked or points.values())(prog_name="gradwire")
+    # Load only the requested command: loading the server's takes a second that `gradwire models` need not spend.
+    requested = [points[argument] for argument in sys.argv[1:2] if argument in points]
+    build(requested or points.values())(prog_name="gradwire")
 
 
 def build(points: Iterable[EntryPoint]) -> typer.Typer:
-    """An app with the commands that the entry points lead to. One that cannot be imported says what to install."""
+    """Builds an app of the commands of entry points. A command that cannot be imported prints what to install."""
     import typer
     from rich.markup import escape
 
@@ -65,7 +64,9 @@ def build(points: Iterable[EntryPoint]) -> typer.Typer:
         except ModuleNotFoundError as e:
             text = what_to_install(point, e)
             settings = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-            app.command(point.name, help=f"[dim]{escape(text)}[/]", context_settings=settings)(_refusing(f"{point.name} {text}"))
+            app.command(point.name, help=f"[dim]{escape(text)}[/]", context_settings=settings)(
+                _not_installed(f"{point.name} {text}")
+            )
         else:
             if isinstance(command, typer.Typer):
                 app.add_typer(command, name=point.name)
@@ -75,13 +76,13 @@ def build(points: Iterable[EntryPoint]) -> typer.Typer:
 
 
 def what_to_install(point: EntryPoint, error: ModuleNotFoundError) -> str:
-    """For a command that cannot be imported. Its entry point names the extra, as in ``module:function [extra]``."""
+    """Returns the hint for a command that cannot be imported. Its entry point names the extra: ``module:function [extra]``."""
     package = point.dist.name if point.dist is not None else "its package"
     extras = f"[{','.join(point.extras)}]" if point.extras else ""
     return f"needs {error.name}, which is not installed: pip install '{package}{extras}'"
 
 
-def _refusing(text: str) -> Callable[[], None]:
+def _not_installed(text: str) -> Callable[[], None]:
     def command() -> None:
         sys.stderr.write(f"error: {text}\n")
         sys.exit(2)

@@ -1,4 +1,4 @@
-"""What a caller is ready to lose for fewer bytes on a slow link. Nothing, unless it says so."""
+"""Codecs for arrays on slow links: fewer bytes for less precision. None by default."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Rounding: TypeAlias = Literal["float16", "bfloat16"]
 """Numbers of two bytes: 11 bits of precision up to 65504, or 8 bits in float32's range."""
 
 Sign: TypeAlias = Literal["sign"]
-"""+1, -1, 0 and NaN where `numpy.sign` says so, in two bits."""
+"""+1, -1, 0 or NaN as `numpy.sign` gives them, in two bits."""
 
 _NUMBERS = {name_of(codec): codec for codec in CODINGS}
 _ROUNDING = tuple(name for name, codec in _NUMBERS.items() if not CODINGS[codec].of_gradients)
@@ -22,12 +22,12 @@ _ROUNDING = tuple(name for name, codec in _NUMBERS.items() if not CODINGS[codec]
 
 @dataclass(frozen=True)
 class Codecs:
-    """How the arrays of an estimator's calls travel; None: as they are. See `RemoteEstimator.with_codecs`.
+    """Codecs of an estimator's arrays; None: sent as they are. See `RemoteEstimator.with_codecs`.
 
     Attributes:
-        inputs: Rows of all operations but fits. Those that travel in fewer bytes already (uint8, float16) are not touched.
-        gradients: What `loss_gradient`, `class_gradient` and `vjp` answer.
-        outputs: What `predict` and `get_activations` answer.
+        inputs: Rows of all operations except fits. Dtypes of fewer bytes (uint8, float16) are left alone.
+        gradients: Results of `loss_gradient`, `class_gradient` and `vjp`.
+        outputs: Results of `predict` and `get_activations`.
     """
 
     inputs: Rounding | None = None
@@ -35,16 +35,16 @@ class Codecs:
     outputs: Rounding | None = None
 
     def check(self, card: ModelCard) -> None:
-        """Raises InvalidCall if there is no such codec, Unsupported if the server does not have it."""
+        """Checks the codecs. Raises InvalidCall for an unknown codec, Unsupported for one that the server lacks."""
         for field in fields(self):
             value, known = getattr(self, field.name), tuple(_NUMBERS) if field.name == "gradients" else _ROUNDING
             if value is not None and value not in known:
                 raise InvalidCall(f"{field.name} is {value!r:.100}; expected None, or one of: {', '.join(known)}")
             if value is not None and value not in card.codecs:
                 offered = ", ".join(sorted(card.codecs)) or "none"
-                raise Unsupported(f"{field.name} is {value!r}; the server of {card.name!r} knows of these codecs: {offered}")
+                raise Unsupported(f"{field.name} is {value!r}; the server of {card.name!r} supports: {offered}")
 
 
 def number_of(name: str | None) -> Codec:
-    """The contract's number of a codec that `Codecs.check` has let pass."""
+    """Returns the contract's number of a checked codec."""
     return CODEC_UNSPECIFIED if name is None else _NUMBERS[name]

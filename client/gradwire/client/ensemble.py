@@ -1,8 +1,8 @@
-"""Several remote models as one, on this side of the wire: members may be on different servers, which then work at the same time.
+"""Ensemble of remote models, summed in the client: members may be on different servers, which work in parallel.
 
-The operations are weighted sums of the members', as those of ART's ``EnsembleClassifier`` are and those of a served
-ensemble. `RemoteEnsemble.card` describes the whole, so that what takes a remote model (`gradwire.client.art`,
-`gradwire.client.torch`) takes an ensemble.
+The operations are weighted sums of the members' operations, as in ART's ``EnsembleClassifier`` and in a served ensemble.
+`RemoteEnsemble.card` describes the ensemble, so that `gradwire.client.art` and `gradwire.client.torch` accept one in place of
+a remote model.
 """
 
 from __future__ import annotations
@@ -18,39 +18,39 @@ from typing import Any, NoReturn
 import numpy as np
 
 from gradwire.client import arguments
+from gradwire.client.attributes import ModelAttributes
 from gradwire.client.card import ModelCard
-from gradwire.client.described import Described
 from gradwire.client.ensemble_card import card_of_ensemble
 from gradwire.client.errors import GradwireError, InvalidCall, ServerError, Unsupported
 from gradwire.client.estimator import RemoteEstimator
 from gradwire.wire.tensors import Array
 
 _THREADS_A_MEMBER = 8
-"""Calls to one member that are under way at the same time, of callers that share an ensemble; each caller's own comes on top."""
+"""Concurrent calls to one member, from callers that share an ensemble; each caller's own thread comes on top."""
 
 
-class RemoteEnsemble(Described):
+class RemoteEnsemble(ModelAttributes):
     """A weighted sum of remote models. Threads may share it, and it can be pickled and copied.
 
-    Each member preprocesses for itself, and gets rows in its own precision. Its loss is the weighted sum of its members' own
-    losses, of each row and of a call: those that are means count as means, those that are sums are divided by the rows.
+    Each member preprocesses its own inputs and gets rows in its own precision. The ensemble's loss is the weighted sum of the
+    members' own losses, per row and per call: means count as means, and sums are divided by the rows.
 
     Args:
-        members: The models: classifiers, or regressions, of the same inputs and outputs.
-        weights: One number a member; all the same, and 1 in sum, if None.
-        output: "logits", "probabilities" or "values": what the sums are to be taken for; needed where members differ.
-        clip_values: As for `RemoteEstimator.set_params`; needed where members differ.
-        channels_first: Where the channels of images are; needed where members differ.
+        members: Classifiers, or regressions, with the same inputs and outputs.
+        weights: One number per member; None: equal weights with sum 1.
+        output: The kind of the sums: "logits", "probabilities" or "values"; required if members differ.
+        clip_values: As for `RemoteEstimator.set_params`; required if members differ.
+        channels_first: Whether images have their channels first; required if members differ.
 
     Attributes:
         members: The models.
-        weights: One float a member.
-        card: What the members have in common; `refresh` asks them again.
+        weights: One float per member.
+        card: The card of the ensemble; `refresh` fetches the members' cards again.
 
     Raises:
-        InvalidCall: The members cannot be added up, or the weights are not numbers. By any method: what was passed is wrong.
+        InvalidCall: The members cannot be summed, or the weights are not numbers. By any method: an argument is wrong.
         Unsupported: By any method: a member does not offer the operation to this caller.
-        GradwireError: By any method, as one of its kinds: a member's call failed; the text names it.
+        GradwireError: By any method, as a subclass: a member's call failed; the text names the member.
     """
 
     _settable = frozenset({"clip_values"})
@@ -66,51 +66,52 @@ class RemoteEnsemble(Described):
     ) -> None:
         self.members = _members(members)
         self.weights = _weights(weights, len(self.members))
-        self._said = {
+        self._overrides = {
             "output_kind": output,
             "clip_values": arguments.clip_values(clip_values),
             "channels_first": channels_first,
         }
-        super().__init__(card_of_ensemble([member.card for member in self.members], self.weights, self._said))
+        super().__init__(card_of_ensemble([member.card for member in self.members], self.weights, self._overrides))
         self._pool: tuple[int, ThreadPoolExecutor] | None = None
 
     def refresh(self) -> ModelCard:
-        """Asks for the members' cards again: a fit makes a new version, an owner may change the access."""
+        """Fetches the members' cards again: a fit makes a new version, and an owner may change the access."""
         for member in self.members:
             member.refresh()
-        self.card = card_of_ensemble([member.card for member in self.members], self.weights, self._said)
+        self.card = card_of_ensemble([member.card for member in self.members], self.weights, self._overrides)
         return self.card
 
     def predict(
         self, x: Any, batch_size: int = 0, training_mode: bool | None = None, logits: bool = False, raw: bool = False
     ) -> Array:
-        """Outputs for inputs.
+        """Returns the weighted sum of the members' outputs.
 
         Args:
             x: ``(n, *input_shape)``.
-            batch_size: Most rows that a server computes at once; 0: its own choice.
-            training_mode: Layers behave as in training; None: as `set_learning_phase` said.
-            logits: Must be False: they are not told apart from the outputs here.
-            raw: What is added up, and not the sum.
+            batch_size: Most rows that a server computes at once; 0: the server chooses.
+            training_mode: Layers behave as in training; None: as set by `set_learning_phase`.
+            logits: Must be False: an ensemble has outputs only.
+            raw: Return the weighted outputs in place of their sum.
 
         Returns:
             ``(n, C)``; if raw ``(k, n, C)`` for ``k`` members, each one's outputs times its weight.
         """
         if logits:
-            raise Unsupported("logits=True: an ensemble has its members' outputs and nothing behind them; ask a member")
+            raise Unsupported("logits=True is not possible for an ensemble, which has its members' outputs only; call a member")
         x, mode = arguments.rows(x, self.card), self._mode(training_mode)
         return self._joined(lambda member: member.predict(x, batch_size, mode), raw)
 
     def predict_uncertainty(self, x: Any) -> NoReturn:
-        """Raises Unsupported: the members' uncertainties do not add up to one of the ensemble."""
-        raise Unsupported("an ensemble has no uncertainty of its own; ask a member")
+        """Raises Unsupported: an ensemble has no uncertainty."""
+        raise Unsupported("an ensemble has no uncertainty; call a member")
 
     def compute_loss(
         self, x: Any, y: Any, reduction: str = "none", batch_size: int = 0, training_mode: bool | None = None
     ) -> Array:
-        """The weighted sum of the members' losses. Arguments and result as for `RemoteEstimator.compute_loss`."""
+        """Returns the weighted sum of the members' losses. Arguments and result as for `RemoteEstimator.compute_loss`."""
         self._require("loss")
-        x, y, mode = *self._labelled(x, y), self._mode(training_mode)
+        x, y = arguments.labelled_rows(x, y, self.card)
+        mode = self._mode(training_mode)
         arguments.reduction(reduction)
 
         def loss(member: RemoteEstimator) -> Array:
@@ -123,19 +124,20 @@ class RemoteEnsemble(Described):
     loss = compute_loss
 
     def compute_loss_from_predictions(self, pred: Any, y: Any, reduction: str = "none") -> NoReturn:
-        """Raises Unsupported: the loss of an ensemble is not one of its outputs."""
-        raise Unsupported("the loss of an ensemble is that of its members' outputs, which its own do not tell; use compute_loss")
+        """Raises Unsupported: the loss of an ensemble needs its members' outputs."""
+        raise Unsupported("the loss of an ensemble needs its members' outputs, not their sum; use compute_loss")
 
     def loss_gradient(self, x: Any, y: Any, batch_size: int = 0, training_mode: bool | None = None, raw: bool = False) -> Array:
-        """Gradient of the ensemble's loss, `compute_loss` with ``reduction="mean"``, with respect to the inputs.
+        """Returns the gradient of the ensemble's loss, `compute_loss` with ``reduction="mean"``, with respect to the inputs.
 
         Arguments as for `compute_loss`.
 
         Returns:
-            ``(n, *input_shape)``; if raw ``(k, n, *input_shape)``: what is added up.
+            ``(n, *input_shape)``; if raw the members' weighted gradients ``(k, n, *input_shape)``.
         """
         self._require("loss_gradient")
-        x, y, mode = *self._labelled(x, y), self._mode(training_mode)
+        x, y = arguments.labelled_rows(x, y, self.card)
+        mode = self._mode(training_mode)
 
         def gradient(member: RemoteEstimator) -> Array:
             result = member.loss_gradient(x, y, batch_size, mode)
@@ -146,11 +148,13 @@ class RemoteEnsemble(Described):
     def class_gradient(
         self, x: Any, label: Any = None, batch_size: int = 0, training_mode: bool | None = None, raw: bool = False
     ) -> Array:
-        """Gradients of the class outputs with respect to the inputs. Arguments as for `RemoteEstimator.class_gradient`.
+        """Returns gradients of the class outputs with respect to the inputs.
+
+        Arguments as for `RemoteEstimator.class_gradient`.
 
         Returns:
-            ``(n, C, *input_shape)`` for every class, otherwise ``(n, 1, *input_shape)``; if raw with an axis of the members
-            in front: what is added up.
+            ``(n, C, *input_shape)`` for every class, otherwise ``(n, 1, *input_shape)``; if raw the members'
+            weighted gradients, with a first axis for members.
         """
         self._require("class_gradient")
         x, mode = arguments.rows(x, self.card), self._mode(training_mode)
@@ -160,7 +164,7 @@ class RemoteEnsemble(Described):
     def vjp(
         self, x: Any, cotangent: Any, layer: str | int | None = None, batch_size: int = 0, training_mode: bool | None = None
     ) -> Array:
-        """The product of a cotangent with the Jacobian of the outputs. As `RemoteEstimator.vjp`, without layers."""
+        """Returns the product of a cotangent with the Jacobian of the outputs. As `RemoteEstimator.vjp`, without layers."""
         self._require("vjp")
         if layer is not None:
             raise _no_layers(layer)
@@ -176,15 +180,15 @@ class RemoteEnsemble(Described):
         layer_name: str | int | None = None,
         training_mode: bool | None = None,
     ) -> Array:
-        """Gradient with respect to ``x`` of a loss of the ensemble's outputs. As `RemoteEstimator.custom_loss_gradient`."""
+        """Returns the gradient of a loss of the ensemble's outputs. As `RemoteEstimator.custom_loss_gradient`."""
         if layer_name is not None:
             raise _no_layers(layer_name)
         seen = [self.predict(inputs, training_mode=training_mode) for inputs in ((x,) if y is None else (x, y))]
         return self.vjp(x, loss_cotangent(*seen), training_mode=training_mode)
 
     def fit(self, x: Any, y: Any, **unknown: Any) -> NoReturn:
-        """Raises Unsupported, as in ART: members are fitted one by one."""
-        raise Unsupported("an ensemble is not fitted as a whole; fit its members")
+        """Raises Unsupported, as in ART: fit the members one by one."""
+        raise Unsupported("an ensemble cannot be fitted as a whole; fit its members")
 
     def __repr__(self) -> str:
         counted = zip(self.weights, self.members, strict=True)
@@ -198,23 +202,19 @@ class RemoteEnsemble(Described):
     def _mode(self, training_mode: bool | None) -> bool | None:
         return self._learning_phase if training_mode is None else training_mode
 
-    def _labelled(self, x: Any, y: Any) -> tuple[Array, Array]:
-        x = arguments.rows(x, self.card)
-        return x, arguments.labels(y, len(x), self.card)
-
     def _require(self, operation: str) -> None:
         if operation not in self.card.operations:
             without = ", ".join(_where(member) for member in self.members if operation not in member.card.operations)
-            raise Unsupported(f"an ensemble has the operations that all of its members have; no {operation}: {without}")
+            raise Unsupported(f"the ensemble lacks {operation}: every member needs it, and these lack it: {without}")
 
     def _joined(self, ask: Callable[[RemoteEstimator], Array], raw: bool = False) -> Array:
-        """The weighted sum of what all members answer, or with ``raw`` the weighted answers, ``(k, ...)``."""
+        """Returns the weighted sum of the members' answers, or with ``raw`` the weighted answers, ``(k, ...)``."""
         answers = self._asked(ask)
         for member, answer in zip(self.members, answers, strict=True):
-            # Numpy would add (n, 1) to (n, 2).
+            # numpy would add (n, 1) to (n, 2).
             if answer.shape != answers[0].shape:
                 given = f"{_where(member)} answers {answer.shape}, {_where(self.members[0])} {answers[0].shape}"
-                raise ServerError(f"{given}; was one of them fitted to other classes?")
+                raise ServerError(f"{given}; expected equal shapes: was a member fitted to other classes?")
         weighted: Iterator[Array] = (weight * answer for weight, answer in zip(self.weights, answers, strict=True))
         return np.stack(list(weighted)) if raw else reduce(add, weighted)
 
@@ -223,7 +223,7 @@ class RemoteEnsemble(Described):
             try:
                 return ask(member)
             except GradwireError as e:
-                # The same error, with all that it says: callers look at its type and at retry_after_s.
+                # The same error with its attributes: callers use its type and retry_after_s.
                 e.args = (f"{_where(member)}: {e}",)
                 raise
 
@@ -238,7 +238,7 @@ class RemoteEnsemble(Described):
                 future.cancel()
 
     def _threads(self) -> ThreadPoolExecutor:
-        """Threads for all members but one, which the caller's own asks. After a fork the parent's are of no use."""
+        """Returns threads for all members but one, which the caller's own thread serves. A forked child makes new ones."""
         pool = self._pool
         if pool is None or pool[0] != os.getpid():
             workers = _THREADS_A_MEMBER * (len(self.members) - 1)
@@ -251,18 +251,18 @@ def _where(member: RemoteEstimator) -> str:
 
 
 def _no_layers(layer: str | int) -> Unsupported:
-    return Unsupported(f"layer {layer!r}: an ensemble has no layers of its own; ask one of its members")
+    return Unsupported(f"layer {layer!r}: an ensemble has no layers; call one of its members")
 
 
 def _members(members: Any) -> tuple[RemoteEstimator, ...]:
     given = tuple(members) if isinstance(members, (list, tuple)) else ()
     if not given or not all(isinstance(member, RemoteEstimator) for member in given):
-        raise InvalidCall(f"members is {members!r:.200}; expected a list of remote estimators, at least one")
+        raise InvalidCall(f"members is {members!r:.200}; expected a list of at least one remote estimator")
     signs = [_where(member) for member in given if member.codecs.gradients == "sign"]
     if signs:
         raise InvalidCall(
             f"{signs[0]} answers signs of gradients, and a sum of signs is not the sign of the sum; "
-            'expected members with gradients="bfloat16", "float16" or None (an ensemble that is served adds up first)'
+            'expected members with gradients="bfloat16", "float16" or None (a served ensemble sums before it takes the sign)'
         )
     return given
 
@@ -275,5 +275,5 @@ def _weights(weights: Any, count: int) -> tuple[float, ...]:
     except (TypeError, ValueError):
         numbers = ()
     if len(numbers) != count or not all(map(math.isfinite, numbers)):
-        raise InvalidCall(f"weights is {weights!r:.200}; expected {count} finite numbers, one a member")
+        raise InvalidCall(f"weights is {weights!r:.200}; expected {count} finite numbers, one per member")
     return numbers

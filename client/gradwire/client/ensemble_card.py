@@ -1,4 +1,4 @@
-"""The card of an ensemble: what its members have in common. Members that cannot be added up have none."""
+"""Card of an ensemble, from the cards of its members. Raises InvalidCall for members that cannot be summed."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ import numpy as np
 
 from gradwire.client.card import Limits, ModelCard
 from gradwire.client.errors import InvalidCall
+from gradwire.wire.names import ACCESS_LEVELS
 
 _OPERATIONS = frozenset({"predict", "loss", "loss_gradient", "class_gradient", "vjp"})
-"""What an ensemble has if all of its members have it."""
+"""Operations of an ensemble, if all of its members have them."""
 
-_ACCESS = ("labels", "scores", "gradients", "trainer")
+_ACCESS = tuple(ACCESS_LEVELS)
 
 
-def card_of_ensemble(cards: Sequence[ModelCard], weights: Sequence[float], said: Mapping[str, Any]) -> ModelCard:
-    """The card of an ensemble.
+def card_of_ensemble(cards: Sequence[ModelCard], weights: Sequence[float], overrides: Mapping[str, Any]) -> ModelCard:
+    """Makes the card of an ensemble.
 
     Args:
-        cards: Its members'.
-        weights: One a member.
-        said: What its maker says of ``output_kind``, ``clip_values`` and ``channels_first`` in place of its members; None:
-            nothing.
+        cards: The members' cards.
+        weights: One per member.
+        overrides: ``output_kind``, ``clip_values`` and ``channels_first`` to use in place of the members'; None: the members'.
 
     Raises:
-        InvalidCall: The members cannot be added up, or do not agree on what nobody says.
+        InvalidCall: The members cannot be summed, or differ in a value that is not given.
     """
     operations = _OPERATIONS.intersection(*(card.operations for card in cards))
     names = [card.name for card in cards]
     losses = zip(weights, (f"({card.loss})" if " + " in card.loss else card.loss for card in cards), strict=True)
-    kind = _output_kind(cards, weights, said["output_kind"])
+    kind = _output_kind(cards, weights, overrides["output_kind"])
     return ModelCard(
         name=f"ensemble of {', '.join(names)}",
         backend="ensemble",
@@ -45,8 +45,8 @@ def card_of_ensemble(cards: Sequence[ModelCard], weights: Sequence[float], said:
         nb_classes=_same("nb_classes", cards),
         output_kind=kind,
         answers=frozenset({"outputs", "members"}),
-        clip_values=_agreed("clip_values", cards, said),
-        channels_first=_agreed("channels_first", cards, said),
+        clip_values=_agreed("clip_values", cards, overrides),
+        channels_first=_agreed("channels_first", cards, overrides),
         layer_names=(),
         access=min((card.access for card in cards), key=lambda access: _ACCESS.index(access) if access in _ACCESS else -1),
         operations=operations,
@@ -69,41 +69,41 @@ def card_of_ensemble(cards: Sequence[ModelCard], weights: Sequence[float], said:
 def _same(key: str, cards: Sequence[ModelCard]) -> Any:
     values = [getattr(card, key) for card in cards]
     if any(value != values[0] for value in values):
-        raise InvalidCall(f"members: {key} differs: {_told(values, cards)}; only equal ones can be added up")
+        raise InvalidCall(f"members: {key} differs: {_listed(values, cards)}; members must be equal in it to be summed")
     return values[0]
 
 
-def _agreed(key: str, cards: Sequence[ModelCard], said: Mapping[str, Any]) -> Any:
-    """What the members say, as far as they say it."""
-    if said[key] is not None:
-        return said[key]
+def _agreed(key: str, cards: Sequence[ModelCard], overrides: Mapping[str, Any]) -> Any:
+    """Returns the given value, or the one on which the members' cards agree."""
+    if overrides[key] is not None:
+        return overrides[key]
     values = [(getattr(card, key), card) for card in cards if getattr(card, key) is not None]
     if not all(_equal(value, values[0][0]) for value, _ in values):
-        given = _told([value for value, _ in values], [card for _, card in values])
+        given = _listed([value for value, _ in values], [card for _, card in values])
         raise InvalidCall(f"members: {key} differs: {given}; pass {key}= for the ensemble")
     return values[0][0] if values else None
 
 
-def _output_kind(cards: Sequence[ModelCard], weights: Sequence[float], said: str | None) -> str:
-    """What the sums are. Logits and probabilities, or one-hot rows, are not added up unless the caller says what comes out."""
+def _output_kind(cards: Sequence[ModelCard], weights: Sequence[float], output: str | None) -> str:
+    """Returns the kind of the sums. Members of different kinds, or with one-hot rows, need the caller's ``output``."""
     kinds = [card.output_kind for card in cards]
-    if said not in (None, "logits", "probabilities", "values"):
-        raise InvalidCall(f"output is {said!r:.100}; expected logits, probabilities or values")
-    if said is None and (len(set(kinds)) > 1 or "labels" in kinds):
+    if output not in (None, "logits", "probabilities", "values"):
+        raise InvalidCall(f"output is {output!r:.100}; expected logits, probabilities or values")
+    if output is None and (len(set(kinds)) > 1 or "labels" in kinds):
         raise InvalidCall(
-            f"members: outputs are {_told(kinds, cards)}; expected all logits or all probabilities, or output= for what the "
-            "weighted sum is to be taken for"
+            f"members: outputs are {_listed(kinds, cards)}; expected all logits or all probabilities; pass output= to set the "
+            "kind of the weighted sum"
         )
-    kind = said or kinds[0]
+    kind = output or kinds[0]
     if kind == "probabilities" and (min(weights) < 0 or not math.isclose(sum(weights), 1.0, rel_tol=1e-6)):
         raise InvalidCall(
-            f"weights {list(weights)} add up to {sum(weights):g}; sums of probabilities are probabilities only if weights are at "
-            'least 0 and add up to 1 (or say output="values")'
+            f"weights {list(weights)} add up to {sum(weights):g}; a sum of probabilities needs weights of at least 0 that add "
+            'up to 1, or output="values"'
         )
     return kind
 
 
-def _told(values: list[Any], cards: Sequence[ModelCard]) -> str:
+def _listed(values: list[Any], cards: Sequence[ModelCard]) -> str:
     return ", ".join(f"{card.name} {value}" for value, card in zip(values, cards, strict=True))
 
 

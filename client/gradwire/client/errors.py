@@ -1,7 +1,7 @@
-"""Everything that a call can raise.
+"""Exceptions of the client.
 
     GradwireError
-    ├── InvalidCall (ValueError)            what was passed is wrong; nothing was computed
+    ├── InvalidCall (ValueError)            a wrong argument; nothing was computed
     │   ├── ShapeError
     │   ├── DtypeError (also TypeError)
     │   ├── LabelError
@@ -12,23 +12,23 @@
     │   └── UnknownVersion
     ├── VersionExists
     ├── AccessError (PermissionError)
-    │   ├── Unauthenticated                 no token, or a wrong one
-    │   └── NotGranted                      this name does not give that operation
-    ├── Unsupported (NotImplementedError)   the model cannot do that, or it cannot be done remotely
+    │   ├── Unauthenticated                 no valid token or certificate
+    │   └── NotGranted                      the caller's access does not include the operation
+    ├── Unsupported (NotImplementedError)   the model lacks the operation, or it is not possible remotely
     ├── Exhausted
-    │   ├── QueueFull                       the server has too much to do; `retry_after_s` says when to come back
-    │   ├── BudgetSpent                     the caller's rows are used up
-    │   ├── RateLimited
-    │   ├── OutOfMemory                     the server cannot hold so many rows; send fewer
+    │   ├── QueueFull                       the server is busy; retry after `retry_after_s`
+    │   ├── BudgetSpent                     the budget has no rows left
+    │   ├── RateLimited                     too many rows per second; retry after `retry_after_s`
+    │   ├── OutOfMemory                     the device has no memory for so many rows; send fewer
     │   ├── OutOfDisk
     │   └── TooManyClones
-    ├── Unavailable (ConnectionError)       no server there, or one that is about to end
+    ├── Unavailable (ConnectionError)       no server answers, or the server is shutting down
     ├── CallTimeout (TimeoutError)
-    ├── DataLoss                            bytes were damaged on the way
+    ├── DataLoss                            bytes were corrupted in transit
     └── ServerError                         the model or the server failed
         └── ModelFailed
 
-The table below says which error stands for which reason of the contract; that every reason is in it holds at import.
+The table below maps the contract's reasons to these errors; an assertion keeps it complete.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ from gradwire.wire.status import Fault, fault_of
 
 
 class GradwireError(Exception):
-    """Any error of a call.
+    """Base class of the client's errors.
 
     Attributes:
-        reason: The contract's.
-        retry_after_s: When the server says that trying again may help.
-        field: The part of the request that the server says is wrong; empty if it does not say.
-        quota: What the server says is used up; empty if it does not say.
+        reason: The contract's reason.
+        retry_after_s: The server's retry hint in seconds; None if it gave none.
+        field: The wrong part of the request; empty if the server did not name one.
+        quota: The exhausted quota; empty if the server did not name one.
     """
 
     reason: ErrorReason = reasons.ERROR_REASON_UNSPECIFIED
@@ -60,35 +60,35 @@ class GradwireError(Exception):
 
 
 class InvalidCall(GradwireError, ValueError):
-    """What was passed is wrong."""
+    """A wrong argument."""
 
 
 class ShapeError(InvalidCall):
-    """An array's axes are not what the model takes."""
+    """An array has a shape that the model does not accept."""
 
 
 class DtypeError(InvalidCall, TypeError):
-    """An array's elements are not what the model takes."""
+    """An array has a dtype that the model does not accept."""
 
 
 class LabelError(InvalidCall):
-    """Labels are not in a form that is known, or out of range."""
+    """Labels have an unknown form or are out of range."""
 
 
 class LayerError(InvalidCall):
-    """There is no such layer."""
+    """The model has no such layer."""
 
 
 class TooLarge(InvalidCall):
-    """Something is over a limit that the text names."""
+    """An argument exceeds a limit, which the text names."""
 
 
 class NotFound(GradwireError, LookupError):
-    """There is nothing under that name."""
+    """Unknown name."""
 
 
 class UnknownModel(NotFound):
-    """Nothing is served under that name."""
+    """The server does not serve that name to this caller."""
 
 
 class UnknownVersion(NotFound):
@@ -96,40 +96,40 @@ class UnknownVersion(NotFound):
 
 
 class VersionExists(GradwireError):
-    """The model has a version of that name already."""
+    """The model already has a version of that name."""
 
 
 class AccessError(GradwireError, PermissionError):
-    """The caller may not do that."""
+    """The caller lacks the permission."""
 
 
 class Unauthenticated(AccessError):
-    """The server does not know who calls."""
+    """The server could not authenticate the caller."""
 
 
 class NotGranted(AccessError):
-    """The name is served with less access than that."""
+    """The caller's access to the model does not include the operation."""
 
 
 class Unsupported(GradwireError, NotImplementedError):
-    """The model cannot do that, or it cannot be done remotely."""
+    """The model lacks the operation, or it is not possible remotely."""
 
 
 class Exhausted(GradwireError):
-    """Something is used up."""
+    """A resource of the server or a budget is exhausted."""
 
 
 class QueueFull(Exhausted):
-    """The server has as many calls as it takes."""
+    """The server's queue is full."""
 
 
 class BudgetSpent(Exhausted):
-    """The caller's rows are used up. The text says when they refill, or that they do not.
+    """The caller's budget has no rows left. The text says when it refills, if ever.
 
     Attributes:
-        best: From `gradwire.client.attack.run_attack`, the best of each row so far; None from other calls.
-        finished: Likewise, which rows were attacked to the end.
-        fooled: Likewise, for which of the others the model was seen to be fooled.
+        best: From `gradwire.client.attack.run_attack`: the best adversarial row so far for each row; None from other calls.
+        finished: Likewise: marks rows whose attack was completed.
+        fooled: Likewise: marks other rows whose best query fooled the model.
     """
 
     best: Any = None
@@ -138,11 +138,11 @@ class BudgetSpent(Exhausted):
 
 
 class RateLimited(Exhausted):
-    """Too many rows in too short a time."""
+    """The caller sent too many rows per second."""
 
 
 class OutOfMemory(Exhausted):
-    """The server cannot hold so many rows at once."""
+    """The device has no memory for so many rows at once."""
 
 
 class OutOfDisk(Exhausted):
@@ -154,22 +154,22 @@ class TooManyClones(Exhausted):
 
 
 class Unavailable(GradwireError, ConnectionError):
-    """There is no server, or it is about to end.
+    """No server answers, or the server is shutting down.
 
     Attributes:
-        unseen: Whether it is known that no server has begun with the call: the one that it was sent to was leaving, or had ended
-            the stream between two calls because it was idle or old.
+        unseen: True if certainly no server has begun the call: the server was draining, or had ended the stream between two
+            calls because it was idle or old.
     """
 
     unseen: bool = False
 
 
 class CallTimeout(GradwireError, TimeoutError):
-    """The call took longer than it was given."""
+    """The call exceeded its time limit."""
 
 
 class DataLoss(GradwireError):
-    """Bytes were damaged on the way."""
+    """Bytes were corrupted in transit."""
 
 
 class ServerError(GradwireError):
@@ -177,7 +177,7 @@ class ServerError(GradwireError):
 
 
 class ModelFailed(ServerError):
-    """The owner's model, loss or defence raised."""
+    """The owner's model, loss or defence raised an exception."""
 
 
 _BY_REASON: dict[ErrorReason, type[GradwireError]] = {
@@ -215,9 +215,9 @@ _BY_REASON: dict[ErrorReason, type[GradwireError]] = {
 assert set(_BY_REASON) == set(ErrorReason.values()) - {reasons.ERROR_REASON_UNSPECIFIED}
 
 _BY_CODE: dict[grpc.StatusCode, type[GradwireError]] = {
-    # For statuses that no gradwire server sent: gRPC's own, a proxy's.
+    # Statuses without a gradwire reason: from gRPC itself or from a proxy.
     grpc.StatusCode.UNAVAILABLE: Unavailable,
-    # Nobody here has cancelled: a connection that was closed, or a server that is about to end.
+    # This client has not cancelled: the connection was closed, or the server is shutting down.
     grpc.StatusCode.CANCELLED: Unavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: CallTimeout,
     grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
@@ -229,22 +229,28 @@ _BY_CODE: dict[grpc.StatusCode, type[GradwireError]] = {
 
 
 def error_of(error: grpc.RpcError, address: str, shows_no_certificate: bool = False) -> GradwireError:
-    """The exception for a call that gRPC says has failed; over TLS the caller may have shown no certificate of its own."""
+    """Returns the exception for a failed gRPC call.
+
+    Args:
+        error: As gRPC raised it.
+        address: The server's address, for the text.
+        shows_no_certificate: Whether the call used TLS without a client certificate.
+    """
     fault = fault_of(error.code(), error.details() or "", error.trailing_metadata())
     if fault.reason != reasons.ERROR_REASON_UNSPECIFIED:
         return _with(_BY_REASON[fault.reason](fault.text), fault)
-    # A proxy's word for a server that has gone in the middle of a call; gRPC itself says UNAVAILABLE.
+    # From a proxy whose server was lost in the middle of a call; gRPC itself uses UNAVAILABLE.
     gone = fault.code is grpc.StatusCode.INTERNAL and "RST_STREAM" in fault.text
     kind = Unavailable if gone else _BY_CODE.get(fault.code, ServerError)
     hint = f"no gradwire server answers at {address}" if kind is Unavailable else f"the call to {address} failed"
     if kind is Unavailable and shows_no_certificate:
-        # TLS tells a client nothing of it: the server hangs up.
-        hint += ", or one that wants a client's certificate: connect(address, certificate=...)"
+        # TLS gives the client no reason: the server closes the connection.
+        hint += "; if the server requires a client certificate, pass connect(address, certificate=...)"
     return _with(kind(f"{hint}: {fault.code.name}: {fault.text}"), fault)
 
 
 def error_of_wire(error: WireError) -> GradwireError:
-    """The exception for something that cannot be sent, or that makes no sense as an answer."""
+    """Returns the exception for an array that cannot be sent or an answer that cannot be read."""
     result = _BY_REASON.get(error.reason, InvalidCall)(str(error))
     result.reason = error.reason
     return result

@@ -1,25 +1,26 @@
-"""A remote model that feels local: ART's estimator operations on numpy arrays, computed elsewhere.
+"""Remote model with the interface of an ART estimator: operations on numpy arrays, computed on the server.
 
-The operations mean what ART's mean, with the names of its newer and older versions. What is passed is checked against
-the model's card before anything is sent; everything that can be raised is in `gradwire.client.errors`.
+The operations are those of ART, with the names of its newer and older versions. Arguments are checked against the model's
+card before anything is sent; all exceptions are in `gradwire.client.errors`.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Protocol
 
 import numpy as np
 
 from gradwire.client import arguments
+from gradwire.client.attributes import ModelAttributes
 from gradwire.client.card import ModelCard
 from gradwire.client.codecs import Codecs, Rounding, Sign, number_of
-from gradwire.client.connection import Server
-from gradwire.client.described import Described
 from gradwire.client.errors import InvalidCall, Unsupported
 from gradwire.client.fit import Progress, batches_of, fit_batches, fit_rows
-from gradwire.client.tracing import traceparent
+from gradwire.client.queries import card_named, usage_rows
+from gradwire.client.transport.connection import Connection
 from gradwire.client.usage import Usage
 from gradwire.client.versions import Version, Versions
 from gradwire.v1 import estimator_pb2 as pb
@@ -27,51 +28,59 @@ from gradwire.wire.frames import open_field
 from gradwire.wire.tensors import Array, Outgoing, outgoing
 
 
-class RemoteEstimator(Described):
-    """One served model. Made by `Server.estimator`; threads may share it, and it can be pickled and copied.
+class HasConnection(Protocol):
+    """The part of a `Server` that estimators use."""
+
+    connection: Connection
+
+
+class RemoteEstimator(ModelAttributes):
+    """A served model. Made by `Server.estimator`; threads may share it, and it can be pickled and copied.
 
     Attributes:
-        server: Where it is.
-        card: What its owner says of it, as of when the estimator was made; `refresh` asks again.
-        codecs: What `with_codecs` said; by default everything travels as it is.
+        server: The `Server` that made it.
+        card: The model's card from when the estimator was made or last refreshed; fits update its version.
+        codecs: The codecs set by `with_codecs`; none by default.
 
     Raises:
-        InvalidCall: By any method, as one of its kinds: what was passed is not what the card says. ShapeError, DtypeError,
-            LabelError and LayerError name the argument, TooLarge the limit.
-        NotGranted, Unsupported: By any method: the name does not give the operation, or the model does not have it.
+        InvalidCall: By any method, as a subclass: an argument contradicts the card. ShapeError, DtypeError, LabelError and
+            LayerError name the argument, TooLarge the limit.
+        NotGranted, Unsupported: By any method: the caller's access does not include the operation, or the model lacks it.
     """
 
-    def __init__(self, server: Server, card: ModelCard) -> None:
+    def __init__(self, server: HasConnection, card: ModelCard) -> None:
         super().__init__(card)
-        self.server = server
+        # Any: `Server` is defined above this module.
+        self.server: Any = server
+        self._connection = server.connection
         self.codecs = Codecs()
 
     def refresh(self) -> ModelCard:
-        """Asks for the card again: a fit makes a new version, an owner may change the access."""
-        self.card = self.server.card(self.card.name)
+        """Fetches the card again: other callers' fits make new versions, and an owner may change the access."""
+        self.card = card_named(self._connection, self.card.name)
         return self.card
 
     def with_codecs(
         self, *, inputs: Rounding | None = None, gradients: Rounding | Sign | None = None, outputs: Rounding | None = None
     ) -> RemoteEstimator:
-        """The same model for callers on a slow link: arrays travel in fewer bytes, and lose what the codec does not keep.
+        """Returns the same model with codecs for slow links: arrays travel in fewer bytes and lose precision.
 
-        What is left out travels as it is, as do labels, losses, cotangents and fits. Arrays keep their dtypes. "float16" and
-        "bfloat16" round to the nearest such number; beyond 65504 float16 is infinite, and under 3e-8 it is 0, which gradients
-        of confident models often are: those want "bfloat16".
+        Omitted arrays are sent as they are, as are labels, losses, cotangents and fits. Arrays keep their dtypes. "float16" and
+        "bfloat16" round to the nearest such number; beyond 65504 float16 is infinite, and under 3e-8 it is 0, as gradients of
+        confident models often are: use "bfloat16" for them.
 
         Args:
-            inputs: Of the rows: the model gets rounded ones, and its answers are right for those.
-            gradients: Of `loss_gradient`, `class_gradient` and `vjp`. With "sign" these are +1, -1, 0 or NaN, exactly as
-                `numpy.sign` of the gradient: all that attacks under the L-infinity norm without momentum use (FGSM, PGD,
-                BIM), and of no use to those that need lengths or angles (DeepFool, Carlini's, L1 and L2 norms).
-            outputs: Of `predict` and `get_activations`.
+            inputs: Codec of the rows: the model gets rounded rows, and its answers are right for those.
+            gradients: Codec of `loss_gradient`, `class_gradient` and `vjp`. With "sign" these are +1, -1, 0 or NaN, exactly as
+                `numpy.sign` of the gradient: enough for attacks under the L-infinity norm without momentum (FGSM, PGD, BIM), and
+                useless for those that need lengths or angles (DeepFool, Carlini's, L1 and L2 norms).
+            outputs: Codec of `predict` and `get_activations`.
 
         Returns:
             A copy of this estimator with these codecs in place of its own.
 
         Raises:
-            InvalidCall, Unsupported: There is no such codec, or the server does not have it.
+            InvalidCall, Unsupported: Unknown codec, or one that the server lacks.
         """
         codecs = Codecs(inputs, gradients, outputs)
         codecs.check(self.card)
@@ -84,14 +93,14 @@ class RemoteEstimator(Described):
     def predict(
         self, x: Any, batch_size: int = 0, training_mode: bool | None = None, logits: bool = False, raw: bool = False
     ) -> Array:
-        """Outputs for inputs.
+        """Returns the model's outputs for inputs.
 
         Args:
             x: ``(n, *input_shape)``.
-            batch_size: Most rows that the server computes at once; 0: its own choice.
-            training_mode: Dropout and batch normalisation behave as in training; None: as `set_learning_phase` said.
-            logits: The outputs before they are squashed into probabilities; of Gaussian processes.
-            raw: What the outputs are the sum of, a member's part each; of ensembles.
+            batch_size: Most rows that the server computes at once; 0: the server chooses.
+            training_mode: Dropout and batch normalisation behave as in training; None: as set by `set_learning_phase`.
+            logits: Return logits in place of probabilities; for Gaussian processes.
+            raw: Return each member's weighted outputs in place of their sum; for ensembles.
 
         Returns:
             ``(n, C)``, or ``(n, 1)`` for a model with one output; one-hot rows where the access is "labels". With ``raw``
@@ -99,11 +108,11 @@ class RemoteEstimator(Described):
 
         Raises:
             Unsupported, NotGranted: The card does not list "logits", or "members" for ``raw``, among its answers.
-            InvalidCall: Both are asked for.
+            InvalidCall: Both ``logits`` and ``raw`` are set.
         """
         if logits or raw:
             if logits and raw:
-                raise InvalidCall("logits and raw ask for two answers; expected one of them")
+                raise InvalidCall("logits and raw cannot be combined; set one of them")
             answer = self._ask("logits" if logits else "members", x, batch_size, training_mode)
             return np.ascontiguousarray(answer.swapaxes(0, 1)) if raw else answer
         x = arguments.rows(x, self.card)
@@ -111,7 +120,7 @@ class RemoteEstimator(Described):
         return self._call("Predict", opened, ("x", x))
 
     def predict_uncertainty(self, x: Any, batch_size: int = 0, training_mode: bool | None = None) -> Array:
-        """How uncertain the model is of its logits: their variance, ``(n, 1)``. Of Gaussian processes.
+        """Returns the variance of the logits, ``(n, 1)``, of a Gaussian process.
 
         Arguments as for `predict`. Raises Unsupported or NotGranted if the card does not list "uncertainty" among its answers.
         """
@@ -120,52 +129,52 @@ class RemoteEstimator(Described):
     def compute_loss(
         self, x: Any, y: Any, reduction: str = "none", batch_size: int = 0, training_mode: bool | None = None
     ) -> Array:
-        """The model's loss.
+        """Returns the model's loss.
 
         Args:
             x: ``(n, *input_shape)``.
             y: Labels: indices ``(n,)`` or ``(n, 1)``, or one-hot or soft rows ``(n, C)``.
-            reduction: "none": one value a row; "mean" or "sum": one value.
+            reduction: "none": one value per row; "mean" or "sum": one value.
             batch_size: As for `predict`.
             training_mode: As for `predict`.
 
         Returns:
             ``(n,)``, or ``()`` if reduced, in the dtype of the model's loss.
         """
-        x = arguments.rows(x, self.card)
+        x, y = arguments.labelled_rows(x, y, self.card)
         opened = pb.LossOpen(
             call=self._header(), options=self._options(batch_size, training_mode), reduction=arguments.reduction(reduction)
         )
-        return self._call("Loss", opened, ("y", arguments.labels(y, len(x), self.card)), ("x", x))
+        return self._call("Loss", opened, ("y", y), ("x", x))
 
     loss = compute_loss
 
     def compute_loss_from_predictions(self, pred: Any, y: Any, reduction: str = "none") -> Array:
-        """The model's loss of outputs ``(n, *output_shape)`` that are known already. Otherwise as `compute_loss`."""
+        """Returns the model's loss of given outputs ``(n, *output_shape)``. Otherwise as `compute_loss`."""
         predictions = arguments.predictions(pred, self.card)
         opened = pb.LossOpen(call=self._header(), reduction=arguments.reduction(reduction))
         y = arguments.labels(y, len(predictions), self.card)
         return self._call("Loss", opened, ("y", y), ("predictions", predictions))
 
     def loss_gradient(self, x: Any, y: Any, batch_size: int = 0, training_mode: bool | None = None) -> Array:
-        """Gradient of the model's own loss with respect to the inputs, in the shape of ``x``.
+        """Returns the gradient of the model's own loss with respect to the inputs, in the shape of ``x``.
 
-        Of a loss that is a mean, each row's gradient is that of the row's own loss, divided by the rows of the call, as in
-        ART. Arguments as for `compute_loss`.
+        If the loss is a mean, each row's gradient is that of the row's own loss, divided by the rows of the call, as in ART.
+        Arguments as for `compute_loss`.
 
         Returns:
             ``(n, *input_shape)``, in the model's floating dtype.
         """
-        x = arguments.rows(x, self.card)
+        x, y = arguments.labelled_rows(x, y, self.card)
         opened = pb.LossGradientOpen(call=self._header(self.codecs.gradients), options=self._options(batch_size, training_mode))
-        return self._call("LossGradient", opened, ("y", arguments.labels(y, len(x), self.card)), ("x", x))
+        return self._call("LossGradient", opened, ("y", y), ("x", x))
 
     def class_gradient(self, x: Any, label: Any = None, batch_size: int = 0, training_mode: bool | None = None) -> Array:
-        """Gradients of the class outputs with respect to the inputs.
+        """Returns gradients of the class outputs with respect to the inputs.
 
         Args:
             x: ``(n, *input_shape)``.
-            label: None: every class; an int: that class; a list or array ``(n,)``: one class a row.
+            label: None: every class; an int: that class; a list or array ``(n,)``: one class per row.
             batch_size: As for `predict`.
             training_mode: As for `predict`.
 
@@ -185,18 +194,18 @@ class RemoteEstimator(Described):
     def get_activations(
         self, x: Any, layer: str | int, batch_size: int = 0, framework: bool = False, training_mode: bool | None = None
     ) -> Array:
-        """What a layer puts out, ``(n, ...)``.
+        """Returns the outputs of a layer, ``(n, ...)``.
 
         Args:
             x: ``(n, *input_shape)``.
-            layer: A name (also of a layer deeper than `layer_names` lists), or an index, negative ones from the end.
+            layer: A name (also of a nested layer that `layer_names` omits), or an index; negative ones count from the end.
             batch_size: As for `predict`.
-            framework: Must be False: a framework's tensor cannot leave the server.
+            framework: Must be False: framework tensors cannot leave the server.
             training_mode: As for `predict`.
         """
         if framework:
             raise Unsupported(
-                "framework=True asks for a tensor of the server's framework, which cannot leave it; leave it out for numpy"
+                "framework=True is not possible remotely: framework tensors cannot leave the server; omit it to get a numpy array"
             )
         x = arguments.rows(x, self.card)
         opened = pb.GetActivationsOpen(
@@ -209,12 +218,12 @@ class RemoteEstimator(Described):
     def vjp(
         self, x: Any, cotangent: Any, layer: str | int | None = None, batch_size: int = 0, training_mode: bool | None = None
     ) -> Array:
-        """The product of a cotangent with the Jacobian of the outputs, in the shape of ``x``.
+        """Returns the product of a cotangent with the Jacobian of the outputs, in the shape of ``x``.
 
         Args:
             x: ``(n, *input_shape)``.
-            cotangent: In the shape of the outputs (before postprocessing), or of the layer's; the first axis is n.
-            layer: Whose outputs; None: the model's.
+            cotangent: In the shape of the outputs before postprocessing, or of the layer's outputs; the first axis is n.
+            layer: The layer whose outputs are differentiated; None: the model's outputs.
             batch_size: As for `predict`.
             training_mode: As for `predict`.
 
@@ -238,14 +247,14 @@ class RemoteEstimator(Described):
         layer_name: str | int | None = None,
         training_mode: bool | None = None,
     ) -> Array:
-        """Gradient with respect to ``x`` of a loss that only the caller knows.
+        """Returns the gradient with respect to ``x`` of a loss that the caller computes.
 
         Args:
-            loss_cotangent: The derivative of the loss with respect to the outputs. Gets the outputs for ``x``, and those
-                for ``y`` if ``y`` is given; returns an array in their shape.
+            loss_cotangent: The derivative of the loss with respect to the outputs. Called with the outputs for ``x``, and
+                those for ``y`` if given; returns an array in their shape.
             x: ``(n, *input_shape)``.
-            y: Inputs to compare with, in the shape of ``x``; ART's feature-space attacks do so.
-            layer_name: The layer whose outputs the loss is of; None: the model's.
+            y: Inputs to compare with, in the shape of ``x``, as in ART's feature-space attacks.
+            layer_name: The layer whose outputs the loss takes; None: the model's outputs.
             training_mode: As for `predict`.
 
         Returns:
@@ -275,23 +284,24 @@ class RemoteEstimator(Described):
         verbose: bool = False,
         **unknown: Any,
     ) -> None:
-        """Fits the model on the server: one transaction. If it fails or is cancelled, the model is what it was before.
+        """Fits the model on the server in one transaction: a failed or cancelled fit leaves the model unchanged.
+
+        `card` gets the new version; `refresh` fetches all of it.
 
         Args:
             x: ``(n, *input_shape)``.
             y: Labels, in any of the forms of `compute_loss`.
-            batch_size: Rows of a step of the optimizer.
-            nb_epochs: How often every row is visited.
-            drop_last: Leave out a last batch that is not full.
-            training_mode: False: layers behave as in inference meanwhile.
-            seed: Of the order in which rows are visited; None: a new order each time.
-            on_progress: Called as the fit goes on, a few times a second.
-            verbose: Print an epoch a line to stderr.
-            **unknown: Refused by name: what else a framework's fit takes stays with the server.
+            batch_size: Rows per optimizer step.
+            nb_epochs: Passes over the rows.
+            drop_last: Drop a last batch that is not full.
+            training_mode: False: layers behave as in inference.
+            seed: Seed of the order of rows; None: a new order each time.
+            on_progress: Called with the progress a few times a second.
+            verbose: Print one line per epoch to stderr.
+            **unknown: Other options of a framework's fit raise Unsupported: they are set on the server.
         """
-        arguments.refuse(unknown, "fit")
-        x = arguments.rows(x, self.card)
-        y = arguments.labels(y, len(x), self.card)
+        arguments.no_other_options(unknown, "fit")
+        x, y = arguments.labelled_rows(x, y, self.card)
         opened = pb.FitOpen(
             call=self._header(),
             batch_size=arguments.count("batch_size", batch_size, 1),
@@ -301,8 +311,7 @@ class RemoteEstimator(Described):
         )
         if seed is not None:
             opened.seed = arguments.count("seed", seed, 0, (1 << 64) - 1)
-        fit_rows(self.server, opened, x, y, on_progress, verbose)
-        self.refresh()
+        self._now(fit_rows(self._connection, opened, x, y, on_progress, verbose))
 
     def fit_generator(
         self,
@@ -313,40 +322,40 @@ class RemoteEstimator(Described):
         verbose: bool = False,
         **unknown: Any,
     ) -> None:
-        """Fits the model on batches that are made here and trained on there, one after the other.
+        """Fits the model on batches that this process makes and the server trains on, one after the other.
+
+        `card` gets the new version; `refresh` fetches all of it.
 
         Args:
-            generator: An ART ``DataGenerator``, or something to iterate over, once an epoch, for ``(x, y)`` batches.
-            nb_epochs: How often.
+            generator: An ART ``DataGenerator``, or an iterable of ``(x, y)`` batches, read once per epoch.
+            nb_epochs: Passes over the batches.
             training_mode: As for `fit`.
             on_progress: As for `fit`.
-            verbose: Print how many batches are done to stderr, about once a second.
-            **unknown: Refused by name.
+            verbose: Print the number of finished batches to stderr, about once a second.
+            **unknown: Other options raise Unsupported.
         """
-        arguments.refuse(unknown, "fit_generator")
+        arguments.no_other_options(unknown, "fit_generator")
         nb_epochs = arguments.count("nb_epochs", nb_epochs, 1)
         opened = pb.FitOpen(call=self._header(), batches=True, inference_mode=not training_mode)
 
         def checked() -> Iterable[tuple[Array, Array]]:
             for x, y in batches_of(generator, nb_epochs):
-                rows = arguments.rows(x, self.card)
-                yield rows, arguments.labels(y, len(rows), self.card)
+                yield arguments.labelled_rows(x, y, self.card)
 
-        fit_batches(self.server, opened, checked(), on_progress, verbose)
-        self.refresh()
+        self._now(fit_batches(self._connection, opened, checked(), on_progress, verbose))
 
     def clone_for_refitting(self) -> RemoteEstimator:
-        """A clone on the same server: the same architecture, not fitted; `delete` ends it. Raises TooManyClones."""
-        return RemoteEstimator(self.server, Versions(self.server, self.card.name).clone())
+        """Makes an untrained clone on the same server; `delete` removes it. Raises TooManyClones."""
+        return RemoteEstimator(self.server, Versions(self._connection, self.card.name).clone())
 
     def delete(self) -> None:
-        """Ends a clone."""
-        Versions(self.server, self.card.name).delete_clone()
+        """Deletes this model, a clone, from the server."""
+        Versions(self._connection, self.card.name).delete_clone()
 
     # Versions.
 
     def save(self, filename: str, path: str | None = None, overwrite: bool = False) -> Version:
-        """Keeps the present weights on the server under a name.
+        """Saves the current weights on the server under a name.
 
         Args:
             filename: The version's name; not a path.
@@ -360,34 +369,34 @@ class RemoteEstimator(Described):
             VersionExists, OutOfDisk
         """
         if path is not None:
-            raise Unsupported(f"path={path!r}: a remote model is saved on its server, under a name; leave path out")
-        return Versions(self.server, self.card.name).save(filename, overwrite)
+            raise Unsupported(f"path={path!r} is not possible remotely: versions are saved on the server, by name; omit path")
+        return Versions(self._connection, self.card.name).save(filename, overwrite)
 
     def versions(self) -> list[Version]:
-        """What has been saved, oldest first."""
-        return Versions(self.server, self.card.name).list()
+        """Lists the saved versions, oldest first."""
+        return Versions(self._connection, self.card.name).list()
 
     def restore(self, version: str) -> None:
-        """Brings back the weights that `save` kept under that name. Raises UnknownVersion."""
-        Versions(self.server, self.card.name).restore(version)
+        """Restores weights saved by `save`. Raises UnknownVersion."""
+        Versions(self._connection, self.card.name).restore(version)
         self.refresh()
 
     def reset(self) -> None:
-        """Brings the weights back that the model was served with at start."""
-        Versions(self.server, self.card.name).reset()
+        """Restores the weights that the server loaded at its start."""
+        Versions(self._connection, self.card.name).reset()
         self.refresh()
 
     def usage(self) -> Usage:
-        """The rows that this caller has used of this model, and those left of a budget. Raises UnknownModel."""
-        return self.server.usage(self.card.name)[0]
+        """Returns the rows that this caller has used of this model, and the rows left. Raises UnknownModel."""
+        return usage_rows(self._connection, self.card.name)[0]
 
     def __repr__(self) -> str:
-        return f"RemoteEstimator({self.card.name!r} at {self.server.address}, {self.card.backend}, access {self.card.access})"
+        return f"RemoteEstimator({self.card.name!r} at {self._connection.address}, {self.card.backend}, access {self.card.access})"
 
     # Inside.
 
     def _ask(self, answer: str, x: Any, batch_size: int, training_mode: bool | None) -> Array:
-        """Another answer of `predict` than outputs."""
+        """Calls Predict for another answer than outputs."""
         asked = arguments.answer(answer, self.card)
         x = arguments.rows(x, self.card)
         opened = pb.PredictOpen(
@@ -400,16 +409,17 @@ class RemoteEstimator(Described):
         if self.codecs.inputs is not None:
             codec = number_of(self.codecs.inputs)
             sent = [(name, outgoing(array, codec) if name == "x" else array) for name, array in arrays]
-        return self.server.call(method, open_field(opened.SerializeToString()), sent, self.card.name)
+        return self._connection.call(method, open_field(opened.SerializeToString()), sent, self.card.name)
+
+    def _now(self, version: str) -> None:
+        """Keeps the version that a fit has made."""
+        self.card = replace(self.card, version=version)
 
     def _header(self, result_codec: str | None = None) -> pb.CallHeader:
-        return pb.CallHeader(
-            model=self.card.name,
-            request_id=self.server.new_request_id(),
-            timeout_s=self.server.timeout_s or 0.0,
-            traceparent=traceparent(),
-            result_codec=number_of(result_codec),
-        )
+        header = self._connection.header(self.card.name)
+        if result_codec is not None:
+            header.result_codec = number_of(result_codec)
+        return header
 
     def _options(self, batch_size: int, training_mode: bool | None) -> pb.RowOptions:
         mode = self._learning_phase if training_mode is None else training_mode

@@ -1,4 +1,4 @@
-"""The client's side of a fit: training data goes out while progress comes in. Never made again by itself."""
+"""Client side of a fit: sends training data while it receives progress. Fits are never retried."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from gradwire.client.connection import Server
 from gradwire.client.errors import InvalidCall, error_of_wire
-from gradwire.client.streams import Stream, parsed
+from gradwire.client.transport.connection import Connection
+from gradwire.client.transport.streams import Stream, parsed
 from gradwire.v1 import estimator_pb2 as pb
 from gradwire.wire.errors import WireError
 from gradwire.wire.frames import messages, open_field
@@ -21,9 +21,9 @@ from gradwire.wire.tensors import Array
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a fit is: ``batch`` of ``nb_batches`` are done in ``epoch`` of ``nb_epochs``; 0 where a number is not known.
+    """Progress of a fit: batch ``batch`` of ``nb_batches`` in epoch ``epoch`` of ``nb_epochs``; 0 for an unknown number.
 
-    ``loss`` is that of the last batch, where the framework tells it.
+    ``loss`` is the loss of the last batch, or None if the framework does not report it.
     """
 
     epoch: int
@@ -34,24 +34,24 @@ class Progress:
 
 
 _PRINTED_EVERY_S = 1.0
-"""How often the progress of a fit without a known number of batches is printed."""
+"""Interval of printed progress in fits with an unknown number of batches."""
 
 OnProgress: TypeAlias = "Callable[[Progress], None] | None"
 
 
-def fit_rows(server: Server, opened: pb.FitOpen, x: Array, y: Array, on_progress: OnProgress, verbose: bool) -> None:
-    """Fits on rows that are all here."""
+def fit_rows(connection: Connection, opened: pb.FitOpen, x: Array, y: Array, on_progress: OnProgress, verbose: bool) -> str:
+    """Fits on arrays of rows and labels, and returns the model's new version."""
     try:
         outgoing = messages(open_field(opened.SerializeToString()), (("y", y), ("x", x)))
     except WireError as e:
         raise error_of_wire(e) from None
-    _fit(server, opened.call.model, _Outgoing(outgoing), on_progress, verbose)
+    return _fit(connection, opened.call.model, _Outgoing(outgoing), on_progress, verbose)
 
 
 def fit_batches(
-    server: Server, opened: pb.FitOpen, batches: Iterable[tuple[Array, Array]], on_progress: OnProgress, verbose: bool
-) -> None:
-    """Fits on batches as they are made."""
+    connection: Connection, opened: pb.FitOpen, batches: Iterable[tuple[Array, Array]], on_progress: OnProgress, verbose: bool
+) -> str:
+    """Fits on batches as they are made, and returns the model's new version."""
 
     def outgoing() -> Iterator[bytes]:
         opening = open_field(opened.SerializeToString())
@@ -60,23 +60,23 @@ def fit_batches(
             opening = b""
         yield opening + pb.FitRequest(end=True).SerializeToString()
 
-    _fit(server, opened.call.model, _Outgoing(outgoing()), on_progress, verbose)
+    return _fit(connection, opened.call.model, _Outgoing(outgoing()), on_progress, verbose)
 
 
 def batches_of(generator: Any, nb_epochs: int) -> Iterator[tuple[Any, Any]]:
-    """The batches of an ART ``DataGenerator``, or of something to iterate over once an epoch. Raises InvalidCall."""
+    """Yields the batches of an ART ``DataGenerator``, or of an iterable once per epoch. Raises InvalidCall."""
     if callable(getattr(generator, "get_batch", None)):
         for _ in range(nb_epochs * int(generator.size / generator.batch_size)):
             yield generator.get_batch()
         return
     if nb_epochs > 1 and iter(generator) is generator:
-        raise InvalidCall("an iterator can be gone through once; pass something to iterate over again, or nb_epochs=1")
+        raise InvalidCall("an iterator yields its batches only once; pass a list or another iterable, or nb_epochs=1")
     for _ in range(nb_epochs):
         yield from generator
 
 
 class _Outgoing(Iterator[bytes]):
-    """Messages that are made on gRPC's thread. What goes wrong there ends the stream, and is kept for the caller's thread."""
+    """Messages made on gRPC's thread. An error there ends the stream and is raised in the caller's thread."""
 
     def __init__(self, made: Iterator[bytes]) -> None:
         self._made = made
@@ -95,9 +95,9 @@ class _Outgoing(Iterator[bytes]):
             raise StopIteration from None
 
 
-def _fit(server: Server, model: str, outgoing: _Outgoing, on_progress: OnProgress, verbose: bool) -> None:
-    stream = outgoing.stream = server.open_grpc_stream("Fit", model)
-    server.watch(stream)
+def _fit(connection: Connection, model: str, outgoing: _Outgoing, on_progress: OnProgress, verbose: bool) -> str:
+    stream = outgoing.stream = connection.open_grpc_stream("Fit", model)
+    connection.watch(stream)
     report = _Report(on_progress, verbose)
     try:
         stream.send(outgoing)
@@ -106,25 +106,26 @@ def _fit(server: Server, model: str, outgoing: _Outgoing, on_progress: OnProgres
     except grpc.RpcError as e:
         if outgoing.error is not None:
             raise outgoing.error from None
-        raise server.error_on(stream, e) from None
+        raise connection.error_on(stream, e) from None
     except WireError as e:
         stream.cancel()
         raise error_of_wire(e) from None
     except Exception:
-        # The caller's own, from on_progress: the server takes the fit back.
+        # The caller's own error, from on_progress: the server rolls the fit back.
         stream.cancel()
         raise
     except BaseException:
-        server.interrupted(stream)
+        connection.interrupted(stream)
         raise
     else:
         stream.close()
+        return str(answer.version)
     finally:
-        server.unwatch(stream)
+        connection.unwatch(stream)
 
 
 class _Report:
-    """Tells the caller how far the fit is."""
+    """Reports the progress of a fit to the caller, and prints it if asked."""
 
     def __init__(self, on_progress: OnProgress, verbose: bool) -> None:
         self._on_progress = on_progress
@@ -144,7 +145,7 @@ class _Report:
             self._on_progress(progress)
         if self._verbose and self._due(progress):
             self._printed_s = time.monotonic()
-            # Of batches that come one by one, nobody knows how many make an epoch.
+            # With batches that come one by one, the number per epoch is unknown.
             done = f"epoch {progress.epoch}/{progress.nb_epochs}" if progress.nb_batches else f"batch {progress.batch}"
             loss = "" if progress.loss is None else f", loss {progress.loss:.4f}"
             print(f"{done}{loss}, {self._printed_s - self._began_s:.1f} s", file=sys.stderr)

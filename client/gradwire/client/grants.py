@@ -1,44 +1,34 @@
-"""Grants, as those see them whom a server's configuration names as admins."""
+"""Administration of grants; every method needs an admin's credentials."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
-from gradwire.client.card import OPERATION_NAMES
 from gradwire.client.errors import InvalidCall
+from gradwire.client.transport.connection import Connection
 from gradwire.v1 import grants_pb2 as pb
 from gradwire.v1 import grants_pb2_grpc, model_pb2
-
-if TYPE_CHECKING:
-    from gradwire.client.connection import Server
+from gradwire.wire.names import ACCESS_LEVELS, ACCESS_NAMES, OPERATION_NAMES, OPERATIONS
 
 Access: TypeAlias = Literal["labels", "scores", "gradients", "trainer"]
 
-_ACCESS: dict[str, model_pb2.Access] = {
-    "labels": model_pb2.ACCESS_LABELS,
-    "scores": model_pb2.ACCESS_SCORES,
-    "gradients": model_pb2.ACCESS_GRADIENTS,
-    "trainer": model_pb2.ACCESS_TRAINER,
-}
-assert set(_ACCESS) == set(get_args(Access))
-_ACCESS_NAMES = {value: name for name, value in _ACCESS.items()}
-_OPERATIONS = {name: value for value, name in OPERATION_NAMES.items()}
+assert set(ACCESS_LEVELS) == set(get_args(Access))
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Most rows, forward and backward counted apart. None: no limit.
+    """Most rows that a principal may use, forward and backward counted separately. None: no limit.
 
     Attributes:
-        forward: In all.
-        backward: In all; class gradients of ``k`` classes are ``k`` a row.
-        window_s: The length of the windows that the next two hold in, in whole seconds.
-        window_forward: In each window.
-        window_backward: In each window.
-        rows_per_s: Forward and backward together, on each server.
+        forward: Total forward rows.
+        backward: Total backward rows; class gradients of ``k`` classes count ``k`` per row.
+        window_s: Length of a window in whole seconds, for the next two limits.
+        window_forward: Forward rows per window.
+        window_backward: Backward rows per window.
+        rows_per_s: Rows per second, forward and backward together, on each server.
     """
 
     forward: int | None = None
@@ -51,17 +41,17 @@ class Budget:
 
 @dataclass(frozen=True)
 class Grant:
-    """What one principal may do with one served name.
+    """Access of one principal to one served name.
 
     Attributes:
-        principal: Who.
+        principal: The name of a token or certificate.
         model: The served name.
         access: "labels", "scores", "gradients" or "trainer".
-        activations: Of gradients and trainer: activations too.
-        operations: No other operations than these, by the names of the estimator's methods; empty: all that ``access`` gives.
-        decimals: Of scores: how many decimals outputs are rounded to.
-        top_k: Of scores: how many outputs of a row are shown.
-        budget: How many rows.
+        activations: With access gradients or trainer: activations too.
+        operations: Only these operations, by the names of the estimator's methods; empty: all that ``access`` includes.
+        decimals: With access scores: outputs are rounded to this many decimals.
+        top_k: With access scores: only this many outputs of each row are shown.
+        budget: Most rows.
         expires: When it ends, with a time zone; None: never.
     """
 
@@ -77,43 +67,43 @@ class Grant:
 
 
 class Grants:
-    """Who may do what on one server, for those whom its configuration names as admins. Made by `Server.grants`.
+    """Grants of one server, for the admins in its configuration. Made by `Server.grants`.
 
-    Every method raises NotGranted for others.
+    Every method raises NotGranted for other callers.
     """
 
-    def __init__(self, server: Server) -> None:
-        self._server = server
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
 
     def put(self, grant: Grant) -> Grant:
-        """Gives access, in place of what the principal had of the model before; what is used stays used.
+        """Grants access, replacing the principal's previous grant for the model; used rows stay used.
 
         Raises:
-            InvalidCall: It cannot be given: the model is not served, say, or not with so much access.
+            InvalidCall: The grant is not possible: for example the model is not served, or is served with less access.
         """
         request = pb.PutGrantRequest(grant=message_of(grant))
-        return grant_of(self._server.ask(lambda call: self._stub().PutGrant(request, **call), model=grant.model).grant)
+        return grant_of(self._connection.ask(lambda call: self._stub().PutGrant(request, **call), model=grant.model).grant)
 
     def revoke(self, principal: str, model: str) -> None:
-        """Ends access, wherever it was given. Raises InvalidCall if there is none."""
+        """Revokes access, from whichever source it was granted. Raises InvalidCall if there is none."""
         request = pb.RevokeGrantRequest(principal=principal, model=model)
-        self._server.ask(lambda call: self._stub().RevokeGrant(request, **call), again=False, model=model)
+        self._connection.ask(lambda call: self._stub().RevokeGrant(request, **call), again=False, model=model)
 
     def list(self, principal: str = "") -> list[Grant]:
-        """The grants in force, of one principal or of all."""
+        """Lists the grants in force, of one principal or of all."""
         request = pb.ListGrantsRequest(principal=principal)
-        return [grant_of(message) for message in self._server.ask(lambda call: self._stub().ListGrants(request, **call)).grants]
+        return [grant_of(message) for message in self._connection.ask(lambda call: self._stub().ListGrants(request, **call)).grants]
 
     def _stub(self) -> grants_pb2_grpc.GrantServiceStub:
-        return grants_pb2_grpc.GrantServiceStub(self._server.channel())
+        return grants_pb2_grpc.GrantServiceStub(self._connection.channel())
 
 
 def message_of(grant: Grant) -> pb.Grant:
-    """A grant as it travels. Raises InvalidCall if it is not one."""
-    if grant.access not in _ACCESS:
-        raise InvalidCall(f"access is {grant.access!r}; expected one of: {', '.join(_ACCESS)}")
+    """Makes the contract's message of a grant. Raises InvalidCall for wrong values."""
+    if grant.access not in ACCESS_LEVELS:
+        raise InvalidCall(f"access is {grant.access!r}; expected one of: {', '.join(ACCESS_LEVELS)}")
     if grant.expires is not None and grant.expires.tzinfo is None:
-        raise InvalidCall(f"expires is {grant.expires}, without a time zone; expected one, datetime.timezone.utc for example")
+        raise InvalidCall(f"expires is {grant.expires}; it needs a time zone, for example datetime.timezone.utc")
     for name, rows in vars(grant.budget).items():
         if rows is not None and not 0 <= rows < 1 << 62:
             raise InvalidCall(f"{name} is {rows}; expected at least 0, and less than 2**62")
@@ -124,7 +114,7 @@ def message_of(grant: Grant) -> pb.Grant:
     result = pb.Grant(
         principal=grant.principal,
         model=grant.model,
-        access=_ACCESS[grant.access],
+        access=ACCESS_LEVELS[grant.access],
         activations=grant.activations,
         operations=_numbers(grant.operations),
         decimals=grant.decimals,
@@ -137,13 +127,13 @@ def message_of(grant: Grant) -> pb.Grant:
 
 
 def grant_of(message: pb.Grant) -> Grant:
-    """The grant that a server sent."""
+    """Reads a grant that a server sent."""
     budget = message.budget
     optional = ("forward", "backward", "window_forward", "window_backward")
     return Grant(
         principal=message.principal,
         model=message.model,
-        access=_ACCESS_NAMES.get(message.access, "labels"),  # type: ignore[arg-type]
+        access=ACCESS_NAMES.get(message.access, "labels"),  # type: ignore[arg-type]
         activations=message.activations,
         operations=tuple(OPERATION_NAMES.get(number, str(number)) for number in message.operations),
         decimals=message.decimals if message.HasField("decimals") else None,
@@ -158,7 +148,7 @@ def grant_of(message: pb.Grant) -> Grant:
 
 
 def _numbers(operations: Iterable[str]) -> list[model_pb2.Operation]:
-    unknown = [name for name in operations if name not in _OPERATIONS]
+    unknown = [name for name in operations if name not in OPERATIONS]
     if unknown:
-        raise InvalidCall(f"operations names {unknown[0]!r}; expected some of: {', '.join(_OPERATIONS)}")
-    return [_OPERATIONS[name] for name in operations]
+        raise InvalidCall(f"operations contains {unknown[0]!r}; expected names out of: {', '.join(OPERATIONS)}")
+    return [OPERATIONS[name] for name in operations]

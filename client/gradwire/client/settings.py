@@ -1,4 +1,4 @@
-"""Small values that say how a connection behaves."""
+"""Settings of a connection: retries and stream renewal."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Retry:
-    """How calls that can safely be made again are made again. Fit never is.
+    """Retries of calls that are safe to repeat. Fits are never retried.
 
-    All attempts of a call share its time: there is none after the connection's ``timeout_s``.
+    All attempts of a call share its time limit: no attempt begins after the connection's ``timeout_s``.
 
     Attributes:
-        attempts: In all, the first one included.
-        first_delay_s: Before the second attempt, where the server does not say how long.
-        factor: By which each delay is longer than the one before.
+        attempts: Total attempts, including the first.
+        first_delay_s: Delay before the second attempt, if the server gives no retry hint.
+        factor: Each delay is this many times the one before.
     """
 
     attempts: int = 4
@@ -22,13 +22,13 @@ class Retry:
     factor: float = 3.0
 
     def delay_s(self, failed: int, asked_s: float | None) -> float:
-        """How long to wait after ``failed`` attempts; ``asked_s`` is what the server asked for."""
+        """Returns the delay after ``failed`` attempts; ``asked_s`` is the server's retry hint."""
         return max(asked_s or 0.0, self.first_delay_s * self.factor ** (failed - 1))
 
 
 @dataclass(frozen=True)
 class Renewal:
-    """When an open stream gives way to a new one, so that balancers and draining servers get their turn."""
+    """Limits after which an open stream is replaced, so that load balancers can move calls and servers can drain."""
 
     calls: int = 10_000
     seconds: float = 60.0

@@ -1,7 +1,7 @@
-"""A remote model as a torch module, for code that differentiates with autograd: Foolbox, torchattacks, plain loops.
+"""Torch module of a remote model, for code that differentiates with autograd: Foolbox, torchattacks, plain loops.
 
-Forward is Predict, backward is VectorJacobianProduct: a step with a gradient costs two calls, one without it a single one.
-Backward goes to what the outputs were before postprocessing, which forward includes.
+Forward is Predict and backward is VectorJacobianProduct: a step with a gradient makes two calls, a step without makes one.
+Forward includes postprocessing; backward differentiates the outputs before it.
 """
 
 from __future__ import annotations
@@ -19,21 +19,20 @@ from gradwire.wire.tensors import Array
 
 
 def remote_module(remote: RemoteEstimator | RemoteEnsemble) -> nn.Module:
-    """A module whose forward and backward are computed by the server.
+    """Makes a module whose forward and backward pass the server computes.
 
-    It takes tensors ``(n, *input_shape)`` and gives ``(n, *output_shape)``, on the device of its inputs and, where those are
-    floating, in their dtype. It starts in evaluation mode; ``train()`` asks the server for layers as in training, call by
-    call. It can be pickled and copied. Gradients of gradients, and the
-    transforms of ``torch.func``, raise RuntimeError.
+    It maps tensors ``(n, *input_shape)`` to ``(n, *output_shape)``, on the device of its inputs and in their dtype if that is
+    floating. It starts in evaluation mode; after ``train()`` calls use the layers' training mode. It can be pickled and
+    copied. Gradients of gradients, and the transforms of ``torch.func``, raise RuntimeError.
 
     Raises:
-        GradwireError: In forward or backward, whatever `RemoteEstimator.predict` and `RemoteEstimator.vjp` raise.
+        GradwireError: In forward or backward, as `RemoteEstimator.predict` and `RemoteEstimator.vjp`.
     """
     return RemoteModule(remote).eval()
 
 
 class RemoteModule(nn.Module):
-    """See `remote_module`.
+    """Torch module of a remote model. Made by `remote_module`.
 
     Args:
         remote: The model.
@@ -43,14 +42,16 @@ class RemoteModule(nn.Module):
         super().__init__()
         self.remote = remote
         dtype = remote.card.input_dtype if remote.card.input_dtype.kind == "f" else np.float32
-        # Nothing to train, but callers ask next(parameters()) for a device and a dtype.
+        # Not trained, but callers read device and dtype from next(parameters()).
         self.anchor = nn.Parameter(torch.from_numpy(np.empty(0, dtype)), requires_grad=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns the server's outputs for ``x``."""
         outputs: torch.Tensor = _Remote.apply(x, self.remote, self.training)  # type: ignore[no-untyped-call]
         return outputs
 
     def extra_repr(self) -> str:
+        """Describes the remote model in the module's repr."""
         return repr(self.remote)
 
 
@@ -76,6 +77,6 @@ def _array(tensor: torch.Tensor) -> Array:
 
 
 def _tensor(array: Array, like: torch.Tensor) -> torch.Tensor:
-    # A small answer is a view of the message that it came in.
+    # A small answer is a read-only view of its message.
     tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
     return tensor.to(like.device, like.dtype if like.is_floating_point() else tensor.dtype)

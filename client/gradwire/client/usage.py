@@ -1,28 +1,28 @@
-"""What a caller has used, and what it may still use."""
+"""Usage: rows that a caller has used, and rows left of its budget."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
-from gradwire.client.card import access_name
 from gradwire.v1 import usage_pb2 as pb
+from gradwire.wire.names import ACCESS_NAMES, name_in
 
 
 @dataclass(frozen=True)
 class Usage:
-    """Rows used of one served name, and what is left.
+    """Rows used of one served name, and rows left.
 
     Attributes:
         model: The served name.
         forward: Rows that were predicted, or went forward for a loss, a gradient or activations.
-        backward: Rows that gradients came back for; of class gradients, one for each class.
-        left_forward: What may be used now, of the budget in all and of the present window; None: no limit.
-        left_backward: Likewise.
-        refills: When the present window ends; None: there are no windows.
-        rows_per_s: Most rows a second, forward and backward together; None: no limit.
+        backward: Rows that gradients came back for; class gradients count one per class.
+        left_forward: Forward rows left now, of the total budget and the current window; None: no limit.
+        left_backward: Backward rows left now, likewise.
+        refills: When the current window ends; None: no windows.
+        rows_per_s: Most rows per second, forward and backward together; None: no limit.
         expires: When the grant ends; None: never.
-        principal: Who uses it.
+        principal: The principal whose usage this is.
         access: "labels", "scores", "gradients" or "trainer".
     """
 
@@ -39,7 +39,7 @@ class Usage:
 
 
 def usage_of(message: pb.ModelUsage) -> Usage:
-    """The usage that a server sent."""
+    """Reads the usage that a server sent."""
     return Usage(
         model=message.model,
         forward=message.used.forward,
@@ -50,7 +50,7 @@ def usage_of(message: pb.ModelUsage) -> Usage:
         rows_per_s=message.budget.rows_per_s or None,
         expires=message.expires.ToDatetime(timezone.utc) if message.HasField("expires") else None,
         principal=message.principal,
-        access=access_name(message.access),
+        access=name_in(ACCESS_NAMES, message.access),
     )
 
 

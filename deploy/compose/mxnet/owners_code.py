@@ -1,4 +1,4 @@
-"""A model to begin with, not trained: put your own in its place, and its weights beside it."""
+"""An example that is not trained; replace it with your own model, and put its weights beside it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from mxnet.gluon import nn
 
 
 def digits() -> nn.HybridSequential:
-    """Rows of 64 to logits of ten classes."""
+    """Return a network from rows of 64 numbers to logits of ten classes."""
     mx.random.seed(0)
     net = nn.HybridSequential()
     net.add(nn.Dense(32, activation="relu"), nn.Dense(10))

@@ -75,7 +75,7 @@ class EstimatorServiceServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def Predict(self, request_iterator, context):
-        """Outputs for inputs, or another answer. Tensors: x. Result: (n, *output_shape), or as Answer says.
+        """Outputs for inputs, or another answer. Tensors: x. Result: (n, *output_shape), or the shape in Answer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -103,7 +103,7 @@ class EstimatorServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetActivations(self, request_iterator, context):
-        """What a layer puts out. Tensors: x. Result: (n, ...).
+        """Outputs of a layer. Tensors: x. Result: (n, ...).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

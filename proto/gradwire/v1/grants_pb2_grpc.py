@@ -55,14 +55,14 @@ class GrantServiceServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def PutGrant(self, request, context):
-        """Gives access to a principal. A grant that there is for the same principal and model is replaced; its used rows stay used.
+        """Grants access to a principal. An existing grant for the same principal and model is replaced; its used rows stay used.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RevokeGrant(self, request, context):
-        """Ends a principal's access to a model, wherever it was given.
+        """Revokes a principal's access to a model, from a file or from an admin.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -93,7 +93,7 @@ class ModelServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def SaveVersion(self, request, context):
-        """Keeps the present weights under a name.
+        """Saves the present weights under a name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -106,28 +106,28 @@ class ModelServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def RestoreVersion(self, request, context):
-        """Brings kept weights back.
+        """Restores saved weights.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ResetModel(self, request, context):
-        """Brings the weights back that the model was served with at start.
+        """Restores the weights that the model had at the server's start.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CloneModel(self, request, context):
-        """Serves, under a new name, a model of the same architecture that has not been fitted. It is gone with the server.
+        """Serves, under a new name, a model of the same architecture that has not been fitted. It ends with the server.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteClone(self, request, context):
-        """Ends a clone.
+        """Deletes a clone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -45,7 +45,7 @@ class TransportServiceServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def GetSameHost(self, request, context):
-        """Where callers on the server's own host may open the estimator's streams without gRPC between them.
+        """The socket for the estimator's streams without gRPC, for callers on the server's own host.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -1,9 +1,9 @@
-"""Codecs: how the elements of a tensor become fewer bytes. One table, keyed by the contract's enum.
+"""Codecs that encode a tensor's elements in fewer bytes, in one table keyed by the contract's enum.
 
-A codec works row by row, and a row (an entry along the first axis; a scalar is one row of one element) always has the
-same number of bytes. So any run of rows can be encoded and decoded without those around it.
+A codec works row by row, and every row (an entry along the first axis; a scalar is one row of one element) has the same number
+of bytes. So any run of rows can be encoded and decoded alone.
 
-The contract says of each codec what it does to the last bit: `gradwire/v1/tensor.proto`.
+The contract defines each codec to the last bit: `gradwire/v1/tensor.proto`.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ _BITS32 = np.dtype("<u4")
 
 @dataclass(frozen=True)
 class Coding:
-    """What one codec does.
+    """Functions of one codec.
 
     Attributes:
-        dtypes: What it applies to.
-        row_nbytes: Bytes of a row of so many elements.
+        dtypes: The dtypes that it applies to.
+        row_nbytes: Bytes of a row, from its number of elements.
         encode: Makes ``(rows, row_nbytes)`` bytes, uint8, of ``(rows, elements)`` elements.
         decode: Fills ``(rows, elements)``, its second argument, from ``(rows, row_nbytes)`` bytes.
-        of_gradients: Whether it keeps no more than what gradients are asked for, so that nothing else travels so.
+        of_gradients: Whether it is for gradients only, because it drops what other arrays need.
     """
 
     dtypes: frozenset[Dtype]
@@ -56,12 +56,12 @@ class Coding:
 
 
 def rows_and_elements(shape: tuple[int, ...]) -> tuple[int, int]:
-    """How many rows there are, and how many elements each has."""
+    """Returns the number of rows and the number of elements per row."""
     return (shape[0] if shape else 1), math.prod(shape[1:])
 
 
 def name_of(codec: int) -> str:
-    """A codec as people call it: ``CODEC_FLOAT16`` is "float16"."""
+    """Returns the name that users type: "float16" for ``CODEC_FLOAT16``."""
     return Codec.Name(codec).removeprefix("CODEC_").lower() if codec in Codec.values() else f"number {codec}"
 
 
@@ -69,7 +69,7 @@ def name_of(codec: int) -> str:
 
 
 def _to_float16(rows: Array) -> Array:
-    # An infinity in place of what is too large is what the contract says, and no reason to warn.
+    # The contract wants an infinity in place of a number that is too large: no reason to warn.
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         return rows.astype(_HALF).view(np.uint8)
 
@@ -78,7 +78,7 @@ def _from_float16(data: Array, into: Array) -> None:
     into[...] = data.view(_HALF)
 
 
-# bfloat16, without a library that knows such numbers: the upper halves of float32's bits.
+# bfloat16 without a library for it: the upper halves of float32's bits.
 
 
 def _to_bfloat16(rows: Array) -> Array:
@@ -93,15 +93,15 @@ def _to_bfloat16(rows: Array) -> Array:
     result: Array = rounded.astype(_BITS16)
     nan = np.isnan(single)
     if nan.any():
-        # Rounding may carry a NaN over into other numbers; made quiet, none loses its last set bit.
+        # Rounding may turn a NaN into another number; a quiet NaN keeps a set bit.
         result[nan] = bits[nan] >> 16 | 0x40
     return result.view(np.uint8)
 
 
 def _to_odd_float32(rows: Array) -> Array:
-    """float64 to float32, such that rounding the result once more is rounding once.
+    """Rounds float64 to float32 such that a second rounding equals a single one.
 
-    What float32 does not hold goes to that one of its two neighbours whose last bit is set ("round to odd": Boldo and
+    A value that float32 cannot hold is rounded to the neighbour whose last bit is set ("round to odd": Boldo and
     Melquiond 2008, "Emulation of a FMA and correctly rounded sums: proved algorithms using rounding to odd").
     """
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
@@ -141,7 +141,7 @@ def _from_signs(data: Array, into: Array) -> None:
 
 @lru_cache(maxsize=8)
 def _signs(dtype: np.dtype[Any]) -> Array:
-    """The four elements of each byte, ``(256, 4)``."""
+    """Returns the four elements of each byte, ``(256, 4)``."""
     values = np.array([0, 1, -1, np.nan], dtype)
     table: Array = values[np.arange(256)[:, None] >> np.array([0, 2, 4, 6]) & 3]
     return table
@@ -158,7 +158,7 @@ assert set(CODINGS) == set(Codec.values()) - {CODEC_UNSPECIFIED}
 
 
 def encode(array: Array, codec: Codec) -> Array:
-    """The bytes of an array, uint8 ``(nbytes,)``.
+    """Encodes an array as uint8 ``(nbytes,)``.
 
     Args:
         array: Little-endian, in C order, of one of the codec's dtypes.
@@ -169,7 +169,7 @@ def encode(array: Array, codec: Codec) -> Array:
 
 
 def decode(data: Array, codec: Codec, into: Array) -> None:
-    """Fills an array from its bytes.
+    """Decodes bytes into an array.
 
     Args:
         data: uint8, as many as the codec makes of ``into``'s shape.

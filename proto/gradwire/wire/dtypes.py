@@ -1,7 +1,7 @@
-"""Element types: the contract's enum and numpy's dtypes, one table for both ways.
+"""Element types: one table between the contract's enum and numpy's dtypes.
 
-bfloat16 is numpy's only where ``ml_dtypes`` is installed. Without it a bfloat16 tensor is widened to float32, which
-holds every one of its values exactly.
+numpy has bfloat16 only if ``ml_dtypes`` is installed. Without it a bfloat16 tensor is widened to float32, which holds all
+its values exactly.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _NUMPY: dict[Dtype, np.dtype[Any]] = {
     DTYPE_INT64: np.dtype("<i8"),
     DTYPE_UINT8: np.dtype("<u1"),
     DTYPE_FLOAT16: np.dtype("<f2"),
-    # The bits, where numpy has no such numbers.
+    # The bits, if numpy has no such numbers.
     DTYPE_BFLOAT16: BFLOAT16 or np.dtype("<u2"),
     DTYPE_FLOAT32: np.dtype("<f4"),
     DTYPE_FLOAT64: np.dtype("<f8"),
@@ -56,24 +56,30 @@ _NAMES = ", ".join(Dtype.Name(value).removeprefix("DTYPE_").lower() for value in
 
 
 def to_contract(dtype: np.dtype[Any]) -> Dtype:
-    """The contract's value for a numpy dtype, whatever its byte order. Raises WireError if there is none."""
+    """Returns the contract's value for a numpy dtype of any byte order. Raises WireError if there is none."""
     try:
         return _CONTRACT[dtype if dtype.byteorder == "|" else dtype.newbyteorder("<")]
     except KeyError:
         raise WireError(ERROR_REASON_BAD_DTYPE, f"dtype {dtype} cannot be sent; cast the array to one of: {_NAMES}") from None
 
 
+def travelling(dtype: np.dtype[Any]) -> tuple[Dtype, np.dtype[Any]]:
+    """Returns the contract's value for a numpy dtype, and the little-endian dtype to send. Raises as `to_contract`."""
+    value = to_contract(dtype)
+    return value, _NUMPY[value]
+
+
 def to_numpy(value: Dtype) -> np.dtype[Any]:
-    """The little-endian numpy dtype of a contract value; of bfloat16 without ``ml_dtypes`` its bits. Raises WireError."""
+    """Returns the little-endian numpy dtype of a contract value; bfloat16 without ``ml_dtypes`` as bits. Raises WireError."""
     try:
         return _NUMPY[value]
     except KeyError:
-        text = f"dtype number {value} is not in the contract; expected one of: {_NAMES}"
+        text = f"unknown dtype number {value}; expected one of: {_NAMES}"
         raise WireError(ERROR_REASON_BAD_DTYPE, text) from None
 
 
 def widened(array: NDArray[Any], value: Dtype) -> NDArray[Any]:
-    """Numbers in place of bfloat16 bits, where numpy has no bfloat16; anything else as it is."""
+    """Converts bfloat16 bits to float32 if numpy has no bfloat16; returns other arrays as they are."""
     if value != DTYPE_BFLOAT16 or BFLOAT16 is not None:
         return array
     # Shifted as uint32 by name: numpy 1 makes int64 of a scalar shifted by a Python int.

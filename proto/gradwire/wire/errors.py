@@ -1,4 +1,4 @@
-"""What a peer can get wrong on the wire, before any of it reaches a model."""
+"""Error of malformed data on the wire."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from gradwire.v1.errors_pb2 import ErrorReason
 
 
 class WireError(Exception):
-    """Something sent, or about to be sent, that the contract does not allow.
+    """Data received, or about to be sent, violates the contract.
 
     Args:
-        reason: Of `ErrorReason`.
-        text: What was given and what is right.
+        reason: One of `ErrorReason`.
+        text: The given value and the expected one.
     """
 
     def __init__(self, reason: ErrorReason, text: str) -> None:

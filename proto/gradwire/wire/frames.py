@@ -1,7 +1,7 @@
-"""Messages of the estimator streams, framed by hand around bytes that are not copied twice.
+"""Messages of the estimator streams, written by hand so that array bytes are not copied twice.
 
-What is written here is protobuf, byte for byte what a protobuf library would write; only the copies that it would make
-on the way are missing. What is read may come from any protobuf library.
+The bytes equal those of a protobuf library, without the copies that it would make. Messages from any protobuf library can be
+read.
 
 The seven requests share their field numbers, and so do the responses: 1 ``open`` (or ``progress``), 2 ``tensors``,
 3 ``chunk``. A test holds this.
@@ -16,7 +16,7 @@ from gradwire.v1.tensor_pb2 import CODEC_UNSPECIFIED, Codec, Dtype
 from gradwire.wire.tensors import Array, Outgoing, header_bytes, outgoing
 
 CHUNK_NBYTES = 1 << 20
-"""Bytes of data in one message: up to here one message beats chunks, and as chunks these beat smaller and larger ones."""
+"""Most bytes of data in one message: below, one message is faster than chunks; as chunks, this size is the fastest."""
 
 _TENSORS = b"\x12"  # field 2, length-delimited
 _CHUNK = b"\x1a"  # field 3, length-delimited
@@ -25,11 +25,11 @@ _DATA = b"\x7a"  # field 15 of Tensor and TensorChunk, length-delimited
 
 
 class Chunk(NamedTuple):
-    """A chunk that came without a message around it.
+    """A chunk of a tensor without a message around it.
 
     Attributes:
-        offset: Of its first byte in its tensor.
-        data: Its bytes; to be read before the next message is.
+        offset: Offset of its first byte in the tensor.
+        data: Its bytes; valid until the next message is read.
     """
 
     offset: int
@@ -37,7 +37,7 @@ class Chunk(NamedTuple):
 
 
 def varint(value: int) -> bytes:
-    """A non-negative integer as protobuf writes it."""
+    """Encodes a non-negative integer as a protobuf varint."""
     if value < 0x80:
         return bytes((value,))
     out = bytearray()
@@ -49,17 +49,17 @@ def varint(value: int) -> bytes:
 
 
 def delimited(tag: bytes, payload: bytes) -> bytes:
-    """A length-delimited field."""
+    """Encodes a length-delimited field."""
     return tag + varint(len(payload)) + payload
 
 
 def open_field(payload: bytes) -> bytes:
-    """The field ``open`` of a request, from the serialised message that it holds."""
+    """Encodes the field ``open`` of a request, from its serialised message."""
     return delimited(b"\x0a", payload)
 
 
 def messages(opening: bytes, arrays: Sequence[tuple[str, Array | Outgoing]], chunk_nbytes: int = CHUNK_NBYTES) -> Iterator[bytes]:
-    """A call, or its answer, as messages: one if all data is within ``chunk_nbytes``, else one and chunks.
+    """Yields the messages of a call or an answer: one if all data is within ``chunk_nbytes``, else one and chunks.
 
     As `first_message`, whose arguments and errors these are; nothing has been yielded when it raises.
     """
@@ -69,12 +69,12 @@ def messages(opening: bytes, arrays: Sequence[tuple[str, Array | Outgoing]], chu
 def first_message(
     opening: bytes, arrays: Sequence[tuple[str, Array | Outgoing]], inline_nbytes: int = CHUNK_NBYTES
 ) -> tuple[bytes, list[memoryview]]:
-    """The message that a call, or its answer, begins with, and the data that did not fit, a tensor each.
+    """Makes the first message of a call or an answer, and returns the tensors' data that did not fit.
 
     Args:
         opening: Serialised fields to begin the message with; `open_field` for requests.
-        arrays: Names and arrays, plain or made ready, in the order that the contract wants. The data of small ones travels
-            in the first message as long as there is room.
+        arrays: Names and arrays, plain or made ready, in the contract's order. The data of small ones goes into the first
+            message while there is room.
         inline_nbytes: Most data in it.
 
     Raises:
@@ -99,34 +99,34 @@ def first_message(
 
 
 def in_messages(first: bytes, chunked: Sequence[memoryview], chunk_nbytes: int = CHUNK_NBYTES) -> Iterator[bytes]:
-    """What `first_message` returned, with the data in messages too."""
+    """Yields the first message and the rest of its data as chunk messages, from the result of `first_message`."""
     yield first
     for data in chunked:
         yield from chunk_messages(data, 0, chunk_nbytes)
 
 
 def header_message(name: str, value: Dtype, shape: tuple[int, ...], nbytes: int, codec: Codec = CODEC_UNSPECIFIED) -> bytes:
-    """A message with the header of one tensor whose bytes will follow in chunks."""
+    """Makes a message with the header of one tensor, whose bytes follow in chunks."""
     return delimited(_TENSORS, header_bytes(name, value, shape, nbytes, codec))
 
 
 def chunk_messages(data: memoryview, begin: int = 0, chunk_nbytes: int = CHUNK_NBYTES) -> Iterator[bytes]:
-    """Messages of one chunk each for ``data``, which stands at byte ``begin`` of its tensor."""
+    """Yields chunk messages of ``data``, which begins at byte ``begin`` of its tensor."""
     for at in range(0, len(data), chunk_nbytes):
         part = data[at : at + chunk_nbytes]
         yield b"".join((chunk_header(begin + at, len(part)), part))
 
 
 def chunk_header(offset: int, nbytes: int) -> bytes:
-    """What a message of one chunk has before the chunk's data."""
+    """Makes the bytes of a chunk message before the chunk's data."""
     fields = (bytes((_OFFSET,)) + varint(offset) if offset else b"") + _DATA + varint(nbytes)
     return _CHUNK + varint(len(fields) + nbytes) + fields
 
 
 def chunk_of(message: bytes | memoryview | Chunk) -> Chunk | None:
-    """The chunk of a message that holds nothing else, without copying the data; None for any other message.
+    """Reads the chunk of a message that holds nothing else, without a copy; None for any other message.
 
-    Fields in another order, unknown ones or a broken message are left to the protobuf library: None.
+    None also for fields in another order, unknown fields or a broken message, which the protobuf library reads.
     """
     if isinstance(message, Chunk):
         return message
@@ -146,7 +146,7 @@ def chunk_of(message: bytes | memoryview | Chunk) -> Chunk | None:
 
 
 def _varint_at(message: bytes | memoryview, at: int) -> tuple[int, int]:
-    """A varint and the index behind it; (-1, at) if there is none, or one of more than 64 bits."""
+    """Reads a varint and the index behind it; (-1, at) without one, or beyond 64 bits."""
     value = shift = 0
     for index in range(at, min(at + 10, len(message))):
         byte = message[index]

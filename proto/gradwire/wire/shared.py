@@ -1,11 +1,11 @@
-"""Memory that a client and a server on one host share: one file in memory, cut into slots that take a chunk each.
+"""Shared memory of a client and a server on one host: a file divided into slots of one chunk each.
 
-The client makes it and the server maps it. Half of the slots carry chunks to the server, half to the client. Whoever
-writes into a slot says so in a frame; whoever reads copies the chunk out and gives the slot back, four at a time while a call
-goes on and all at its end, which needs no word. So no more than the slots is ever under way, the same few pages are used again and
-again, and nothing stays behind when both processes are gone.
+The client creates it and the server maps it. Half of the slots carry chunks to the server, half to the client. The writer of a
+slot announces it in a frame; the reader copies the chunk and returns the slot, four at a time during a call and all at its end
+without a frame. So at most all slots are in transit, the same few pages are reused, and nothing remains when both processes
+have ended.
 
-The file is sealed: its size cannot change any more, so that nobody is killed by pages that are not there.
+The file is sealed: its size cannot change, so that neither process can be killed by missing pages.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from gradwire.wire.frames import CHUNK_NBYTES
 from gradwire.wire.sockets import FREED, HEADER
 
 SLOTS = 8
-"""In each direction."""
+"""Slots in each direction."""
 
 INLINE_NBYTES = 32 << 10
-"""Data of more bytes goes into a slot, and is copied once by each side: a message is copied by sockets and parsers too."""
+"""Most bytes of data in a message; larger data uses slots, which each side copies once: sockets and parsers copy too."""
 
 OFFER = struct.Struct("<I")
 """Payload of a SHARE frame of the client: the number of the file in its process. The server answers with one byte."""
@@ -33,8 +33,8 @@ SLOT = struct.Struct("<B")
 
 _HALF_NBYTES = SLOTS * CHUNK_NBYTES
 _NBYTES = 2 * _HALF_NBYTES + 4096
-"""With a page that nobody writes to. Peers of other rules have files of another size, and refuse this one as we refuse theirs; they
-go on without shared memory. Files of 16 MiB are of those who gave back every slot by a frame of its own, and waited for it."""
+"""Includes a page that is never written. Peers with other rules have files of another size; each side rejects the other's file
+and continues without shared memory. Files of 16 MiB belong to peers that returned every slot in a frame of its own."""
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL if hasattr(fcntl, "F_SEAL_SHRINK") else 0
 
 
@@ -42,51 +42,54 @@ class Segment:
     """One side's view of the shared memory.
 
     Args:
-        file: Of the memory; closed.
-        writes_second: Whether this side's own slots are those of the second half.
+        file: File descriptor of the memory; the caller closes it.
+        writes_second: Whether this side writes to the slots of the second half.
     """
 
     def __init__(self, file: int, writes_second: bool) -> None:
         self._memory = memoryview(mmap.mmap(file, _NBYTES))
         self._own, self._other = (_HALF_NBYTES, 0) if writes_second else (0, _HALF_NBYTES)
         self.free = list(range(SLOTS))
-        """Own slots that nothing is under way in."""
+        """Own slots that are free."""
 
     def put(self, data: memoryview) -> int:
-        """Copies a chunk into a free slot of this side's, and returns its number."""
-        # The one that was used last, which caches still hold.
+        """Copies a chunk into a free own slot and returns the slot's number."""
+        # The slot used last, which is still in caches.
         slot = self.free.pop()
         begin = self._own + slot * CHUNK_NBYTES
         self._memory[begin : begin + len(data)] = data
         return slot
 
     def get(self, slot: int, nbytes: int) -> memoryview:
-        """What the other side has put into one of its slots. Raises ValueError if there is no such slot or room."""
+        """Returns the data of a slot of the other side. Raises ValueError for a wrong slot or size."""
         if slot >= SLOTS or nbytes > CHUNK_NBYTES:
-            raise ValueError(f"slot {slot} with {nbytes} bytes; there are {SLOTS} of {CHUNK_NBYTES}")
+            raise ValueError(f"slot {slot} with {nbytes} bytes; expected one of {SLOTS} slots of {CHUNK_NBYTES} bytes")
         begin = self._other + slot * CHUNK_NBYTES
         return self._memory[begin : begin + nbytes]
 
     def freed(self, slot: int) -> None:
-        """Takes a slot back. Raises ValueError if it is not one that was given away."""
+        """Marks a returned slot as free. Raises ValueError if it was not in use."""
         if slot >= SLOTS or slot in self.free:
-            raise ValueError(f"slot {slot} is given back; it was not taken")
+            raise ValueError(f"slot {slot} was returned but is not in use")
         self.free.append(slot)
 
     def all_freed(self) -> None:
-        """Takes all slots back: the other side has got to the end of a call."""
+        """Marks all slots as free at the end of a call."""
         if len(self.free) < SLOTS:
             self.free[:] = range(SLOTS)
 
 
 class Returned:
-    """Slots of the other side that have been read and not given back. Half of them go together: a frame is a system call."""
+    """Slots of the other side that were read but not returned.
+
+    Half of all slots are returned together, because a frame is a system call.
+    """
 
     def __init__(self) -> None:
         self._frames = b""
 
     def add(self, slot: int) -> bytes:
-        """Frames that give slots back, to be sent now; empty: not yet."""
+        """Adds a slot, and returns the frames to send now; empty: none yet."""
         self._frames += HEADER.pack(FREED, SLOT.size) + SLOT.pack(slot)
         if len(self._frames) < SLOTS // 2 * (HEADER.size + SLOT.size):
             return b""
@@ -94,12 +97,12 @@ class Returned:
         return frames
 
     def clear(self) -> None:
-        """A call has ended, and all slots are free."""
+        """Forgets the slots at the end of a call, when all are free."""
         self._frames = b""
 
 
 def create() -> int:
-    """A sealed file in memory, for the client to map and offer. Raises OSError."""
+    """Creates a sealed file in memory, which the client maps and offers. Raises OSError."""
     file = os.memfd_create("gradwire", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.ftruncate(file, _NBYTES)
@@ -114,16 +117,16 @@ def attach(pid: int, number: int) -> Segment:
     """Maps the file that another process of this user offers.
 
     Args:
-        pid: The process, by the kernel's word.
-        number: Of the file there.
+        pid: The process, as the kernel reports it.
+        number: The file's descriptor in that process.
 
     Raises:
-        OSError: It cannot be opened from here (in another container, say), is not sealed or of another size.
+        OSError: The file cannot be opened from here (for example from another container), is not sealed or has another size.
     """
     file = os.open(f"/proc/{pid}/fd/{number}", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     try:
         if fcntl.fcntl(file, fcntl.F_GET_SEALS) & _SEALS != _SEALS or os.fstat(file).st_size != _NBYTES:
-            raise OSError("the file that was offered is not sealed, or of another size")
+            raise OSError("the offered file must be sealed and have the expected size")
         return Segment(file, writes_second=True)
     finally:
         os.close(file)

@@ -1,6 +1,6 @@
-"""An error on its way: a gRPC status code, a reason from the contract, and google.rpc details. Written and read here.
+"""Errors on the wire: a gRPC status code, a reason of the contract, and google.rpc details.
 
-The details travel in the trailing metadata that all gRPC libraries use for them, ``grpc-status-details-bin``.
+The details are in the trailing metadata that all gRPC libraries use for them, ``grpc-status-details-bin``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from gradwire.v1.errors_pb2 import ERROR_REASON_UNSPECIFIED, ErrorReason
 DETAILS_KEY = "grpc-status-details-bin"
 DOMAIN = "gradwire"
 MAX_TEXT_BYTES = 1200
-"""gRPC refuses metadata over 8 KiB, and the text travels twice: percent-encoded, up to three times its size, and in the details."""
+"""gRPC rejects metadata over 8 KiB, and the text is sent twice: percent-encoded, up to three times its size, and in the details."""
 
 _PREFIX = "ERROR_REASON_"
 _REASONS = {name.removeprefix(_PREFIX): cast("ErrorReason", value) for name, value in ErrorReason.items()}
@@ -33,15 +33,15 @@ _Detail = TypeVar("_Detail", bound=Message)
 
 @dataclass(frozen=True)
 class Fault:
-    """Why a call failed.
+    """Reason and details of a failed call.
 
     Attributes:
         code: The gRPC status.
-        reason: The contract's.
-        text: What was given, what is right, what to do; cut at `MAX_TEXT_BYTES`.
-        field: The request's part that is wrong, for INVALID_ARGUMENT.
-        retry_after_s: When to try again, where that helps.
-        quota: What is used up, where a budget is.
+        reason: The contract's reason.
+        text: The given value, the expected one and the remedy; cut at `MAX_TEXT_BYTES`.
+        field: The wrong part of the request, for INVALID_ARGUMENT.
+        retry_after_s: The retry hint, if retrying helps.
+        quota: The exhausted quota, if a budget is spent.
     """
 
     code: grpc.StatusCode
@@ -54,11 +54,11 @@ class Fault:
     def __post_init__(self) -> None:
         encoded = self.text.encode(errors="replace")
         if len(encoded) > MAX_TEXT_BYTES:
-            # A frozen dataclass: what everybody gets to see is set here, once.
+            # The dataclass is frozen; the text is cut once, here.
             object.__setattr__(self, "text", encoded[: MAX_TEXT_BYTES - 3].decode(errors="ignore") + "…")
 
     def metadata(self) -> tuple[tuple[str, str | bytes], ...]:
-        """The trailing metadata that carries the details."""
+        """Encodes the details as trailing metadata."""
         status = Status(code=self.code.value[0], message=self.text)
         status.details.add().Pack(ErrorInfo(reason=ErrorReason.Name(self.reason).removeprefix(_PREFIX), domain=DOMAIN))
         if self.field:
@@ -73,7 +73,7 @@ class Fault:
 
 
 def fault_of(code: grpc.StatusCode, text: str, metadata: Iterable[tuple[str, str | bytes]] | None) -> Fault:
-    """The fault of a call's status. A status that is not of a gradwire server has the reason UNSPECIFIED."""
+    """Reads the fault of a call's status. A status from elsewhere than a gradwire server has the reason UNSPECIFIED."""
     reason = ERROR_REASON_UNSPECIFIED
     field, retry_after_s, quota = "", None, ""
     for detail in _details(metadata):

@@ -1,9 +1,9 @@
-"""One array as a header and bytes, and back. A header is checked whole before memory is taken for what it announces."""
+"""Arrays as headers and bytes. A header is checked completely before memory is allocated for it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
@@ -17,36 +17,36 @@ from gradwire.v1.errors_pb2 import (
     ERROR_REASON_BAD_TENSOR,
     ERROR_REASON_TOO_LARGE,
 )
-from gradwire.v1.tensor_pb2 import CODEC_UNSPECIFIED, Codec, Dtype, Tensor
+from gradwire.v1.tensor_pb2 import CODEC_UNSPECIFIED, DTYPE_BFLOAT16, Codec, Dtype, Tensor
 from gradwire.wire.codecs import CODINGS, decode, encode, name_of, rows_and_elements
-from gradwire.wire.dtypes import to_contract, to_numpy, widened
+from gradwire.wire.dtypes import to_numpy, travelling, widened
 from gradwire.wire.errors import WireError
 
 Array: TypeAlias = NDArray[Any]
 
 MAX_AXES = 32
-"""As many as numpy 1 takes."""
+"""Most axes of an array, as in numpy 1."""
 
 MAX_NAME = 64
-"""Characters of a tensor's name."""
+"""Most characters of a tensor's name."""
 
 _MAX_ADDRESSABLE = int(np.iinfo(np.intp).max)
 
 _STAGE_NBYTES = 256 << 10
-"""Encoded bytes that are gathered before they are decoded, if a row is no larger."""
+"""Encoded bytes gathered before they are decoded, unless a row is larger."""
 
 
 class TensorSpec(NamedTuple):
-    """What a checked header says. ``nbytes`` agrees with ``shape`` and ``dtype``.
+    """A checked header. ``nbytes`` agrees with ``shape`` and ``dtype``.
 
     Attributes:
-        name: What the array is.
-        dtype: Of its elements in memory.
-        value: The same in the contract's enum.
-        shape: No size is negative; empty for a scalar.
-        nbytes: All of its bytes in memory.
-        codec: What it travels in.
-        wire_nbytes: All of its bytes on the wire; never more than ``nbytes``.
+        name: The array's role, such as "x".
+        dtype: Dtype of its elements in memory.
+        value: The same as the contract's enum value.
+        shape: Sizes of the axes, none negative; empty for a scalar.
+        nbytes: Total bytes in memory.
+        codec: Codec of the bytes on the wire.
+        wire_nbytes: Total bytes on the wire; at most ``nbytes``.
     """
 
     name: str
@@ -59,24 +59,29 @@ class TensorSpec(NamedTuple):
 
     @property
     def row_nbytes(self) -> int:
-        """Bytes in memory of one entry along the first axis; of a scalar, its own."""
+        """Bytes in memory of one entry along the first axis, or of a scalar."""
         return math.prod(self.shape[1:]) * self.dtype.itemsize
+
+
+def specs_of(headers: Iterable[Tensor], max_nbytes: int) -> list[TensorSpec]:
+    """Checks the headers of several tensors, each as `spec_of` does."""
+    return [spec_of(header, max_nbytes) for header in headers]
 
 
 def spec_of(header: Tensor, max_nbytes: int, limit: str = "max_tensor_bytes") -> TensorSpec:
     """Checks a tensor's header.
 
     Args:
-        header: As received.
-        max_nbytes: More bytes in memory than these are refused, however few travel; 0: no limit.
-        limit: What the limit is called.
+        header: The received header.
+        max_nbytes: Most bytes in memory, whatever the codec; 0: no limit.
+        limit: The limit's name, for error texts.
 
     Raises:
-        WireError: Unknown dtype or codec, one that does not apply to the other, sizes that are negative, too many or more
-            than memory can address, bytes that do not agree with them, or over the limit.
+        WireError: The dtype or the codec is unknown, or they do not fit together; sizes are negative, too many or not
+            addressable; the bytes do not match the sizes, or exceed the limit.
     """
     if len(header.name) > MAX_NAME:
-        # Error texts quote names, and travel in metadata, which has little room.
+        # Error texts quote names and are sent in metadata, which is small.
         raise WireError(ERROR_REASON_BAD_TENSOR, f"a tensor's name has {len(header.name)} characters; expected at most {MAX_NAME}")
     dtype = to_numpy(header.dtype)
     shape = tuple(header.shape)
@@ -84,12 +89,12 @@ def spec_of(header: Tensor, max_nbytes: int, limit: str = "max_tensor_bytes") ->
     if len(shape) > MAX_AXES:
         raise WireError(ERROR_REASON_BAD_SHAPE, f"tensor {header.name!r} has {len(shape)} axes; expected at most {MAX_AXES}")
     if shape and min(shape) < 0:
-        raise WireError(ERROR_REASON_BAD_SHAPE, f"tensor {header.name!r} has shape {shape}; no size may be negative")
-    # numpy passes over sizes of 0 when it decides whether a shape can be addressed.
+        raise WireError(ERROR_REASON_BAD_SHAPE, f"tensor {header.name!r} has shape {shape}; sizes must not be negative")
+    # numpy ignores sizes of 0 when it checks whether a shape can be addressed.
     if math.prod(size or 1 for size in shape) * dtype.itemsize > _MAX_ADDRESSABLE:
         raise WireError(
             ERROR_REASON_TOO_LARGE,
-            f"tensor {header.name!r} has shape {shape} of {dtype}, which no array can have; send fewer rows at once",
+            f"tensor {header.name!r} has shape {shape} of {dtype}, more bytes than can be addressed; send fewer rows at once",
         )
     nbytes = math.prod(shape) * dtype.itemsize
     wire_nbytes, encoded = nbytes, ""
@@ -115,7 +120,7 @@ def _check_codec(header: Tensor) -> None:
     if header.codec not in CODINGS:
         raise WireError(
             ERROR_REASON_BAD_TENSOR,
-            f"tensor {header.name!r} has codec {name_of(header.codec)}, which is not in the contract; send plain elements, "
+            f"tensor {header.name!r} has the unknown codec {name_of(header.codec)}; send plain elements, "
             f"or one of: {', '.join(map(name_of, CODINGS))}",
         )
     if header.dtype not in CODINGS[header.codec].dtypes:
@@ -128,30 +133,30 @@ def _check_codec(header: Tensor) -> None:
 
 
 def elements(array: Array) -> tuple[Array, Dtype]:
-    """The array in C order and little-endian, copied only if it is not so already, and its dtype in the contract.
+    """Returns the array in C order and little-endian, copied only if needed, and the contract's value of its dtype.
 
-    A subclass is taken as the plain array that it holds: `np.matrix` never becomes the one axis that `raw` reads.
+    A subclass becomes a plain array: `np.matrix` would never become the single axis that `raw` reads.
 
     Raises:
         WireError: The dtype is not in the contract; object arrays never are.
     """
-    value = to_contract(array.dtype)
-    return np.asarray(array, to_numpy(value), order="C"), value
+    value, dtype = travelling(array.dtype)
+    return np.asarray(array, dtype, order="C"), value
 
 
 def raw(array: Array) -> memoryview:
-    """The bytes of an array that `elements` returned, without copying them."""
+    """Returns the bytes of an array from `elements`, without a copy."""
     return array.reshape(-1).view(np.uint8).data
 
 
 class Outgoing(NamedTuple):
-    """An array as it travels.
+    """An array made ready to send.
 
     Attributes:
-        value: The dtype of its elements, in the contract.
-        shape: As the array's.
-        codec: What the bytes are in.
-        data: All of its bytes on the wire.
+        value: The contract's value of its dtype.
+        shape: The array's shape.
+        codec: Codec of the bytes.
+        data: All bytes to send.
     """
 
     value: Dtype
@@ -161,24 +166,29 @@ class Outgoing(NamedTuple):
 
 
 def outgoing(array: Array, codec: Codec = CODEC_UNSPECIFIED) -> Outgoing:
-    """An array made ready to travel; as it is where the codec does not apply to its dtype. Raises WireError as `elements`."""
+    """Makes an array ready to send, encoded if the codec applies to its dtype. Raises WireError as `elements`."""
     array, value = elements(array)
     if codec and value in CODINGS[codec].dtypes:
         return Outgoing(value, array.shape, codec, encode(array, codec).data)
     return Outgoing(value, array.shape, CODEC_UNSPECIFIED, raw(array))
 
 
+def all_outgoing(arrays: Sequence[tuple[str, Array | Outgoing]]) -> list[tuple[str, Outgoing]]:
+    """Makes named arrays ready to send; ready ones stay as they are. Raises WireError as `elements`."""
+    return [(name, array if isinstance(array, Outgoing) else outgoing(array)) for name, array in arrays]
+
+
 @lru_cache(maxsize=1024)
 def header_bytes(name: str, value: Dtype, shape: tuple[int, ...], nbytes: int, codec: Codec = CODEC_UNSPECIFIED) -> bytes:
-    """A serialised header without data. Attacks send the same few headers thousands of times."""
+    """Serialises a header without data; cached, because attacks send the same few headers thousands of times."""
     return Tensor(name=name, dtype=value, shape=shape, nbytes=nbytes, codec=codec).SerializeToString()
 
 
 def inline(data: bytes, spec: TensorSpec) -> Array:
-    """The array of a tensor whose bytes came with its header; a copy that can be written to. Raises WireError.
+    """Reads the array of a tensor whose bytes came with its header, as a writable copy. Raises WireError.
 
     Args:
-        data: The header's; protobuf copies them at every look at the field.
+        data: The bytes; read the header's field only once, because protobuf copies them at every access.
         spec: The checked header.
     """
     if len(data) != spec.wire_nbytes:
@@ -191,22 +201,22 @@ def inline(data: bytes, spec: TensorSpec) -> Array:
         decode(np.frombuffer(data, np.uint8), spec.codec, decoded)
         return decoded
     array = np.frombuffer(bytearray(data), spec.dtype).reshape(spec.shape)
-    return widened(array, spec.value)
+    return widened(array, spec.value) if spec.value == DTYPE_BFLOAT16 else array
 
 
 class Assembler:
-    """Puts the chunks of one tensor together, block by block of its rows.
+    """Assembles the chunks of one tensor, block by block of its rows.
 
-    Memory is taken for one block at a time, when its first byte comes. What comes in a codec is decoded a few rows at a
-    time, so that beside the block there are never more encoded bytes than those of a row, or 256 KiB.
+    Memory is allocated for one block at a time, when its first byte arrives. Encoded bytes are decoded a few rows at a time,
+    so that at most a row or 256 KiB of them is in memory beside the block.
 
     Args:
         spec: The checked header.
         block_rows: Rows in a block, at least 1; None: one block with all of them.
-        into: Memory for the whole tensor, writable and in C order, with ``block_rows`` None; taken if not given.
+        into: Memory for the whole tensor, writable and in C order, with ``block_rows`` None; allocated if not given.
 
     Raises:
-        ValueError: ``block_rows`` or ``into`` is not as said.
+        ValueError: ``block_rows`` or ``into`` violates these rules.
     """
 
     def __init__(self, spec: TensorSpec, block_rows: int | None = None, into: Array | None = None) -> None:
@@ -221,7 +231,7 @@ class Assembler:
         self._into = into
         self._received = 0
         self._block: Array | None = None
-        # Where the next bytes go: the block's own memory, or, of what comes in a codec, that of its next few rows.
+        # Destination of the next bytes: the block's own memory, or encoded bytes of its next few rows.
         self._bytes: memoryview = memoryview(b"")
         self._filled = 0
         self._rows_done = 0
@@ -229,15 +239,15 @@ class Assembler:
 
     @property
     def complete(self) -> bool:
-        """Whether every byte has come."""
+        """True if every byte has arrived."""
         return self._received == self.spec.wire_nbytes
 
     def feed(self, offset: int, data: memoryview | bytes) -> Iterator[Array]:
-        """Takes one chunk and yields the blocks that it completes.
+        """Adds one chunk and yields the blocks that it completes.
 
         Raises:
-            WireError: The chunk is empty, does not begin where the last one ended, or runs over the tensor's end. It is
-                checked before a byte of it is taken.
+            WireError: The chunk is empty, does not begin at the end of the last one, or exceeds the tensor. It is
+                checked before any byte is copied.
         """
         size = len(data)
         if offset != self._received:
@@ -288,7 +298,7 @@ class Assembler:
         self._bytes, self._filled = memoryview(bytearray(rows * row_nbytes)), 0
 
     def _whole(self) -> bool:
-        """Decodes what has come, and says whether the block is whole."""
+        """Decodes the gathered bytes, and returns True if the block is complete."""
         if not self.spec.codec:
             return True
         assert self._block is not None

@@ -1,6 +1,6 @@
-"""Errors of the server, on its ground floor; `faults` maps each to a gRPC status.
+"""Errors of the server, on its ground floor; `faults` maps each that a call can end with to a gRPC status.
 
-Every other room may raise them, and none has to import the room that does.
+Any room may raise or catch them without importing another room.
 """
 
 from __future__ import annotations
@@ -72,6 +72,31 @@ class BudgetSpent(Exception):
     def __init__(self, problem: str, quota: str) -> None:
         super().__init__(problem)
         self.quota = quota
+
+
+class BudgetShort(Exception):
+    """The store's budget has fewer rows than the call needs; none were taken.
+
+    Attributes:
+        window_s: Length in seconds of the window that is short; None for the total.
+        direction: ``forward`` or ``backward``.
+        limit: Rows that the limit allows, in total or per window.
+        left: Rows not taken by any server; servers may hold more, unused, in leases.
+        needed: Rows that the call needs at least.
+        refills_at: Seconds since the epoch when the window ends; None where waiting does not help.
+    """
+
+    def __init__(
+        self, *, window_s: int | None, direction: str, limit: int, left: int, needed: int, refills_at: float | None
+    ) -> None:
+        per = "" if window_s is None else f" in each {window_s} s"
+        super().__init__(f"{left} {direction} rows are left of {limit}{per}; the call needs {needed}")
+        self.window_s = window_s
+        self.direction = direction
+        self.limit = limit
+        self.left = left
+        self.needed = needed
+        self.refills_at = refills_at
 
 
 class RateLimited(Exception):

@@ -1,4 +1,4 @@
-"""Every error that a call can end with, as a gRPC status and a reason. One table."""
+"""Table of the gRPC status and reason of every error that a call can end with."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from gradwire.wire.errors import WireError
 from gradwire.wire.status import Fault
 
 _TABLE: dict[type[Exception], tuple[StatusCode, ErrorReason, str]] = {
-    # error: status, reason, the request's field it is about
+    # error: status, reason, field of the request
     backend.InvalidShape: (StatusCode.INVALID_ARGUMENT, reasons.ERROR_REASON_BAD_SHAPE, "tensors"),
     backend.InvalidDtype: (StatusCode.INVALID_ARGUMENT, reasons.ERROR_REASON_BAD_DTYPE, "tensors"),
     backend.InvalidLabel: (StatusCode.INVALID_ARGUMENT, reasons.ERROR_REASON_BAD_LABEL, "tensors"),
@@ -62,10 +62,10 @@ _RETRY_AFTER_S: dict[type[Exception], float] = {Draining: 0.5, Hung: 2.0, Replic
 
 
 def fault(error: Exception) -> Fault:
-    """What a caller is told of an error. Of errors that are the server's own fault it is told no more than that."""
+    """Returns the status that a caller receives for an error. The server's own faults are reported without details."""
     if isinstance(error, StoreUnavailable):
-        # Where the database is, is nothing to callers.
-        text = "the server's database is not there, and rows cannot be counted or calls written down; try again"
+        # The error's own text has the database's address, which callers must not see.
+        text = "the server's database is unavailable, so rows cannot be charged nor calls recorded; retry"
         return Fault(StatusCode.UNAVAILABLE, reasons.ERROR_REASON_STORE_UNAVAILABLE, text, retry_after_s=1.0)
     if isinstance(error, BudgetSpent):
         return Fault(StatusCode.RESOURCE_EXHAUSTED, reasons.ERROR_REASON_BUDGET_SPENT, str(error), quota=error.quota)
@@ -82,4 +82,4 @@ def fault(error: Exception) -> Fault:
             reasons.ERROR_REASON_OUT_OF_DISK,
             "the server's disk is full; its operator must make room",
         )
-    return Fault(StatusCode.INTERNAL, reasons.ERROR_REASON_SERVER_FAILED, "the server failed; its log says why")
+    return Fault(StatusCode.INTERNAL, reasons.ERROR_REASON_SERVER_FAILED, "the server failed; the reason is in its log")

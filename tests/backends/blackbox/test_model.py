@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import tracemalloc
 from pathlib import Path
@@ -82,8 +83,8 @@ def test_answers_are_floating_arrays(answer: Any, dtype: Any) -> None:
         (np.float64(1), "expected numbers"),
         (None, "NoneType"),
         (["cat"] * 4, "dtype <U3"),
-        ([[1.0], [1.0, 2.0]], "no array"),
-        (torch.ones(4, 2, requires_grad=True), "no array"),
+        ([[1.0], [1.0, 2.0]], "cannot convert the callable's list to an array"),
+        (torch.ones(4, 2, requires_grad=True), "cannot convert the callable's Tensor to an array"),
         (np.ones((4, 2), complex), "complex"),
         (np.array([0, 1, 2, 0]), "label 2; expected 0 to 1"),
         (np.array([0, -1, 1, 0]), "label -1"),
@@ -172,16 +173,48 @@ def test_without_a_tolerance_every_bit_counts_but_the_sign_of_zero() -> None:
 
 
 @pytest.mark.parametrize("tolerance", [0.0, 1e-9, 1e-3, 0.05, 0.3])
-@pytest.mark.parametrize("at_once", [1 << 17, 100])
-def test_with_a_tolerance_the_nearest_row_is_found(tolerance: float, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    for bound in ("_NUMBERS_AT_ONCE", "_PAIRS_AT_ONCE"):
-        monkeypatch.setattr(f"gradwire.backends.blackbox.table.{bound}", at_once)
+def test_with_a_tolerance_the_nearest_row_is_found(tolerance: float) -> None:
     model = table(tolerance=tolerance)
     rng = np.random.default_rng(4)
     x = TABLE[rng.integers(0, 2000, 60)] + rng.uniform(-1, 1, (60, 3)) * tolerance * 0.9
     distances = np.abs(x[:, None] - TABLE).max(axis=2)
     np.testing.assert_array_equal(ask(model, x), ANSWERS[distances.argmin(axis=1)])
     assert (distances.min(axis=1) <= tolerance).all()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int64", "float16", "float32", "float64"])
+@pytest.mark.parametrize("tolerance", [0.0, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("columns", [1, 3, 40])
+def test_of_equally_near_rows_the_first_answers(dtype: str, tolerance: float, columns: int) -> None:
+    """On a coarse lattice most rows have several nearest rows; comparing all pairs decides."""
+    rng = np.random.default_rng(6)
+    x = rng.integers(0, 4, (400, columns)).astype(dtype)
+    x[200:300] = x[:100]
+    y = (x[:, None] == x).all(axis=2).argmax(axis=1).astype(np.float64)  # the index of the first equal row
+    model = table(x, y, tolerance=tolerance, task="regression", nb_classes=1)
+    rows = rng.integers(0, 5, (200, columns)) + rng.choice([-0.5, 0.0, 0.25], (200, 1))
+    distances = np.abs(rows[:, None] - x.astype(np.float64)).max(axis=2)
+    near = distances.min(axis=1) <= tolerance
+    if near.any():
+        nearest = distances[near].argmin(axis=1)
+        np.testing.assert_array_equal(ask(model, rows[near])[:, 0], y[nearest])
+    if not near.all():
+        with pytest.raises(errors.InvalidValue, match=f"{(~near).sum()} of 200 rows .* number {near.argmin()}"):
+            ask(model, rows)
+
+
+def test_a_row_that_is_not_finite_is_near_nothing() -> None:
+    model = table(tolerance=10.0)
+    with pytest.raises(errors.InvalidValue, match="2 of 3 rows .* number 0"):
+        ask(model, np.array([[np.nan, 0.5, 0.5], [0.5, 0.5, 0.5], [0.5, np.inf, 0.5]]))
+
+
+def test_a_tolerance_needs_scipy_and_other_black_boxes_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "scipy.spatial", None)
+    np.testing.assert_array_equal(ask(table(), TABLE[:5]), ANSWERS[:5])
+    assert predict(lambda x: x).shape == (4, 3)
+    with pytest.raises(errors.ModelConfigError, match=r"tolerance: 0\.1 needs scipy, .*: pip install 'gradwire\[blackbox\]'"):
+        table(tolerance=0.1)
 
 
 def test_a_tolerance_is_the_greatest_difference_of_a_number() -> None:
@@ -239,7 +272,7 @@ def test_a_row_may_be_there_twice_with_one_answer_but_not_with_two() -> None:
         (TABLE[:3], np.array(["a", "b", "c"]), {}, "y has dtype <U1"),
         (TABLE[:3].astype(complex), np.array([0, 1, 2]), {}, "x has dtype complex128"),
         (np.full((1, 3), np.nan), np.array([0]), {"tolerance": 0.1}, "x holds NaN or infinity"),
-        ([[1.0], [1.0, 2.0]], [0, 1], {"input_shape": (1,)}, "make no arrays"),
+        ([[1.0], [1.0, 2.0]], [0, 1], {"input_shape": (1,)}, "cannot convert the two values returned to arrays"),
     ],
 )
 def test_what_is_no_table_is_a_configuration_error(x: Any, y: Any, keys: dict[str, Any], problem: str) -> None:
@@ -265,7 +298,7 @@ def test_a_table_comes_from_a_file_that_is_not_unpickled(tmp_path: Path) -> None
         with pytest.raises(errors.ModelConfigError, match="table: .* is not a .npz file of plain arrays"):
             of_file()
     path.unlink()
-    with pytest.raises(errors.ModelConfigError, match="table: .* is not there"):
+    with pytest.raises(errors.ModelConfigError, match="table: .* does not exist"):
         of_file()
 
 
@@ -284,7 +317,7 @@ def test_a_black_box_is_a_factory_or_a_table(keys: dict[str, Any], problem: str)
 
 
 def test_a_tolerance_without_a_table_is_a_configuration_error() -> None:
-    with pytest.raises(errors.ModelConfigError, match=r"tolerance: 0\.1, but .* returned no table"):
+    with pytest.raises(errors.ModelConfigError, match=r"tolerance: given 0\.1, but .* returned no table"):
         load(config(lambda x: x, tolerance=0.1))
 
 

@@ -1,4 +1,4 @@
-"""Gaussian processes answer as GPy does, and their gradients are those of what they say, whatever the kernel."""
+"""Gaussian processes answer as GPy does, with gradients of their answers for every kernel."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ DIFFERENCES: dict[str, Any] = {
 
 
 class WrongGradient(kern.RBF):
-    """A kernel of the owner's own whose derivative is twice what it should be."""
+    """An owner's kernel whose derivative is wrong by a factor of two."""
 
     def gradients_X(self, dL_dK: Array, X: Array, X2: Array = None) -> Array:  # noqa: N802, N803
         return 2 * super().gradients_X(dL_dK, X, X2)
@@ -88,7 +88,7 @@ def predict(model: Any, x: Array = ROWS) -> Array:
 
 
 def assert_gradients_are_right(model: Any, rtol: float = 1e-6) -> None:
-    """Against central differences of what the model says: truncation and rounding leave 1e-9 of the size of the values."""
+    """Comparison with central differences of the model's answers: truncation and rounding leave 1e-9 of the values."""
 
     def assert_close(actual: Array, expected: Array) -> None:
         np.testing.assert_allclose(actual, expected, rtol=rtol, atol=rtol * np.abs(expected).max())
@@ -143,7 +143,7 @@ def test_other_kernels_have_central_differences_and_the_card_says_so(kernel: Any
 
 def test_a_kernel_whose_own_derivatives_are_wrong_has_differences() -> None:
     model = loaded(process(WrongGradient(3)))
-    assert any("no right ones of the kernel 'rbf'" in note for note in model.notes)
+    assert any("no correct ones for the kernel 'rbf'" in note for note in model.notes)
     assert_gradients_are_right(model)
 
 
@@ -300,7 +300,7 @@ def loaded_from(path: Path, **keys: Any) -> Any:
 
 def test_a_model_saved_without_its_data_takes_them_from_the_factory(tmp_path: Path, optimised: Any) -> None:
     path = saved(tmp_path, optimised, save_data=False)
-    with pytest.raises(ModelConfigError, match="weights: .* saved without its training data; give a factory"):
+    with pytest.raises(ModelConfigError, match="weights: .* saved without its training data; save them too, or set a factory"):
         loaded_from(path)
     np.testing.assert_allclose(predict(loaded_from(path, factory=process)), predict(loaded(optimised)), rtol=1e-9)
 
@@ -329,7 +329,7 @@ def test_a_forged_file_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     content = process(kern.RBF(3) + kern.White(3), mean_function=GPy.mappings.Linear(3, 1)).to_dict()
     (content.setdefault(place, {}) if place else content)["class"] = name
     (tmp_path / "model.json").write_text(json.dumps(content))
-    with pytest.raises(ModelConfigError, match="weights: .* which is no part of a GPClassification"):
+    with pytest.raises(ModelConfigError, match="weights: .* which is not part of a GPClassification"):
         loaded_from(tmp_path / "model.json")
     assert not (tmp_path / "ran").exists()
 
@@ -337,20 +337,20 @@ def test_a_forged_file_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("name", "content", "problem"),
     [
-        ("model.json", b"{", "is not what GPy's save_model writes"),
-        ("model.json", b"[" * 100_000, "is not what GPy's save_model writes"),
+        ("model.json", b"{", "is not a file of GPy's save_model"),
+        ("model.json", b"[" * 100_000, "is not a file of GPy's save_model"),
         ("model.json", b"3", "holds int"),
         (
             "model.json",
             b'{"class": "GPy.models.GPClassification", "name": "m", "X": [[1]], "Y": [[1]]}',
-            "makes no GPClassification",
+            "cannot be made into a GPClassification",
         ),
-        ("model.zip", b"{}", "is not what GPy's save_model writes"),
-        ("model.zip", gzip.compress(b"\xff\xfe", mtime=0), "is not what GPy's save_model writes"),
-        ("model.zip", gzip.compress(b"{}" * 99, mtime=0)[:-9], "is not what GPy's save_model writes"),
+        ("model.zip", b"{}", "is not a file of GPy's save_model"),
+        ("model.zip", gzip.compress(b"\xff\xfe", mtime=0), "is not a file of GPy's save_model"),
+        ("model.zip", gzip.compress(b"{}" * 99, mtime=0)[:-9], "is not a file of GPy's save_model"),
         ("model.npy", b"", "is not a .npy file of numbers"),
         ("model.npy", pickle.dumps([1.0]), "is not a .npy file of numbers"),
-        ("model.h5", b"", "is of no known format"),
+        ("model.h5", b"", "has no known format"),
     ],
 )
 def test_a_broken_file_is_named(tmp_path: Path, name: str, content: bytes, problem: str) -> None:
@@ -371,7 +371,7 @@ def test_parameters_that_do_not_fit_are_named(tmp_path: Path) -> None:
             loaded_from(path, factory=process)
     with pytest.raises(ModelConfigError, match="holds parameters alone"):
         loaded_from(path)
-    with pytest.raises(ModelConfigError, match="is not there"):
+    with pytest.raises(ModelConfigError, match="does not exist"):
         loaded_from(tmp_path / "other.npy", factory=process)
 
 
@@ -387,7 +387,7 @@ def test_parameters_that_do_not_fit_are_named(tmp_path: Path) -> None:
         (process, {"input_shape": (4,)}, r"input_shape: \[4\]; the model was fitted on 3 features"),
         (process, {"task": "regression"}, "task: 'regression'"),
         (process, {"device": "cuda"}, "device: 'cuda'; GPy runs on the cpu"),
-        (process, {"output": "logits"}, "output: 'logits'; a GPClassification gives probabilities"),
+        (process, {"output": "logits"}, "output: 'logits'; a GPClassification has probabilities"),
         (
             lambda: process(
                 likelihood=Bernoulli(gp_link=Cloglog()), inference_method=GPy.inference.latent_function_inference.Laplace()

@@ -119,7 +119,7 @@ class Residual(layers.Layer):
 
 
 def branches() -> Any:
-    """Two inputs and three outputs, of which the first depends on one input, the second on both, the last on the other."""
+    """Model of two inputs and three outputs: the first depends on one input, the second on both, the third on the other."""
     keras.utils.set_random_seed(0)
     x, context = keras.Input((6,), name="x", **WIDE), keras.Input((3,), name="context", **WIDE)
     body = keras.Sequential([keras.Input((6,), **WIDE), layers.Dense(8, activation="tanh", name="inner", **WIDE)], name="body")

@@ -1,4 +1,4 @@
-"""Each closed form is what scikit-learn computes, and its gradients are those of central differences."""
+"""Closed forms equal scikit-learn's results, and their gradients equal central differences."""
 
 from __future__ import annotations
 
@@ -246,11 +246,11 @@ def test_hidden_layers_have_activations_and_products_with_their_jacobian(estimat
         cotangent = np.random.default_rng(0).normal(size=activations.shape)
         numeric = gradient(lambda x, name=name: model.activations(x, name, training_mode=False), x)
         _assert_close(model.vjp(x, cotangent, name, training_mode=False), np.einsum("nu,nud->nd", cotangent, numeric))
-    with pytest.raises(InvalidLayer, match="no layer 'hidden_2'; there are hidden_0, hidden_1, output"):
+    with pytest.raises(InvalidLayer, match="no layer 'hidden_2'; its layers are hidden_0, hidden_1, output"):
         model.activations(x, "hidden_2", training_mode=False)
-    with pytest.raises(InvalidLayer, match="index 3 is out of range; there are 3 layers"):
+    with pytest.raises(InvalidLayer, match="index 3 is out of range; the model has 3 layers"):
         model.vjp(x, cotangent, 3, training_mode=False)
-    with pytest.raises(InvalidShape, match=r"cotangent has shape \(5, 7\); expected \(5, 6\), as layer 'hidden_0' puts out"):
+    with pytest.raises(InvalidShape, match=r"cotangent has shape \(5, 7\); expected \(5, 6\), the outputs of layer 'hidden_0'"):
         model.vjp(x, np.ones((5, 7)), "hidden_0", training_mode=False)
 
 

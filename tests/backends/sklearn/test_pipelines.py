@@ -1,4 +1,4 @@
-"""Pipelines and searches: gradients go back through what stands in front of the last step."""
+"""Pipelines and searches: gradients pass back through the steps before the last one."""
 
 from __future__ import annotations
 
@@ -293,7 +293,7 @@ SEARCHES: list[Callable[[Any], Any]] = [
 def test_a_search_that_finds_another_kind_of_model_fails_and_changes_nothing(search: Callable[[Any], Any]) -> None:
     for steps in ({"scale": [QuantileTransformer(n_quantiles=10)]}, {"last__loss": ["hinge"]}):
         model = _model(search(steps))
-        with pytest.raises(Unsupported, match="the best estimator found is .* cannot give what the model gives"):
+        with pytest.raises(Unsupported, match="the best estimator found is .* which lacks outputs or gradients of the model"):
             model.fit(X, Y)
         assert not model.fitted
     model = _model(search({"last__alpha": [0.01], "scale": [MinMaxScaler(), "passthrough"]}))
@@ -314,7 +314,7 @@ def test_a_search_over_hidden_layers_names_those_of_the_best() -> None:
 
 
 def test_a_search_that_keeps_no_model_is_refused() -> None:
-    with pytest.raises(ModelConfigError, match="factory: gave GridSearchCV with refit=False, which keeps no model; set refit"):
+    with pytest.raises(ModelConfigError, match="factory: returned GridSearchCV with refit=False, which keeps no model; set refit"):
         _model(GridSearchCV(SVC(), {"C": [1]}, refit=False))
 
 

@@ -1065,7 +1065,7 @@ def uninitialised() -> Graph:
         (lambda: 3, {}, "factory", "returned int; expected a gradwire.backends.tensorflow_v1.Graph"),
         (changed(session=None), {}, "factory", "session is NoneType"),
         (changed(input="nose"), {}, "factory", "input: 'nose' is no tensor of the session's graph; its placeholders are x:0, y:0"),
-        (changed(input=mlp()().input), {}, "factory", "input: .* is no tensor of the session's graph"),
+        (lambda: changed(input=mlp()().input)(), {}, "factory", "input: .* is no tensor of the session's graph"),
         (changed(output=None), {}, "factory", "output is None"),
         (changed(labels=None), {}, "factory", "loss and train need labels"),
         (changed(train="nose"), {}, "factory", "train: 'nose' is no operation"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from gradwire.backends.torch import Config, TorchModel, load
 
 # A compiler takes seconds a program where nothing is cached, and longer beside other tests: few programs, of one net if possible.
 pytestmark = [
-    pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU"),
+    pytest.mark.program("g++"),
     pytest.mark.timeout(600),
 ]
 

@@ -48,7 +48,7 @@ CASES = {
         {**_TRAINED, "factory": {"path": "mxnet_models:dense", "args": {"nb_inputs": diabetes.NB_FEATURES, "nb_outputs": 1}},
          "loss": "mxnet.gluon.loss.L2Loss", "task": "regression", "input_shape": [diabetes.NB_FEATURES], "nb_classes": 1,
          "preprocessing": {"mean": 0.4, "std": 0.2}},
-        diabetes.rows, NEURAL, layers=("0", "1", "2"), targets=diabetes.targets(diabetes.Y), environment=MXNET,
+        diabetes.rows, NEURAL, layers=("0", "1", "2"), targets=diabetes.targets(diabetes.y), environment=MXNET,
     ),
     "mxnet-exported": Case(
         dict(**_TRAINED, symbol=str(FILES / "smooth-symbol.json"), weights=str(FILES / "smooth-0000.params"),

@@ -14,7 +14,7 @@ import grpc
 import numpy as np
 
 from gradwire.client.errors import Unavailable, error_of, error_of_wire
-from gradwire.client.same_host import SocketStream
+from gradwire.client.transport.same_host import SocketStream
 from gradwire.wire.errors import WireError
 from gradwire.wire.sockets import abstract
 

@@ -1,6 +1,6 @@
-"""Something that answers rows with outputs, and nothing else: code, a remote service, a device, a table of known answers.
+"""Black boxes, which only predict: code, a remote service, a device, or a table of known answers.
 
-What a callable answers is not trusted: every answer is checked before callers get it.
+Answers of a callable are not trusted: each is checked before callers get it.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ class Config(ModelConfig):
     factory: ObjectRef | None = None
     """The owner's code; called without positional arguments, returns a callable of rows, one with a ``predict``, or (x, y)."""
     table: Path | None = None
-    """A .npz file of arrays ``x`` and ``y``, in place of a factory: see `blackbox_table`."""
+    """A .npz file of arrays ``x`` and ``y``, in place of a factory: see `table`."""
     coalesce: bool = False
-    """Not unless the owner says so: nobody knows whether a callable looks at its rows together, or what it costs to ask again."""
+    """Off by default: only the owner knows if the callable treats rows independently, and the price of a repeated call."""
     tolerance: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    """Of a table: how far each number of a row may be from the one that is looked up; without it rows are found exactly."""
+    """Largest difference in any number between a row and the table's; if not set, rows are found exactly."""
 
     @model_validator(mode="after")
     def _factory_or_table(self) -> Config:
         if (self.factory is None) == (self.table is None):
             given = "neither factory nor table is" if self.factory is None else "factory and table are both"
-            raise ValueError(f"{given} set; expected one of them: a callable, or a .npz file of x and y")
+            raise ValueError(f"{given} set; expected exactly one: a callable, or a .npz file of x and y")
         return self
 
 
 def load(config: Config) -> BlackBoxModel:
-    """The model that a configuration describes. Raises ModelConfigError."""
+    """Loads the callable or the table of a configuration. Raises ModelConfigError."""
     if config.table is not None:
         return _of_table(config, read(config.table), "table")
     assert config.factory is not None
@@ -49,7 +49,7 @@ def load(config: Config) -> BlackBoxModel:
         return _of_table(config, made, "factory")
     if config.tolerance is not None:
         raise ModelConfigError(
-            "tolerance", f"{config.tolerance:g}, but {config.factory.path!r} returned no table (x, y); leave it out"
+            "tolerance", f"given {config.tolerance:g}, but {config.factory.path!r} returned no table (x, y); leave the key out"
         )
     function = made.predict if callable(getattr(made, "predict", None)) else made
     if not callable(function):
@@ -65,18 +65,18 @@ def _of_table(config: Config, arrays: tuple[Any, Any], key: str) -> BlackBoxMode
     try:
         x, y = map(np.asarray, arrays)
     except (TypeError, ValueError) as e:
-        raise ModelConfigError(key, f"returned two values that make no arrays: {e}; expected rows x and labels y") from e
+        raise ModelConfigError(key, f"cannot convert the two values returned to arrays: {e}; expected rows x and labels y") from e
     return BlackBoxModel(config, Table(x, y, config.tolerance, config, key))
 
 
 class BlackBoxModel:
-    """Predictions of a callable, which gets rows ``(n, *input_shape)``: float32, or in the precision of a table.
+    """Predictions of a callable of rows ``(n, *input_shape)``: float32, or in the precision of a table.
 
-    It answers ``(n, C)`` or ``(n,)`` numbers; integers ``(n,)`` from a classifier are class indices.
+    The callable returns ``(n, C)`` or ``(n,)`` numbers; integers ``(n,)`` from a classifier are class indices.
 
     Args:
         config: The model's configuration.
-        function: What its factory made, or a table.
+        function: The callable that its factory returned, or a table.
     """
 
     fitted = True
@@ -97,12 +97,13 @@ class BlackBoxModel:
             self.notes.append(f"a table of {len(function)} rows; others have no answer")
 
     def predict(self, x: Array, *, training_mode: bool) -> Array:
-        # A copy each way: the callable may work in place on its rows, or keep what it returns.
+        """Outputs ``(n, C)``. Raises ModelFailed if the callable returns anything else."""
+        # A copy each way: the callable may work in place on its rows, or keep the array that it returns.
         result = self._function(np.array(x))
         try:
             outputs = np.array(result)
         except (TypeError, ValueError, RuntimeError) as e:
-            raise ModelFailed(f"the callable returned {type(result).__name__}, which is no array: {e}") from e
+            raise ModelFailed(f"cannot convert the callable's {type(result).__name__} to an array: {e}") from e
         if outputs.dtype.kind not in "biuf" or outputs.ndim == 0:
             raise ModelFailed(
                 f"the callable returned {type(result).__name__} of dtype {outputs.dtype}; expected numbers ({len(x)}, outputs)"

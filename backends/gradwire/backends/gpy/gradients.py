@@ -1,8 +1,8 @@
-"""How the class probability of a Gaussian process moves with its inputs.
+"""Gradients of a Gaussian process's class probability with respect to its inputs.
 
 The probability is a squashed ``z = mu / sqrt(c + v)`` of the latent mean and variance (Rasmussen and Williams 2006, equation
-3.77), so that every gradient is some weight a row times that of ``z``. GPy differentiates most kernels, which gives it exactly;
-of the others it is taken by central differences of GPy's own predictions.
+3.77), so that every gradient is a weight a row times the gradient of ``z``. GPy differentiates most kernels, which makes it
+exact; for other kernels it is computed by central differences of GPy's own predictions.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import numpy as np
 from gradwire.backends.backend import Array
 
 Weight: TypeAlias = Callable[[Array], Array]
-"""From ``z (n,)`` to one weight a row, ``(n,)``."""
+"""Function from ``z (n,)`` to one weight a row, ``(n,)``."""
 
 _STEP = 1e-5
-"""Of differences, in standard deviations of a training feature: truncation is 1e-10, rounding 1e-11, of the size of ``z``."""
+"""Step of differences, in standard deviations of a training feature: truncation is 1e-10, rounding 1e-11, relative to ``z``."""
 
 _ROWS_AT_ONCE = 4096
-"""Bounds the memory of differences: a covariance of so many rows with 1,000 training rows takes 32 MB."""
+"""Rows of one block of differences: their covariance with 1,000 training rows takes 32 MB."""
 
 _TRIED_ROWS = 4
 
@@ -30,31 +30,32 @@ class Gradient(Protocol):
     """Gradients of ``z`` with respect to rows, each times a weight."""
 
     def __call__(self, x: Array, weight: Weight) -> Array:
-        """``weight(z)[:, None] * dz/dx``, ``(n, d)``, for rows ``x (n, d)``."""
+        """Weighted gradients ``weight(z)[:, None] * dz/dx``, ``(n, d)``, for rows ``x (n, d)``."""
         ...
 
 
 class Analytic:
-    """By the kernel's own derivatives.
+    """Gradients from the kernel's own derivatives.
 
-    One pass back through the kernel for mean and variance together; GPy's ``predictive_gradients`` takes two, and computes the
-    covariance anew for each.
+    Mean and variance share one pass back through the kernel; GPy's ``predictive_gradients`` takes two, and computes the
+    covariance again for each.
 
     Args:
-        model: A GPy model; its parameters must not change any more.
-        offset: What is added to the variance: ``c`` above.
+        model: A GPy model, whose parameters must not change any more.
+        offset: The constant ``c`` above, which is added to the variance.
     """
 
     def __init__(self, model: Any, offset: float) -> None:
         self._kernel = model.kern
         self._mean_function = model.mean_function
         self._offset = offset
-        # Plain arrays: GPy's own tell observers of every operation on them.
+        # Plain arrays: GPy's own arrays notify observers of every operation.
         self._inducing = np.array(model._predictive_variable)
         self._vector = np.array(model.posterior.woodbury_vector).reshape(-1)
         self._inverse = np.array(model.posterior.woodbury_inv)
 
     def __call__(self, x: Array, weight: Weight) -> Array:
+        """As in `Gradient`."""
         covariance = self._kernel.K(x, self._inducing)
         projected = covariance @ self._inverse
         mean = covariance @ self._vector
@@ -73,11 +74,11 @@ class Analytic:
 
 
 class Differences:
-    """By central differences.
+    """Gradients from central differences.
 
     Args:
-        z: From rows ``(n, d)`` to ``(n,)``.
-        steps: By how much each feature is moved, ``(d,)``.
+        z: Function from rows ``(n, d)`` to ``(n,)``.
+        steps: Step of each feature, ``(d,)``.
     """
 
     def __init__(self, z: Callable[[Array], Array], steps: Array) -> None:
@@ -85,6 +86,7 @@ class Differences:
         self._steps = steps
 
     def __call__(self, x: Array, weight: Weight) -> Array:
+        """As in `Gradient`."""
         n, d = x.shape
         gradient = np.empty((n, d))
         at_once = max(1, _ROWS_AT_ONCE // (2 * n))
@@ -93,7 +95,7 @@ class Differences:
             moved = np.repeat(x[None], 2 * len(columns), axis=0)
             moved[np.arange(len(columns)), :, columns] += self._steps[columns, None]
             moved[np.arange(len(columns)) + len(columns), :, columns] -= self._steps[columns, None]
-            # What was really added: near large numbers, the step is rounded.
+            # The difference after rounding: steps from large numbers are rounded.
             width = moved[np.arange(len(columns)), :, columns] - moved[np.arange(len(columns)) + len(columns), :, columns]
             up, down = self._z(moved.reshape(-1, d)).reshape(2, len(columns), n)
             gradient[:, columns] = ((up - down) / width).T
@@ -101,24 +103,24 @@ class Differences:
 
 
 def gradient_of(model: Any, offset: float, z: Callable[[Array], Array]) -> Gradient:
-    """The kernel's own derivatives, if it has them and they are those of its predictions; otherwise differences.
+    """Chooses the kernel's own derivatives if they exist and agree with its predictions, otherwise differences.
 
     Args:
         model: A GPy model.
-        offset: What is added to the variance.
-        z: From rows ``(n, d)`` to ``(n,)``, what GPy predicts.
+        offset: Constant that is added to the variance.
+        z: GPy's predictions, a function from rows ``(n, d)`` to ``(n,)``.
     """
     rows = np.array(model.X)
     spread = rows.std(axis=0)
     spread = np.where(spread > 0, spread, 1.0)
     differences = Differences(z, _STEP * spread)
-    # Between the training rows: on them, kernels that are not smooth have no derivative.
+    # Between the training rows, because kernels that are not smooth have no derivative on them.
     tried = rows[:_TRIED_ROWS] + 0.1 * spread * np.random.default_rng(0).standard_normal(rows[:_TRIED_ROWS].shape)
     try:
         analytic = Analytic(model, offset)
-        found = analytic(tried, np.ones_like)
-    except Exception:  # what a kernel raises that has no derivatives is up to whoever wrote it
+        derivatives = analytic(tried, np.ones_like)
+    except Exception:  # kernels without derivatives raise any type
         return differences
     expected = differences(tried, np.ones_like)
-    close = np.allclose(found, expected, rtol=1e-4, atol=1e-5 * float(np.abs(expected).max()))
+    close = np.allclose(derivatives, expected, rtol=1e-4, atol=1e-5 * float(np.abs(expected).max()))
     return analytic if close else differences

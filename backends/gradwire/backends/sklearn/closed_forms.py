@@ -1,7 +1,7 @@
-"""Which estimators have gradients in closed form, and why others have none.
+"""Table of the estimators that have gradients in closed form, and the reasons for others.
 
-By exact type: a subclass of the owner's may predict otherwise. Pipelines and searches are looked through: what is asked
-about is their last step, behind the transformers in front of it.
+Estimators are looked up by exact type: an owner's subclass may predict otherwise. Pipelines and searches are resolved to
+their last step, behind its transformers.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ SEARCHES = (GridSearchCV, RandomizedSearchCV)
 
 @dataclass(frozen=True)
 class Rule:
-    """How an estimator's gradients come about.
+    """Closed form of one type of estimators.
 
     Attributes:
-        kind: Whether ``function`` gives scores whose softmax are the probabilities, scores and no more, or values.
-        function: Of the fitted last step.
-        layer_names: Of the last step, fitted or not, the output last.
-        hidden_layers: Of the fitted last step.
+        kind: Result of ``function``: scores whose softmax are the probabilities, scores without probabilities, or values.
+        function: Makes the function of the fitted last step.
+        layer_names: Lists the layers of the last step, fitted or not, the output last.
+        hidden_layers: Makes the functions of the fitted last step's hidden layers.
     """
 
     kind: Literal["softmax", "scores", "values"]
@@ -44,7 +44,7 @@ class Rule:
 
 
 def rule_of(estimator: Any, nb_classes: int) -> Rule | str:
-    """The rule for an estimator, fitted or not; or why it has no gradients, as the end of a sentence."""
+    """The rule for an estimator, fitted or not; or the reason for having no gradients, as the end of a sentence."""
     transformers, last = _steps(estimator)
     for transformer in transformers:
         if not scalers.is_differentiable(transformer):
@@ -58,9 +58,9 @@ def form_of(estimator: Any, rule: Rule, logits: bool) -> ClosedForm:
     """The closed form of a fitted estimator.
 
     Args:
-        estimator: What ``rule`` is of.
-        rule: From `rule_of`.
-        logits: Whether outputs are log probabilities instead of probabilities.
+        estimator: The estimator.
+        rule: Its rule, from `rule_of`.
+        logits: If true, outputs are log probabilities instead of probabilities.
     """
     transformers, last = _steps(estimator)
     before = [scalers.function(transformer) for transformer in transformers]
@@ -83,18 +83,18 @@ def layer_names(estimator: Any, rule: Rule) -> list[str]:
 
 
 def is_balanced(estimator: Any) -> bool:
-    """Whether the loss in training weighed classes by how many rows they had."""
+    """True if the training loss weighed classes by their numbers of rows."""
     return getattr(_steps(estimator)[1], "class_weight", None) == "balanced"
 
 
 def path(estimator: Any) -> str:
-    """The names of what rows go through."""
+    """Names of the transformers and of the last step, in order."""
     transformers, last = _steps(estimator)
     return ", ".join(_name(step) for step in (*transformers, last))
 
 
 def _steps(estimator: Any) -> tuple[list[Any], Any]:
-    """The transformers in front, and the last step; of a search that has been fitted, those of the best estimator."""
+    """The transformers and the last step; for a fitted search, those of the best estimator."""
     if type(estimator) in SEARCHES:
         return _steps(getattr(estimator, "best_estimator_", estimator.estimator))
     if type(estimator) is linear_model.RANSACRegressor:
@@ -115,9 +115,9 @@ def _steps(estimator: Any) -> tuple[list[Any], Any]:
 
 
 def _class_weight(model: Any) -> Array:
-    """Of the fitted classes, ``(k,)``: a dictionary weighs a row's loss by its label, as in training.
+    """Weights of the fitted classes, ``(k,)``: a dictionary weighs a row's loss by its label, as in training.
 
-    Of ``"balanced"`` a fitted model keeps no weights; they are 1 then, as in ART.
+    A model fitted with ``"balanced"`` does not keep its weights; they are 1 then, as in ART.
     """
     given = getattr(model, "class_weight", None)
     weights = given if isinstance(given, Mapping) else {}
@@ -125,7 +125,7 @@ def _class_weight(model: Any) -> Array:
 
 
 def _logistic(model: Any, nb_classes: int) -> Rule | None:
-    # Before scikit-learn 1.8, one-vs-rest could be asked for, and liblinear knew nothing else.
+    # Before scikit-learn 1.8, one-vs-rest was an option, and liblinear's only one.
     if getattr(model, "multi_class", "deprecated") not in ("deprecated", "auto"):
         return None
     if model.solver == "liblinear" and nb_classes > 2:
@@ -159,7 +159,7 @@ def _tweedie(model: Any, nb_classes: int) -> Rule | None:
 
 
 def _linear_models(names: str) -> tuple[type, ...]:
-    """Those that the installed scikit-learn still, or already, has."""
+    """The classes among these names that the installed scikit-learn has."""
     return tuple(getattr(linear_model, name) for name in names.split() if hasattr(linear_model, name))
 
 
@@ -210,7 +210,7 @@ _TREES: tuple[type, ...] = (
     ensemble.HistGradientBoostingClassifier,
     ensemble.HistGradientBoostingRegressor,
 )
-_OF_TREES_UNLESS_SAID: tuple[type, ...] = (
+_TREES_BY_DEFAULT: tuple[type, ...] = (
     ensemble.AdaBoostClassifier,
     ensemble.AdaBoostRegressor,
     ensemble.BaggingClassifier,
@@ -227,26 +227,26 @@ _NEIGHBOURS: tuple[type, ...] = (
 def _why_not(last: Any) -> str:
     name = _name(last)
     if _is_made_of_trees(last):
-        return f"{name} is made of trees, whose outputs are constant between thresholds: the gradient is 0 or not there"
+        return f"{name} is made of trees, whose outputs are constant between thresholds: the gradient is 0 or undefined"
     if type(last) in _NEIGHBOURS and last.weights == "uniform":
-        return f"{name} counts neighbours, so that its outputs are constant between jumps: the gradient is 0 or not there"
+        return f"{name} counts neighbours, so that its outputs are constant between jumps: the gradient is 0 or undefined"
     if isinstance(last, (dummy.DummyClassifier, dummy.DummyRegressor)):
-        return f"{name} does not look at its inputs"
+        return f"{name} ignores its inputs"
     if isinstance(last, naive_bayes.BernoulliNB):
-        return f"{name} makes its inputs 0 or 1 first: the gradient is 0 or not there; binarize=None takes them as they are"
+        return f"{name} makes its inputs 0 or 1 first: the gradient is 0 or undefined; binarize=None takes them unchanged"
     if isinstance(last, naive_bayes.CategoricalNB):
         return f"{name} takes categories, which have no gradient"
     return f"{name} has no gradient in closed form here"
 
 
 def _is_made_of_trees(estimator: Any) -> bool:
-    if type(estimator) in _OF_TREES_UNLESS_SAID:
+    if type(estimator) in _TREES_BY_DEFAULT:
         return estimator.estimator is None or _is_made_of_trees(_steps(estimator.estimator)[1])
     return isinstance(estimator, _TREES)
 
 
 def instead(estimator: Any) -> str:
-    """What a caller can do who meets a model without gradients."""
+    """Advice to callers of a model without gradients."""
     if is_classifier(estimator):
         return "attacks that need predictions alone work, such as HopSkipJump, Boundary or ZOO"
     return "attacks that need predictions alone work"

@@ -29,7 +29,8 @@ class DiagonalNormals:
     constants: Array
 
     def __call__(self, x: Array) -> Array:
-        # Class by class: expanded into products of matrices, squares would cancel where a variance is next to nothing.
+        """Scores ``(n, k)``."""
+        # Class by class: expanded into products of matrices, squares would cancel for variances close to 0.
         scores = np.empty((len(x), len(self.means)))
         for c, (mean, precision) in enumerate(zip(self.means, self.precisions, strict=True)):
             away = x - mean
@@ -40,6 +41,8 @@ class DiagonalNormals:
         return scores
 
     def vjp(self, x: Array) -> tuple[Array, Pull]:
+        """As in `Differentiable`."""
+
         def pull(cotangent: Array) -> Array:
             gradient = times(cotangent, self.precisions * self.means)
             gradient -= beside(x, cotangent) * times(cotangent, self.precisions)
@@ -54,7 +57,7 @@ class Normals:
 
     Attributes:
         means: ``m (k, d)``.
-        roots: For each class ``R_c (d, r)``, where r is its rank.
+        roots: For each class ``R_c (d, r)`` of rank r.
         constants: ``a (k,)``.
     """
 
@@ -63,9 +66,11 @@ class Normals:
     constants: Array
 
     def __call__(self, x: Array) -> Array:
+        """Scores ``(n, k)``."""
         return self._scores(self._whitened(x))
 
     def vjp(self, x: Array) -> tuple[Array, Pull]:
+        """As in `Differentiable`."""
         whitened = self._whitened(x)
 
         def pull(cotangent: Array) -> Array:
@@ -94,7 +99,7 @@ def naive_bayes(model: Any) -> Differentiable:
 
 
 def quadratic_discriminants(model: Any) -> Differentiable:
-    """Joint log probabilities of a fitted QuadraticDiscriminantAnalysis, but for a constant."""
+    """Joint log probabilities of a fitted QuadraticDiscriminantAnalysis, up to a constant."""
     roots = tuple(np.asarray(r, np.float64) / np.sqrt(s) for r, s in zip(model.rotations_, model.scalings_, strict=True))
     with np.errstate(divide="ignore"):
         log_priors = np.log(np.asarray(model.priors_, np.float64))

@@ -1,8 +1,8 @@
-"""Functions of rows that know how to pull gradients back, and the losses of their values.
+"""Differentiable functions of rows with their vector-Jacobian products, and losses of their values.
 
 A fitted model is written as a `chain` of such functions, scalers first, and its gradients follow from the chain rule.
-Every function here and in the files beside it (`sklearn_kernels`, `sklearn_densities`, `sklearn_networks`,
-`sklearn_scalers`) takes all rows at once and computes each row by itself.
+Every function here and in the files beside it (`kernels`, `densities`, `perceptrons`, `scalers`) takes all rows together
+and computes each row independently.
 
 Losses are of *terms*, which are again such a function ``g`` of the rows:
 
@@ -28,9 +28,9 @@ from gradwire.backends.backend import Array
 from gradwire.backends.errors import InvalidLayer
 
 Pull: TypeAlias = Callable[[Array], Array]
-"""From one cotangent a row, ``(n, k)``, to the gradient of ``sum_c cotangent_c * output_c``, ``(n, d)``.
+"""Function from one cotangent a row, ``(n, k)``, to the gradient of ``sum_c cotangent_c * output_c``, ``(n, d)``.
 
-It also takes several cotangents a row, ``(n, c, k)``, and then gives ``(n, c, d)``. It writes into neither.
+It also takes several cotangents a row, ``(n, c, k)``, and then returns ``(n, c, d)``. It does not write into its argument.
 """
 
 
@@ -42,26 +42,27 @@ class Differentiable(Protocol):
         ...
 
     def vjp(self, x: Array) -> tuple[Array, Pull]:
-        """Outputs ``(n, k)``, and what pulls their cotangents back to ``x``. Raises InvalidValue where there is no gradient."""
+        """Outputs ``(n, k)``, and the function from their cotangents to gradients. Raises InvalidValue if none exists."""
         ...
 
 
 def jacobian(outputs: Array, pull: Pull) -> Array:
-    """``d output_c / dx``, ``(n, k, d)``."""
+    """Jacobian ``d output_c / dx``, ``(n, k, d)``."""
     n, k = outputs.shape
-    # In full, not broadcast: rows of k numbers are slow to walk where the axis before them has no length in memory.
+    # A copy instead of a broadcast: products walk rows of k numbers slowly if the axis before them has stride 0.
     return pull(np.tile(np.eye(k), (n, 1, 1)))
 
 
 def beside(values: Array, cotangent: Array) -> Array:
-    """Values ``(n, k)`` with an axis for several cotangents a row, if there are several."""
+    """Values ``(n, k)``, or ``(n, 1, k)`` for a cotangent with several vectors a row."""
     return values if cotangent.ndim == 2 else values[:, None]
 
 
 def inner(values: Array, cotangent: Array) -> Array:
-    """``sum_c values_c * cotangent_c``, with an axis of size 1 in its place: for values ``(n, k)`` and one cotangent or several.
+    """Inner product ``sum_c values_c * cotangent_c``, with the last axis kept, for one cotangent a row or several.
 
-    As products of matrices: of 128 rows with 10 cotangents of 10 numbers, a sum along the last axis takes 4 times as long.
+    Computed as a product of matrices: for 128 rows with 10 cotangents of 10 numbers, a sum along the last axis takes 4 times
+    as long.
     """
     if cotangent.ndim == 2:
         product: Array = np.einsum("nk,nk->n", values, cotangent)[:, None]
@@ -71,7 +72,7 @@ def inner(values: Array, cotangent: Array) -> Array:
 
 
 def times(cotangent: Array, matrix: Array) -> Array:
-    """``cotangent @ matrix`` for one cotangent a row or several, in one product of matrices."""
+    """Product ``cotangent @ matrix`` for one cotangent a row or several, in one product of matrices."""
     if cotangent.ndim == 2:
         product: Array = cotangent @ matrix
         return product
@@ -81,16 +82,18 @@ def times(cotangent: Array, matrix: Array) -> Array:
 
 @dataclass(frozen=True)
 class Chain:
-    """One function after the other; at least one. Made by `chain`."""
+    """Composition of at least one function, the first of them applied first. Made by `chain`."""
 
     functions: tuple[Differentiable, ...]
 
     def __call__(self, x: Array) -> Array:
+        """Outputs of the last function."""
         for function in self.functions:
             x = function(x)
         return x
 
     def vjp(self, x: Array) -> tuple[Array, Pull]:
+        """As in `Differentiable`."""
         pulls = []
         for function in self.functions:
             x, pull = function.vjp(x)
@@ -105,7 +108,7 @@ class Chain:
 
 
 def chain(*functions: Differentiable) -> Differentiable:
-    """The functions one after the other."""
+    """Composes functions, the first of them applied first."""
     flat: list[Differentiable] = []
     for function in functions:
         flat += function.functions if isinstance(function, Chain) else (function,)
@@ -114,17 +117,19 @@ def chain(*functions: Differentiable) -> Differentiable:
 
 @dataclass(frozen=True)
 class Affine:
-    """``x W^T + b`` with weights ``W (k, d)`` and intercept ``b (k,)``."""
+    """Affine map ``x W^T + b`` with weights ``W (k, d)`` and intercept ``b (k,)``."""
 
     weights: Array
     intercept: Array
 
     def __call__(self, x: Array) -> Array:
+        """Outputs ``(n, k)``."""
         scores: Array = x @ self.weights.T
         scores += self.intercept
         return scores
 
     def vjp(self, x: Array) -> tuple[Array, Pull]:
+        """As in `Differentiable`."""
         return self(x), self._pull
 
     def _pull(self, cotangent: Array) -> Array:
@@ -133,20 +138,22 @@ class Affine:
 
 @dataclass(frozen=True)
 class Elementwise:
-    """The same function of every number.
+    """One function applied to every number.
 
     Attributes:
-        function: From inputs to outputs.
-        slope: From outputs to the function's slope there.
+        function: Function from inputs to outputs.
+        slope: Its derivative, as a function of the outputs.
     """
 
     function: Callable[[Array], Array]
     slope: Callable[[Array], Array]
 
     def __call__(self, x: Array) -> Array:
+        """Outputs in the shape of ``x``."""
         return self.function(x)
 
     def vjp(self, x: Array) -> tuple[Array, Pull]:
+        """As in `Differentiable`."""
         outputs = self.function(x)
 
         def pull(cotangent: Array) -> Array:
@@ -164,12 +171,14 @@ RELU = Elementwise(lambda x: np.maximum(x, 0), lambda y: y > 0)
 
 @dataclass(frozen=True)
 class LogSoftmax:
-    """``log p = log softmax(s)``; ``d log p_c = ds_c - sum_j p_j ds_j``."""
+    """Logarithm of the softmax, ``log p = log softmax(s)``; ``d log p_c = ds_c - sum_j p_j ds_j``."""
 
     def __call__(self, x: Array) -> Array:
+        """Log probabilities ``(n, k)``."""
         return log_softmax(x)
 
     def vjp(self, x: Array) -> tuple[Array, Pull]:
+        """As in `Differentiable`."""
         log_p = log_softmax(x)
 
         def pull(cotangent: Array) -> Array:
@@ -182,13 +191,15 @@ class LogSoftmax:
 
 @dataclass(frozen=True)
 class Softmax:
-    """``p = softmax(s)``; ``dp_c = p_c (ds_c - sum_j p_j ds_j)``."""
+    """Softmax ``p = softmax(s)``; ``dp_c = p_c (ds_c - sum_j p_j ds_j)``."""
 
     def __call__(self, x: Array) -> Array:
+        """Probabilities ``(n, k)``."""
         probabilities: Array = np.exp(log_softmax(x))
         return probabilities
 
     def vjp(self, x: Array) -> tuple[Array, Pull]:
+        """As in `Differentiable`."""
         p = self(x)
 
         def pull(cotangent: Array) -> Array:
@@ -200,7 +211,7 @@ class Softmax:
 
 
 def log_softmax(scores: Array) -> Array:
-    """``log softmax`` along the classes, finite for all finite scores ``(n, k)``."""
+    """Logarithm of the softmax along the classes, finite for all finite scores ``(n, k)``."""
     shifted = scores - scores.max(axis=1, keepdims=True)
     logs: Array = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return logs
@@ -220,43 +231,47 @@ class Loss(Protocol):
 
 @dataclass(frozen=True)
 class NegatedTerms:
-    """``-sum_c w_c t_c g_c`` with class weights ``w (k,)``."""
+    """Negated terms of the label, ``-sum_c w_c t_c g_c`` with class weights ``w (k,)``."""
 
     class_weight: Array
 
     def __call__(self, terms: Array, targets: Array) -> Array:
-        # What has no probability at all is minus infinity, and a target of 0 times that would be NaN.
+        """The loss of each row, ``(n,)``."""
+        # The logarithm of a probability of 0 is minus infinity, and a target of 0 times that would be NaN.
         finite = np.maximum(terms, -np.finfo(np.float64).max)
         loss: Array = -(self.class_weight * targets * finite).sum(axis=1)
         return loss
 
     def cotangent(self, terms: Array, targets: Array) -> Array:
+        """Gradient of the loss with respect to the terms, ``(n, k)``."""
         return -self.class_weight * targets
 
 
 @dataclass(frozen=True)
 class SquaredError:
-    """``sum_c (g_c - t_c)^2 / k``."""
+    """Mean squared error, ``sum_c (g_c - t_c)^2 / k``."""
 
     def __call__(self, terms: Array, targets: Array) -> Array:
+        """The loss of each row, ``(n,)``."""
         loss: Array = ((terms - targets) ** 2).mean(axis=1)
         return loss
 
     def cotangent(self, terms: Array, targets: Array) -> Array:
+        """Gradient of the loss with respect to the terms, ``(n, k)``."""
         gradient: Array = (2 / terms.shape[1]) * (terms - targets)
         return gradient
 
 
 @dataclass(frozen=True)
 class ClosedForm:
-    """What a fitted model's gradients are gradients of.
+    """Differentiable outputs and loss of a fitted model.
 
     Attributes:
-        outputs: What class gradients are taken of; one output a fitted class, or one a target.
-        terms: What the loss is of.
-        terms_of_outputs: Terms ``(n, k)`` from outputs ``(n, k)``.
-        loss: Of the terms of each row.
-        layers: What layers put out, by name, in their order; the last of them is ``outputs``.
+        outputs: The function of class gradients; one output a fitted class, or one a target.
+        terms: The function whose values the loss takes.
+        terms_of_outputs: Function from outputs ``(n, k)`` to terms ``(n, k)``.
+        loss: Loss of the terms of each row.
+        layers: Functions of the layers' outputs, by name, in their order; the last of them is ``outputs``.
     """
 
     outputs: Differentiable
@@ -272,31 +287,31 @@ class ClosedForm:
             raise InvalidLayer(f"layer {layer!r}: this scikit-learn model has no layers; leave it out for the outputs")
         if isinstance(layer, str):
             if layer not in self.layers:
-                raise InvalidLayer(f"there is no layer {layer!r}; there are {', '.join(names)}")
+                raise InvalidLayer(f"the model has no layer {layer!r}; its layers are {', '.join(names)}")
             return self.layers[layer]
         if not -len(names) <= layer < len(names):
-            raise InvalidLayer(f"layer index {layer} is out of range; there are {len(names)} layers: {', '.join(names)}")
+            raise InvalidLayer(f"layer index {layer} is out of range; the model has {len(names)} layers: {', '.join(names)}")
         return self.layers[names[layer]]
 
 
 def of_probabilities(scores: Differentiable, class_weight: Array) -> ClosedForm:
-    """Outputs ``softmax(scores)``; the loss is cross-entropy."""
+    """Closed form with outputs ``softmax(scores)`` and cross-entropy as the loss."""
     return ClosedForm(chain(scores, Softmax()), chain(scores, LogSoftmax()), _log, NegatedTerms(class_weight))
 
 
 def of_log_probabilities(scores: Differentiable, class_weight: Array) -> ClosedForm:
-    """Outputs ``log softmax(scores)``; the loss is cross-entropy."""
+    """Closed form with outputs ``log softmax(scores)`` and cross-entropy as the loss."""
     log_p = chain(scores, LogSoftmax())
     return ClosedForm(log_p, log_p, log_softmax, NegatedTerms(class_weight))
 
 
 def of_scores(scores: Differentiable, nb_classes: int) -> ClosedForm:
-    """Outputs are the scores; the loss is the negated score of the label."""
+    """Closed form with the scores as outputs and the negated score of the label as the loss."""
     return ClosedForm(scores, scores, np.asarray, NegatedTerms(np.ones(nb_classes)))
 
 
 def of_values(values: Differentiable) -> ClosedForm:
-    """Outputs are numbers; the loss is the squared error."""
+    """Closed form with numbers as outputs and the squared error as the loss."""
     return ClosedForm(values, values, np.asarray, SquaredError())
 
 

@@ -23,15 +23,18 @@ _NAMES = {"linear": "linear", "rbf": "rbf", "poly": "poly", "polynomial": "poly"
 
 @dataclass(frozen=True)
 class KernelSums:
-    """``s_c = sum_i A_ci k(x, v_i) + b_c`` over support vectors v.
+    """Sums of kernels ``s_c = sum_i A_ci k(x, v_i) + b_c`` over support vectors v.
 
     ``k`` is libsvm's, with ``u = gamma <x, v> + coef0``: rbf ``exp(-gamma |x - v|^2)``, poly ``u^degree``, sigmoid
     ``tanh(u)``.
 
     Attributes:
         kernel: ``rbf``, ``poly`` or ``sigmoid``.
+        gamma: Factor of the kernel's argument.
+        coef0: Constant in the kernel's argument; not used by rbf.
+        degree: Exponent of poly.
         support_vectors: ``(m, d)``, less ``centre``.
-        centre: ``(d,)``. The rbf kernel is computed from norms, which cancel the better the nearer they are to 0.
+        centre: ``(d,)``. The rbf kernel is computed from norms, and small norms lose fewer digits to cancellation.
         squared_norms: ``(m,)``, of the support vectors.
         coefficients: ``A (k, m)``.
         intercept: ``b (k,)``.
@@ -48,10 +51,12 @@ class KernelSums:
     intercept: Array
 
     def __call__(self, x: Array) -> Array:
+        """Scores or values ``(n, k)``."""
         u = self._argument(x - self.centre)
         return self._sums(self._values(u))
 
     def vjp(self, x: Array) -> tuple[Array, Pull]:
+        """As in `Differentiable`."""
         x = x - self.centre
         u = self._argument(x)
         values = self._values(u)
@@ -80,7 +85,7 @@ class KernelSums:
         return sums
 
     def _argument(self, x: Array) -> Array:
-        """What the kernel's outer function is applied to, ``(n, m)``."""
+        """Argument of the kernel's outer function, ``(n, m)``."""
         products: Array = x @ self.support_vectors.T
         if self.kernel == "rbf":
             squared = (x * x).sum(axis=1)[:, None] - 2 * products + self.squared_norms
@@ -94,7 +99,7 @@ class KernelSums:
         return values
 
     def _slopes(self, u: Array, values: Array) -> Array:
-        """``(n, m)``: the gradient of ``k(x, v)`` is the slope times ``v - x`` for rbf, times ``v`` for the others."""
+        """Slopes ``(n, m)``: the gradient of ``k(x, v)`` is the slope times ``v - x`` for rbf, times ``v`` otherwise."""
         if self.kernel == "rbf":
             outer = 2 * values
         elif self.kernel == "poly":
@@ -106,7 +111,7 @@ class KernelSums:
 
 
 def has_gradient(kernel: Any, degree: float) -> bool:
-    """Whether a kernel is one of those above; the owner may have given a function of his own."""
+    """True for the kernels above; the owner's estimator may have a function of its own instead."""
     return isinstance(kernel, str) and kernel in _NAMES and float(degree).is_integer()
 
 
@@ -130,7 +135,7 @@ def ridge(model: Any) -> Differentiable:
 
 
 def _machine(model: Any, coefficients: Array, intercept: Array) -> Differentiable:
-    # What "scale" and "auto" came to; there is no public name for it.
+    # The value computed for "scale" or "auto", which has no public name.
     return _sums(model, float(model._gamma), dense(model.support_vectors_), coefficients, intercept)
 
 

@@ -1,4 +1,4 @@
-"""Linear models: scores and values that are ``x W^T + b``, whatever they were fitted to.
+"""Linear models: scores and values of the form ``x W^T + b``.
 
 Shapes: d features, k classes or targets; all float64.
 """
@@ -14,7 +14,7 @@ from gradwire.backends.sklearn.gradients import EXP, LOG_LOGISTIC, Affine, Diffe
 
 
 def dense(matrix: Any) -> Array:
-    """scikit-learn keeps sparse what it was fitted on sparse, or has been sparsified."""
+    """Dense float64 copy of a matrix, which scikit-learn keeps sparse after a fit on sparse rows or ``sparsify``."""
     return np.asarray(matrix.toarray() if hasattr(matrix, "toarray") else matrix, np.float64)
 
 
@@ -63,13 +63,13 @@ def counts(model: Any) -> Differentiable:
 
 
 def complements(model: Any) -> Differentiable:
-    """Scores of a ComplementNB, which only knows of priors where there is a single class."""
+    """Scores of a ComplementNB, which uses priors only if it has a single class."""
     weights = np.asarray(model.feature_log_prob_, np.float64)
     return Affine(weights, np.zeros(len(weights)))
 
 
 def bits(model: Any) -> Differentiable:
-    """Joint log probabilities of a BernoulliNB that takes its inputs as they are."""
+    """Joint log probabilities of a BernoulliNB that does not binarise its inputs."""
     log_p = np.asarray(model.feature_log_prob_, np.float64)
     log_not_p = np.log(1 - np.exp(log_p))
     return Affine(log_p - log_not_p, np.asarray(model.class_log_prior_, np.float64) + log_not_p.sum(axis=1))

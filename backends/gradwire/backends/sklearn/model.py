@@ -1,15 +1,16 @@
-"""scikit-learn: any classifier or regressor predicts and fits; those with a closed form have gradients (see `sklearn_forms`).
+"""scikit-learn models: any classifier or regressor predicts and fits; those with a closed form have gradients.
 
-Columns of outputs are class indices 0 to ``nb_classes - 1``. Classes of a fitted model that are whole numbers in that range
-are their own columns, so that a model fitted on some of the classes answers 0 (a logit of minus infinity) for the others;
-classes of any other kind, strings say, take columns in the order of ``classes_``. `SklearnModel.fit` fits on indices.
+The closed forms are listed in `closed_forms`. Columns of outputs are class indices 0 to ``nb_classes - 1``. Classes of a
+fitted model that are whole numbers in that range are their own columns, so that a model fitted on some of the classes answers
+0 (a logit of minus infinity) for the others; classes of any other kind, such as strings, take columns in the order of
+``classes_``. `SklearnModel.fit` fits on indices.
 
-What ``predict`` gives follows ART: ``predict_proba``, or one-hot rows of ``predict`` where there is none. The key ``output:
-logits`` asks for log probabilities instead, and for the scores of what only scores, a support vector machine say. Gradients
-and losses of such a model are always those of its scores (see `sklearn_gradients`): labels have no gradient, and libsvm's
-probabilities come from an iteration that stops early (0.002 off its own sigmoid for two classes of digits).
+As in ART, outputs are those of ``predict_proba``, or one-hot rows of ``predict`` if the estimator has no probabilities. With
+the key ``output: logits``, outputs are log probabilities instead, or the scores of estimators that only score, such as support
+vector machines. Gradients and losses of these are always those of the scores (see `gradients`): labels have no gradient, and
+libsvm's probabilities come from an iteration that stops early (0.002 off its own sigmoid for two classes of digits).
 
-A fitted estimator is never changed: a fit takes a clone, so a snapshot is a reference.
+A fitted estimator is never changed: a fit works on a clone, so that a snapshot is a reference.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from gradwire.backends.sklearn.state import State, kind_of, state_of
 
 
 class Config(ModelConfig):
-    """The keys of every model. ``weights`` holds a whole estimator: .skops, or .pkl or .joblib with ``trust_pickle``."""
+    """Keys of a scikit-learn model. ``weights`` is a whole estimator: .skops, or .pkl or .joblib with ``trust_pickle``."""
 
     factory: ObjectRef
     """The owner's code; called without positional arguments, returns the estimator, fitted or not."""
@@ -41,10 +42,10 @@ class Config(ModelConfig):
 
 
 def load(config: Config) -> SklearnModel:
-    """Loads the estimator that the factory returns, or its fitted likeness from ``weights``.
+    """Loads the estimator that the factory returns, or a fitted one of its type from ``weights``.
 
     Raises:
-        ModelConfigError: ``factory``, ``weights``, ``output``, ``input_shape``, ``nb_classes`` or ``device`` does not fit.
+        ModelConfigError: ``factory``, ``weights``, ``output``, ``input_shape``, ``nb_classes`` or ``device`` is wrong.
     """
     if config.device != "cpu":
         raise ModelConfigError("device", f"{config.device!r}; scikit-learn runs on the cpu")
@@ -52,24 +53,24 @@ def load(config: Config) -> SklearnModel:
     is_right = is_classifier if config.task == "classification" else is_regressor
     if not isinstance(estimator, BaseEstimator) or not is_right(estimator):
         raise ModelConfigError(
-            "factory", f"gave {type(estimator).__name__}; task {config.task} needs a scikit-learn estimator of it"
+            "factory", f"returned {type(estimator).__name__}; task {config.task} needs a scikit-learn estimator for it"
         )
     if isinstance(estimator, (ClassifierChain, MultiOutputClassifier)):
         raise ModelConfigError(
-            "factory", f"gave {type(estimator).__name__}, which gives a row several labels; expected one class a row"
+            "factory", f"returned {type(estimator).__name__}, which gives a row several labels; expected one class a row"
         )
     if isinstance(estimator, closed_forms.SEARCHES) and not estimator.refit:
-        raise ModelConfigError("factory", f"gave {type(estimator).__name__} with refit=False, which keeps no model; set refit")
+        raise ModelConfigError("factory", f"returned {type(estimator).__name__} with refit=False, which keeps no model; set refit")
     if config.weights is not None:
         estimator = _same_type(estimator, weights.read(config.weights, config.trust_pickle, config.trust_types))
     return (Classifier if config.task == "classification" else Regressor)(estimator, config)
 
 
 class SklearnModel(ABC):
-    """What classifiers and regressors share: everything but their outputs and labels.
+    """Base of classifiers and regressors: everything but their outputs and labels.
 
-    An operation that an estimator does not allow is None on the instance: all gradients where there is no closed form,
-    products with the Jacobian of outputs where ``predict`` gives something else than what has gradients.
+    An operation that an estimator does not allow is None on the instance: all gradients without a closed form, and products
+    with the Jacobian of outputs if ``predict`` returns other values than those with gradients.
 
     Args:
         estimator: Fitted or not; it is not written to.
@@ -88,39 +89,39 @@ class SklearnModel(ABC):
         self._kind = kind_of(estimator, config)
         self.output_kind = self._kind.outputs
         self._take(state_of(estimator, config))
-        # Whether predict gives what class gradients are gradients of.
+        # True if class gradients are gradients of predict's outputs.
         self._smooth = self._kind.gradients_of not in (None, "scores") or self._kind[:2] == ("logits", "scores")
-        for operation in self._not_there():
+        for operation in self._missing():
             setattr(self, operation, None)
 
     @abstractmethod
     def predict(self, x: Array, *, training_mode: bool) -> Array:
-        """``(n, C)``."""
+        """Outputs ``(n, C)``."""
 
     def loss(self, x: Array, y: Array, *, training_mode: bool) -> Array:
-        """``(n,)``; see `sklearn_gradients`. Raises InvalidLabel for a class that the model was not fitted on."""
+        """The loss of each row, ``(n,)``; see `gradients`. Raises InvalidLabel for a class that is not fitted."""
         state, form, rows = self._differentiable(x)
         terms = form.terms(rows)
         return form.loss(terms, self._targets(state, y, terms.shape[1]))
 
     def loss_from_predictions(self, predictions: Array, y: Array) -> Array:
-        """``(n,)`` for outputs ``(n, C)``."""
+        """The loss of each row of outputs ``(n, C)``, ``(n,)``."""
         form = self._form(state := self._fitted_state())
         terms = form.terms_of_outputs(self._of_classes(state, predictions))
         return form.loss(terms, self._targets(state, y, terms.shape[1]))
 
     def loss_divisor(self, y: Array) -> float:
-        """The number of rows."""
+        """Number of rows."""
         return float(len(y))
 
     def loss_gradient(self, x: Array, y: Array, *, training_mode: bool) -> Array:
-        """In the shape of ``x``, float64. Raises as `loss`."""
+        """Gradient of the summed loss in the shape of ``x``, float64. Raises as `loss`."""
         state, form, rows = self._differentiable(x)
         terms, pull = form.terms.vjp(rows)
         return pull(form.loss.cotangent(terms, self._targets(state, y, terms.shape[1]))).reshape(x.shape)
 
     def class_gradient(self, x: Array, label: Array | None, *, training_mode: bool) -> Array:
-        """``(n, C, *input_shape)``, or ``(n, 1, *input_shape)`` for one label a row; 0 for classes that were not fitted."""
+        """Class gradients ``(n, C, *input_shape)``, or ``(n, 1, *input_shape)`` for one label a row; 0 for unfitted classes."""
         state, form, rows = self._differentiable(x)
         outputs, pull = form.outputs.vjp(rows)
         if label is not None:
@@ -129,7 +130,7 @@ class SklearnModel(ABC):
         return gradients.reshape(*gradients.shape[:2], *x.shape[1:])
 
     def activations(self, x: Array, layer: str | int, *, training_mode: bool) -> Array:
-        """``(n, units)``, after the activation function; the last layer is what ``predict`` gives."""
+        """Outputs of a layer after its activation function, ``(n, units)``; the last layer is ``predict``'s outputs."""
         _, form, rows = self._differentiable(x)
         function = form.layer(layer)
         return self.predict(x, training_mode=training_mode) if function is form.outputs else function(rows)
@@ -142,11 +143,11 @@ class SklearnModel(ABC):
         by_column = function is form.outputs and not state.all_columns
         expected = (len(x), self._config.nb_classes if by_column else activations.shape[1])
         if cotangent.shape != expected:
-            raise InvalidShape(f"cotangent has shape {cotangent.shape}; expected {expected}, as layer {layer!r} puts out")
+            raise InvalidShape(f"cotangent has shape {cotangent.shape}; expected {expected}, the outputs of layer {layer!r}")
         return pull(cotangent[:, state.columns] if by_column else cotangent).reshape(x.shape)
 
     def fit(self, x: Array, y: Array) -> None:
-        """Fits a clone of the estimator on all rows, and takes it if that succeeds.
+        """Fits a clone of the estimator on all rows, and replaces the estimator with it on success.
 
         Args:
             x: ``(n, *input_shape)``.
@@ -154,7 +155,7 @@ class SklearnModel(ABC):
 
         Raises:
             InvalidLabel: A row of labels is soft.
-            Unsupported: A search found an estimator that cannot give what this model does.
+            Unsupported: A search found an estimator of another kind than this model.
         """
         if self._config.task == "classification":
             y = _hard(y)
@@ -164,17 +165,17 @@ class SklearnModel(ABC):
         estimator.fit(x.reshape(len(x), -1), y)
         if not self._can_become(estimator):
             raise Unsupported(
-                f"the best estimator found is {closed_forms.path(estimator)}, which cannot give what the model gives: "
+                f"the best estimator found is {closed_forms.path(estimator)}, which lacks outputs or gradients of the model: "
                 f"{', '.join(filter(None, self._kind[:2]))}"
             )
         self._take(state_of(estimator, self._config))
 
     def snapshot(self) -> State:
-        """The estimator as it is."""
+        """The current estimator and its state."""
         return self._state
 
     def rollback(self, snapshot: State) -> None:
-        """Takes the estimator that was."""
+        """Returns to the estimator of ``snapshot``."""
         self._take(snapshot)
 
     def save(self, path: Path) -> None:
@@ -182,23 +183,23 @@ class SklearnModel(ABC):
         weights.save(self._state.estimator, path, self._config.trust_types)
 
     def restore(self, path: Path) -> None:
-        """Takes the estimator from a .skops file. Raises ModelConfigError if it is not one of the same type and sizes."""
+        """Loads the estimator from a .skops file. Raises ModelConfigError if its type or sizes differ."""
         before = self._state.estimator
         estimator = _same_type(before, weights.read_saved(path, self._config.trust_types))
         if not self._can_become(estimator):
-            raise ModelConfigError("weights", f"{path} holds a {type(before).__name__} that cannot give what this one does")
+            raise ModelConfigError("weights", f"{path} holds a {type(before).__name__} without this model's outputs or gradients")
         self._take(state_of(estimator, self._config))
 
     def untrained_clone(self) -> SklearnModel:
-        """A model with the same hyperparameters, not fitted."""
+        """Makes a model with the same hyperparameters that has not been fitted."""
         return type(self)(clone(self._state.estimator), self._config)
 
     @property
     def fitted(self) -> bool:
-        """Whether there is anything to predict with yet."""
+        """True once the estimator can predict."""
         return self._state.fitted
 
-    # Inside.
+    # Private.
 
     def _take(self, state: State) -> None:
         self._state = state
@@ -206,10 +207,10 @@ class SklearnModel(ABC):
 
     def _can_become(self, estimator: Any) -> bool:
         kind = kind_of(estimator, self._config)
-        # Labels can be had of any classifier.
+        # Any classifier predicts labels.
         return kind == self._kind or (self.output_kind == "labels" and kind[1:] == self._kind[1:])
 
-    def _not_there(self) -> list[str]:
+    def _missing(self) -> list[str]:
         operations = []
         if self._kind.gradients_of is None:
             operations += ["loss_gradient", "class_gradient"]
@@ -226,7 +227,7 @@ class SklearnModel(ABC):
         return f"gradients are exact, in closed form, through {closed_forms.path(state.estimator)}"
 
     def _for(self, x: Array) -> tuple[State, Array]:
-        """What to answer from, and rows ``(n, d)``."""
+        """The fitted state, and rows ``(n, d)``."""
         state = self._fitted_state()
         rows = x.reshape(len(x), -1)
         if rows.shape[1] != (expected := getattr(state.estimator, "n_features_in_", rows.shape[1])):
@@ -250,7 +251,7 @@ class SklearnModel(ABC):
         return state.form
 
     def _by_column(self, state: State, by_class: Array, other: float) -> Array:
-        """Numbers ``(n, k, ...)`` of the fitted classes as ``(n, C, ...)``."""
+        """Expands numbers ``(n, k, ...)`` of the fitted classes to ``(n, C, ...)``."""
         if state.all_columns:
             return np.asarray(by_class, np.float64)
         columns = np.full((len(by_class), self._config.nb_classes, *by_class.shape[2:]), other)
@@ -258,7 +259,7 @@ class SklearnModel(ABC):
         return columns
 
     def _of_classes(self, state: State, columns: Array) -> Array:
-        """The other way round."""
+        """Selects the columns of the fitted classes, ``(n, k)``, from ``(n, C)``."""
         return (columns if state.all_columns else columns[:, state.columns]).astype(np.float64, copy=False)
 
     @abstractmethod
@@ -267,11 +268,11 @@ class SklearnModel(ABC):
 
     @abstractmethod
     def _of_labels(self, state: State, label: Array, outputs: int) -> Array:
-        """One-hot rows ``(n, k)``."""
+        """Labels as one-hot rows ``(n, k)``."""
 
 
 class Regressor(SklearnModel):
-    """Predicts numbers ``(n, outputs)``; the loss is the squared error, averaged over outputs."""
+    """Regressor with outputs ``(n, outputs)``; the loss is the squared error, averaged over outputs."""
 
     loss_name = "squared error"
     loss_reduction: Literal["mean", "sum"] = "mean"
@@ -281,7 +282,7 @@ class Regressor(SklearnModel):
         self.notes = [self._note_on_gradients()]
 
     def predict(self, x: Array, *, training_mode: bool) -> Array:
-        """``(n, outputs)``."""
+        """Values ``(n, outputs)``."""
         if self._kind.gradients_of is not None:
             _, form, rows = self._differentiable(x)
             return form.outputs(rows)
@@ -289,19 +290,19 @@ class Regressor(SklearnModel):
         return np.asarray(state.estimator.predict(rows), np.float64).reshape(len(x), -1)
 
     def loss(self, x: Array, y: Array, *, training_mode: bool) -> Array:
-        """``(n,)``."""
+        """Squared error of each row, ``(n,)``."""
         return self._squared_error(self.predict(x, training_mode=training_mode), y)
 
     def loss_from_predictions(self, predictions: Array, y: Array) -> Array:
-        """``(n,)``: what ``sklearn.metrics.mean_squared_error`` averages over rows."""
+        """Squared error of each row, ``(n,)``, whose mean is ``sklearn.metrics.mean_squared_error``."""
         return self._squared_error(predictions, y)
 
     def _squared_error(self, predictions: Array, y: Array) -> Array:
         return SquaredError()(predictions, self._targets(self._state, y, predictions.shape[1]))
 
-    def _not_there(self) -> list[str]:
-        # Any regressor has a loss, which is one of its outputs.
-        return [operation for operation in super()._not_there() if operation != "loss_from_predictions"]
+    def _missing(self) -> list[str]:
+        # Any regressor has a loss, which is a function of its outputs.
+        return [operation for operation in super()._missing() if operation != "loss_from_predictions"]
 
     def _targets(self, state: State, y: Array, outputs: int) -> Array:
         targets = y.reshape(len(y), -1)
@@ -316,7 +317,7 @@ class Regressor(SklearnModel):
 
 
 class Classifier(SklearnModel):
-    """Predicts probabilities, their logarithms, scores, or one-hot labels, ``(n, C)``.
+    """Classifier with probabilities, their logarithms, scores, or one-hot labels as outputs, ``(n, C)``.
 
     The loss is summed over rows, so that each row's gradient is its own, as in ART.
     """
@@ -334,10 +335,10 @@ class Classifier(SklearnModel):
             )
         self.notes.append(self._note_on_gradients())
         if self._kind.gradients_of == "softmax" and closed_forms.is_balanced(estimator):
-            self.notes.append("the loss weighs all classes alike: a fitted model does not know its balanced class weights")
+            self.notes.append("the loss weighs all classes alike: a fitted model does not keep its balanced class weights")
 
     def predict(self, x: Array, *, training_mode: bool) -> Array:
-        """``(n, C)``."""
+        """Outputs ``(n, C)``."""
         other = -np.inf if self.output_kind == "logits" else 0.0
         if self._smooth:
             state, form, rows = self._differentiable(x)
@@ -346,15 +347,15 @@ class Classifier(SklearnModel):
         if self.output_kind == "labels":
             classes = np.asarray(state.estimator.classes_)
             order = np.argsort(classes)
-            found = order[np.searchsorted(classes, state.estimator.predict(rows), sorter=order)]
-            return one_hot(state.columns[found], self._config.nb_classes, self.input_dtype)
+            indices = order[np.searchsorted(classes, state.estimator.predict(rows), sorter=order)]
+            return one_hot(state.columns[indices], self._config.nb_classes, self.input_dtype)
         if self.output_kind == "probabilities":
             return self._by_column(state, state.estimator.predict_proba(rows), other)
         with np.errstate(divide="ignore"):  # the logarithm of a probability that is 0
             return self._by_column(state, state.estimator.predict_log_proba(rows), other)
 
-    def _not_there(self) -> list[str]:
-        operations = super()._not_there()
+    def _missing(self) -> list[str]:
+        operations = super()._missing()
         return operations if self._kind.gradients_of else [*operations, "loss", "loss_divisor"]
 
     def _targets(self, state: State, y: Array, outputs: int) -> Array:
@@ -362,7 +363,7 @@ class Classifier(SklearnModel):
         if not state.all_columns:
             unknown = np.setdiff1d(np.flatnonzero(rows.any(axis=0)), state.columns)
             if unknown.size:
-                raise InvalidLabel(f"the model was not fitted on class {unknown[0]}; it knows {state.columns.tolist()}")
+                raise InvalidLabel(f"the model was not fitted on class {unknown[0]}; its classes are {state.columns.tolist()}")
         return self._of_classes(state, rows)
 
     def _of_labels(self, state: State, label: Array, outputs: int) -> Array:
@@ -379,7 +380,7 @@ def _hard(y: Array) -> Array:
     return indices
 
 
-def _same_type(expected: Any, found: Any) -> Any:
-    if type(found) is not type(expected):
-        raise ModelConfigError("weights", f"hold a {type(found).__name__}; the factory returns a {type(expected).__name__}")
-    return found
+def _same_type(expected: Any, read: Any) -> Any:
+    if type(read) is not type(expected):
+        raise ModelConfigError("weights", f"hold a {type(read).__name__}; the factory returns a {type(expected).__name__}")
+    return read

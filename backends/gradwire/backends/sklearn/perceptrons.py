@@ -1,8 +1,8 @@
 """Multi-layer perceptrons, as chains of affine maps and activation functions.
 
-The output of the last affine map is the score: MLPClassifier gives softmax of it, with two classes its logistic function,
-which is softmax of ``(0, f)``; MLPRegressor gives it as it is, or its exponential after a Poisson loss. Layers are the
-hidden ones after their activation function, ``hidden_0`` first, which ``coefs_[0]`` leads to, and the model's ``output``.
+The output of the last affine map is the score: MLPClassifier returns its softmax, with two classes its logistic function,
+which is softmax of ``(0, f)``; MLPRegressor returns it unchanged, or its exponential after a Poisson loss. Layers are the
+hidden ones after their activation function, beginning with ``hidden_0`` after ``coefs_[0]``, and the model's ``output``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def layer_names(model: Any) -> list[str]:
 
 
 def hidden_layers(model: Any) -> list[Differentiable]:
-    """What each hidden layer of a fitted network puts out, as a function of its inputs."""
+    """Outputs of each hidden layer of a fitted network, as functions of the network's inputs."""
     steps = _hidden(model)
     return [chain(*steps[: i + 1]) for i in range(len(steps))]
 

@@ -1,6 +1,6 @@
-"""What stands in front of a model in a pipeline: scalers, projections, polynomials and selections, with their gradients.
+"""Transformers of a pipeline: scalers, projections, polynomials and selections, with their gradients.
 
-A transformer is taken by its exact type: a subclass of the owner's may do something else.
+Transformers are looked up by exact type: an owner's subclass may transform otherwise.
 
 Shapes: n rows, d inputs, k outputs; all float64.
 """
@@ -23,28 +23,30 @@ from gradwire.backends.sklearn.gradients import Affine, Differentiable, Pull, be
 
 
 def is_differentiable(transformer: Any) -> bool:
-    """Whether `function` knows transformers like this one."""
+    """True if `function` has an entry for the type of this transformer."""
     return type(transformer) in _FUNCTIONS
 
 
 def function(transformer: Any) -> Differentiable:
-    """What a fitted transformer does to rows."""
+    """A fitted transformer as a differentiable function of rows."""
     return _FUNCTIONS[type(transformer)](transformer)
 
 
 @dataclass(frozen=True)
 class Scale:
-    """``(x - centre) * factor``, both ``(d,)``."""
+    """Scaling ``(x - centre) * factor``, both ``(d,)``."""
 
     centre: Array
     factor: Array
 
     def __call__(self, x: Array) -> Array:
+        """Scaled rows ``(n, d)``."""
         scaled: Array = x - self.centre
         scaled *= self.factor
         return scaled
 
     def vjp(self, x: Array) -> tuple[Array, Pull]:
+        """As in `Differentiable`."""
         return self(x), self._pull
 
     def _pull(self, cotangent: Array) -> Array:
@@ -53,16 +55,18 @@ class Scale:
 
 @dataclass(frozen=True)
 class Clip:
-    """Numbers below ``low`` and above ``high`` become these; there, the gradient is 0, and on the bounds it is 1."""
+    """Clipping to ``low`` and ``high``; the gradient is 0 outside these bounds, and 1 on them."""
 
     low: float
     high: float
 
     def __call__(self, x: Array) -> Array:
+        """Clipped rows ``(n, d)``."""
         clipped: Array = np.clip(x, self.low, self.high)
         return clipped
 
     def vjp(self, x: Array) -> tuple[Array, Pull]:
+        """As in `Differentiable`."""
         clipped = self(x)
 
         def pull(cotangent: Array) -> Array:
@@ -73,24 +77,26 @@ class Clip:
 
 @dataclass(frozen=True)
 class Normalise:
-    """``y = x / |x|`` for each row, with the norm ``l1``, ``l2`` or ``max``.
+    """Division of each row by its norm, ``y = x / |x|``, with the norm ``l1``, ``l2`` or ``max``.
 
-    With the norm's own gradient ``g``, the cotangent ``c`` becomes ``(c - g <c, y>) / |x|``. Where several numbers of a row
+    With the norm's own gradient ``g``, the cotangent ``c`` becomes ``(c - g <c, y>) / |x|``. If several numbers of a row
     share its largest size, the first of them is the maximum.
     """
 
     norm: str
 
     def __call__(self, x: Array) -> Array:
+        """Normalised rows ``(n, d)``."""
         norms = self._norms(x)
-        # scikit-learn's way: a row of zeros stays one.
+        # As in scikit-learn, a row of zeros stays a row of zeros.
         normalised: Array = x / np.where(norms < 10 * np.finfo(np.float64).eps, 1.0, norms)
         return normalised
 
     def vjp(self, x: Array) -> tuple[Array, Pull]:
+        """As in `Differentiable`. Raises InvalidValue for a row of zeros."""
         norms = self._norms(x)
         if (norms < 10 * np.finfo(np.float64).eps).any():
-            raise InvalidValue(f"row {norms.argmin()} is all zeros before its Normalizer, which has no gradient there")
+            raise InvalidValue(f"row {norms.argmin()} is all zeros before its Normalizer, which has no gradient at 0")
         y = x / norms
 
         def pull(cotangent: Array) -> Array:
@@ -101,7 +107,7 @@ class Normalise:
         return y, pull
 
     def _norms(self, x: Array) -> Array:
-        """``(n, 1)``."""
+        """Norms of the rows, ``(n, 1)``."""
         if self.norm == "l2":
             norms: Array = np.sqrt((x * x).sum(axis=1, keepdims=True))
         else:
@@ -120,16 +126,18 @@ class Normalise:
 
 @dataclass(frozen=True)
 class Select:
-    """Some of the columns: ``columns (k,)`` of ``size`` d."""
+    """Selection of ``columns (k,)`` of ``size`` d."""
 
     columns: Array
     size: int
 
     def __call__(self, x: Array) -> Array:
+        """Selected columns ``(n, k)``."""
         chosen: Array = x[:, self.columns]
         return chosen
 
     def vjp(self, x: Array) -> tuple[Array, Pull]:
+        """As in `Differentiable`."""
         return self(x), self._pull
 
     def _pull(self, cotangent: Array) -> Array:
@@ -140,27 +148,29 @@ class Select:
 
 @dataclass(frozen=True)
 class Monomials:
-    """``y_j = prod_t x_{f(j, t)}``, where ``f(j, t) = d`` stands for a factor of 1.
+    """Monomials ``y_j = prod_t x_{f(j, t)}``; ``f(j, t) = d`` stands for a factor of 1.
 
     Attributes:
         factors: ``f (k, degree)``.
-        counts: For each t, ``(k, d)``: row j has a 1 in the column that its factor comes from.
+        counts: For each t, ``(k, d)``: row j has a 1 in the column of its factor t.
     """
 
     factors: Array
     counts: tuple[Any, ...]
 
     def __call__(self, x: Array) -> Array:
+        """Products ``(n, k)``."""
         product: Array = self._factors(x).prod(axis=2)
         return product
 
     def vjp(self, x: Array) -> tuple[Array, Pull]:
+        """As in `Differentiable`."""
         factors = self._factors(x)
 
         def pull(cotangent: Array) -> Array:
             pulled = np.zeros((*cotangent.shape[:-1], x.shape[1]))
             for t, counts in enumerate(self.counts):
-                # Not the product divided by one factor, which may be 0.
+                # The product divided by one factor would fail for factors of 0.
                 others = np.delete(factors, t, axis=2).prod(axis=2)
                 weighted = (cotangent * beside(others, cotangent)).reshape(-1, len(self.factors))
                 pulled += (weighted @ counts).reshape(pulled.shape)
@@ -170,7 +180,7 @@ class Monomials:
         return product, pull
 
     def _factors(self, x: Array) -> Array:
-        """``(n, k, degree)``."""
+        """Factors of each monomial, ``(n, k, degree)``."""
         factors: Array = np.concatenate([x, np.ones((len(x), 1))], axis=1)[:, self.factors]
         return factors
 
@@ -188,7 +198,7 @@ def _standard(scaler: Any) -> Differentiable:
 
 
 def _min_max(scaler: Any) -> Differentiable:
-    # scikit-learn has x * scale + min, whose digits cancel where the data lie far from 0.
+    # scikit-learn computes x * scale + min, which loses digits to cancellation for data far from 0.
     scale = _scale(-scaler.min_ / scaler.scale_, scaler.scale_, scaler.n_features_in_)
     return chain(scale, Clip(*scaler.feature_range)) if scaler.clip else scale
 

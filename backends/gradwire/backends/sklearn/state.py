@@ -1,6 +1,6 @@
-"""What a fit of a scikit-learn estimator changes, and what follows from it.
+"""State of a scikit-learn model: the fitted estimator, and the columns and closed form derived from it.
 
-A fitted estimator is never written to, so that a state can be kept and taken again.
+A fitted estimator is never written to, so that a state can be kept and restored.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from gradwire.backends.sklearn.gradients import ClosedForm
 
 
 class Kind(NamedTuple):
-    """What a model keeps for life, whatever it is fitted to.
+    """Properties of a model that no fit changes.
 
     Attributes:
-        outputs: What predict gives.
-        gradients_of: What gradients are of: see `sklearn_forms.Rule`; None without gradients.
-        layered: Whether there are layers.
+        outputs: Kind of predict's outputs.
+        gradients_of: Kind of the function that gradients are taken of: see `closed_forms.Rule`; None without gradients.
+        layered: True if the model has layers.
     """
 
     outputs: OutputKind
@@ -39,13 +39,13 @@ class State:
     """A fitted estimator, or one to be fitted.
 
     Attributes:
-        estimator: Never written to.
-        fitted: Whether it can predict.
+        estimator: The estimator, which is never written to.
+        fitted: True if it can predict.
         columns: int64 ``(k,)``, the output column of each fitted class.
-        all_columns: Whether that is every column, in order.
-        form: Where gradients come from; None without gradients, or before the first fit.
-        layer_names: In the order of their indices.
-        why_not: Why there are no gradients, as the end of a sentence; empty if there are.
+        all_columns: True if ``columns`` are all columns, in order.
+        form: Closed form of gradients; None without gradients, or before the first fit.
+        layer_names: Names of the layers in the order of their indices.
+        why_not: Reason for having no gradients, as the end of a sentence; empty if the model has gradients.
     """
 
     estimator: Any
@@ -58,7 +58,7 @@ class State:
 
 
 def kind_of(estimator: Any, config: ModelConfig) -> Kind:
-    """What an estimator can give, fitted or not. Raises ModelConfigError if that is not what the configuration says."""
+    """Kind of an estimator, fitted or not. Raises ModelConfigError if the configuration asks for another output."""
     rule = closed_forms.rule_of(estimator, config.nb_classes)
     if isinstance(rule, str):
         return Kind(_output_kind(estimator, config, False), None, False)
@@ -66,7 +66,7 @@ def kind_of(estimator: Any, config: ModelConfig) -> Kind:
 
 
 def state_of(estimator: Any, config: ModelConfig) -> State:
-    """What follows from an estimator. Raises ModelConfigError if it has other sizes than the configuration says."""
+    """State of an estimator. Raises ModelConfigError if its sizes differ from the configuration's."""
     rule = closed_forms.rule_of(estimator, config.nb_classes)
     names, why_not = ((), rule) if isinstance(rule, str) else (tuple(closed_forms.layer_names(estimator, rule)), "")
     if not _is_fitted(estimator):

@@ -1,7 +1,7 @@
-"""The weights of a scikit-learn model: whole estimators in .skops files, of types that are known to be harmless.
+"""Weights of a scikit-learn model: whole estimators in .skops files, of types that are known to be harmless.
 
-A .skops file names the types that it holds, and none is made that is not trusted by name: a prefix would admit
-functions such as ``numpy.testing.runstring``.
+A .skops file names the types that it holds, and each must be trusted by its full name: a prefix would admit functions
+such as ``numpy.testing.runstring``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import skops.io
 
 from gradwire.backends.errors import ModelConfigError, Unsupported
 
-# scikit-learn's own types that skops does not list, and that only hold numbers.
+# scikit-learn's own types that skops does not list, and that hold only numbers.
 _PLAIN_TYPES = {
     "sklearn._loss.loss.HalfTweedieLossIdentity",
     "sklearn.calibration._CalibratedClassifier",
@@ -35,7 +35,7 @@ _PLAIN_TYPES = {
     "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
     "sklearn.utils._bunch.Bunch",
 }
-# scikit-learn follows their node indices without looking: a forged file can crash the process, or read its memory.
+# scikit-learn follows their node indices without checks: a forged file can crash the process, or read its memory.
 _TREE_TYPES = {
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
     "sklearn.metrics._dist_metrics.ChebyshevDistance64",
@@ -50,25 +50,25 @@ _TREE_TYPES = {
 
 
 def read(path: Path, trust_pickle: bool, trust_types: Iterable[str]) -> Any:
-    """The estimator in a file that the operator configured.
+    """Reads the estimator in a file that the operator configured.
 
     Args:
         path: .skops, or .pkl or .joblib with ``trust_pickle``.
-        trust_pickle: Whether a file may be read that runs code meanwhile.
+        trust_pickle: If true, formats that run code while they are read are allowed.
         trust_types: Full names of types that a .skops file may hold besides scikit-learn's harmless ones.
 
     Raises:
-        ModelConfigError: It cannot be read, or holds what is not trusted.
+        ModelConfigError: The file cannot be read, or holds types that are not trusted.
     """
     if path.suffix == ".skops":
         return _read_skops(path, _PLAIN_TYPES | set(trust_types))
     if path.suffix not in (".pkl", ".pickle", ".joblib"):
         raise ModelConfigError(
-            "weights", f"{path} is of no known format; expected .skops, or .pkl or .joblib with trust_pickle: true"
+            "weights", f"{path} has no known format; expected .skops, or .pkl or .joblib with trust_pickle: true"
         )
     if not trust_pickle:
         raise ModelConfigError(
-            "weights", f"{path} is a pickle, which runs code when it is read; save it as .skops, or set trust_pickle: true"
+            "weights", f"{path} is a pickle, which runs code when it is read; save the model as .skops, or set trust_pickle: true"
         )
     try:
         return joblib.load(path)
@@ -77,7 +77,7 @@ def read(path: Path, trust_pickle: bool, trust_types: Iterable[str]) -> Any:
 
 
 def read_saved(path: Path, trust_types: Iterable[str]) -> Any:
-    """The estimator in a file that `save` wrote, whatever the file is called. Raises ModelConfigError."""
+    """Reads the estimator in a file of `save`, with any file name. Raises ModelConfigError."""
     return _read_skops(path, _saved_types(trust_types))
 
 
@@ -85,7 +85,7 @@ def save(estimator: Any, path: Path, trust_types: Iterable[str]) -> None:
     """Writes an estimator to a .skops file.
 
     Raises:
-        Unsupported: It holds types that `read_saved` would not trust.
+        Unsupported: The estimator holds types that `read_saved` would not trust.
     """
     data = skops.io.dumps(estimator)
     strange = set(skops.io.get_untrusted_types(data=data)) - _saved_types(trust_types)
@@ -95,16 +95,16 @@ def save(estimator: Any, path: Path, trust_types: Iterable[str]) -> None:
 
 
 def _saved_types(trust_types: Iterable[str]) -> set[str]:
-    # A version comes from this server's own folder, so that its trees need no word of the operator.
+    # Versions come from this server's own folder, so that their trees need no entry in trust_types.
     return _PLAIN_TYPES | _TREE_TYPES | set(trust_types)
 
 
 def _read_skops(path: Path, trusted: set[str]) -> Any:
     try:
-        found = set(skops.io.get_untrusted_types(file=path))
-        if not found - trusted:
-            return skops.io.load(path, trusted=sorted(found))
+        types = set(skops.io.get_untrusted_types(file=path))
+        if not types - trusted:
+            return skops.io.load(path, trusted=sorted(types))
     except Exception as e:
         raise ModelConfigError("weights", f"{path} cannot be read: {type(e).__name__}: {e}") from e
-    strange = ", ".join(sorted(found - trusted))
-    raise ModelConfigError("weights", f"{path} holds {strange}; list them in trust_types if you trust where the file is from")
+    strange = ", ".join(sorted(types - trusted))
+    raise ModelConfigError("weights", f"{path} holds {strange}; list them in trust_types if you trust the file's origin")

@@ -1,1 +1,1 @@
-"""The demo's attacker: ``python -m gradwire.client.demo ADDRESS``. It knows the data, and of the model the address alone."""
+"""The demo's attacker, ``python -m gradwire.client.demo ADDRESS``. It has the data and the model's address only."""

@@ -15,9 +15,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from gradwire.client.connection import connect
 from gradwire.client.demo.digits import held_out
 from gradwire.client.errors import GradwireError
+from gradwire.client.server import connect
 
 if TYPE_CHECKING:
     from gradwire.client.demo.attacks import Outcome

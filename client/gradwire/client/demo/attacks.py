@@ -1,4 +1,4 @@
-"""ART's attacks on a remote model, and what each of them cost and did."""
+"""ART's attacks on a remote model, with their cost and effect."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 from art.attacks.evasion import DeepFool, FastGradientMethod, HopSkipJump, ProjectedGradientDescent
 
 from gradwire.client.art import art_estimator
-from gradwire.client.connection import Server
 from gradwire.client.estimator import RemoteEstimator
+from gradwire.client.server import Server
 from gradwire.wire.tensors import Array
 
 WHITE_BOX = "digits"
@@ -25,16 +25,16 @@ EPSILON = 0.15
 
 @dataclass(frozen=True)
 class Attack:
-    """One row of the table.
+    """An attack, one row of the table.
 
     Attributes:
-        name: ART's, or short for it.
-        model: The served name that it is run against.
-        uses: What it asks of the model.
-        setting: Its most telling parameter, for pictures.
-        images: How many it is run on.
-        at_once: How many of them go into one call of ART's ``generate``.
-        make: ART's attack, for ART's estimator.
+        name: ART's name, or a short form.
+        model: The served name under attack.
+        uses: The operation that it uses.
+        setting: Its main parameter, for pictures.
+        images: Number of images.
+        at_once: Images per call of ART's ``generate``.
+        make: Makes ART's attack for an estimator.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Attack:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of an attack on images ``(n, 1, 8, 8)`` of classes ``(n,)``."""
+    """Result of an attack on images ``(n, 1, 8, 8)`` of classes ``(n,)``."""
 
     attack: Attack
     x: Array
@@ -62,19 +62,22 @@ class Outcome:
 
     @property
     def accuracy(self) -> float:
+        """Accuracy under attack."""
         return float(np.mean(self.predicted == self.y))
 
     @property
     def clean_accuracy(self) -> float:
+        """Accuracy on clean images."""
         return float(np.mean(self.predicted_clean == self.y))
 
     @property
     def perturbation(self) -> Array:
+        """Change of each pixel."""
         return self.adversarial - self.x
 
 
 def attacks(quick: bool) -> list[Attack]:
-    """What the demo runs, strongest access first."""
+    """Returns the demo's attacks, strongest access first."""
     images, steps, black_box_images, black_box_steps = (40, 10, 6, 4) if quick else (200, 20, 20, 15)
     return [
         Attack("FGSM", WHITE_BOX, "loss_gradient", f"ε = {EPSILON}", images, images // 4, fgsm(EPSILON)),
@@ -103,24 +106,26 @@ def attacks(quick: bool) -> list[Attack]:
 
 
 def fgsm(epsilon: float) -> Callable[[Any], Any]:
+    """Returns a maker of ART's fast gradient method."""
     return lambda estimator: FastGradientMethod(estimator, eps=epsilon, batch_size=512)
 
 
 def pgd(epsilon: float, steps: int) -> Callable[[Any], Any]:
+    """Returns a maker of ART's projected gradient descent."""
     return lambda estimator: ProjectedGradientDescent(
         estimator, eps=epsilon, eps_step=epsilon / 6, max_iter=steps, batch_size=512, verbose=False
     )
 
 
 def run(server: Server, attack: Attack, x: Array, y: Array, on_rows: Callable[[int, int, int], None]) -> Outcome:
-    """Runs an attack on the first of the images.
+    """Runs an attack on the first images.
 
     Args:
-        server: Where the model is.
-        attack: What to run.
+        server: The model's server.
+        attack: The attack.
         x: ``(n, 1, 8, 8)``.
         y: ``(n,)``.
-        on_rows: Called as it goes on with the images done, and the rows used, forward and backward.
+        on_rows: Called with the finished images, and the forward and backward rows used so far.
     """
     x, y = x[: attack.images], y[: attack.images]
     remote = server.estimator(attack.model)
@@ -141,14 +146,14 @@ def run(server: Server, attack: Attack, x: Array, y: Array, on_rows: Callable[[i
 
 
 def labels(remote: RemoteEstimator, x: Array) -> Array:
-    """Predicted classes, ``(n,)``."""
+    """Returns the predicted classes, ``(n,)``."""
     predicted: Array = remote.predict(x).argmax(axis=1)
     return predicted
 
 
 @dataclass(frozen=True)
 class Curves:
-    """Accuracy over epsilon, by the name of what changed the images."""
+    """Accuracy over epsilon, by the name of the attack or noise."""
 
     epsilons: list[float]
     accuracies: dict[str, list[float]]
@@ -156,14 +161,14 @@ class Curves:
 
 
 def robustness(server: Server, x: Array, y: Array, quick: bool, on_step: Callable[[int], None]) -> Curves:
-    """Accuracy of the model on images that random noise, FGSM and PGD have changed, each pixel by at most epsilon.
+    """Measures the model's accuracy on images changed by noise, FGSM and PGD, each pixel by at most epsilon.
 
     Args:
-        server: Where the model is.
+        server: The model's server.
         x: ``(n, 1, 8, 8)``.
         y: ``(n,)``.
         quick: Fewer epsilons and steps.
-        on_step: Called with the epsilons done.
+        on_step: Called with the number of finished epsilons.
     """
     remote = server.estimator(WHITE_BOX)
     estimator = art_estimator(remote)

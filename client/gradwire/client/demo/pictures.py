@@ -1,4 +1,4 @@
-"""The demo's two pictures: what attacks do to digits, and how fast accuracy falls."""
+"""The demo's two pictures: attacked digits, and accuracy over epsilon."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
-# Okabe and Ito's colours, which colour-blind people tell apart.
+# Okabe and Ito's colours, which colour-blind people can distinguish.
 _RIGHT, _WRONG, _INK, _FAINT = "#007a5a", "#c4420e", "#222222", "#777777"
 _CURVES = {"random noise": ("#777777", "s"), "FGSM": ("#e69f00", "o"), "PGD": ("#0072b2", "D")}
 _FONT: dict[Any, Any] = {"font.family": "sans-serif", "font.size": 11, "text.color": _INK, "axes.labelcolor": _INK}
 _EACH = 3
-"""Digits an attack."""
+"""Digits per attack."""
 
 
 def draw_attacks(outcomes: list[Outcome], path: Path) -> None:
-    """Writes originals, adversarial examples and perturbations, one group of columns an attack, as a PNG."""
+    """Writes originals, adversarial examples and perturbations, one group of columns per attack, as a PNG."""
     shown = _telling(outcomes)
     most = max(float(np.abs(outcome.perturbation[shown]).max()) for outcome in outcomes)
     groups = len(outcomes)
@@ -81,7 +81,7 @@ def draw_robustness(curves: Curves, path: Path) -> None:
 
 
 def _telling(outcomes: list[Outcome]) -> list[int]:
-    """Indices of images, of different classes, that most attacks changed the prediction of."""
+    """Selects images of different classes whose prediction most attacks changed."""
     common = min(len(outcome.x) for outcome in outcomes)
     fooled = sum((outcome.predicted[:common] != outcome.y[:common]).astype(int) for outcome in outcomes)
     right = outcomes[0].predicted_clean[:common] == outcomes[0].y[:common]

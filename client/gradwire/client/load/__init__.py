@@ -1,8 +1,8 @@
-"""A load on a server: what `gradwire bench` measures, as plain data in and out.
+"""Load tests of a server, as `gradwire bench` runs them: plans and reports are plain data.
 
-Clients call one operation, or a mix of several, as fast as they are answered or at a fixed rate, and every latency is kept.
-They live in processes of their own, because Python's threads share one interpreter: many of them in one process measure that
-process and not the server.
+Clients call one operation or a mix, as fast as they are answered or at a fixed rate, and every latency is kept. They run in
+processes of their own, because Python's threads share one interpreter: many threads in one process would measure that process
+and not the server.
 
     report = run_load(plan(Target("127.0.0.1:50051", "digits"), ["predict"], rows=[1, 32], concurrency=[4], processes=2))
 """

@@ -1,4 +1,4 @@
-"""The calls that a load is made of: operations by the names that users type, on rows that are random and fit the model's card."""
+"""Calls of a load: operations by the names that users type, on random rows that fit the model's card."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ import numpy as np
 
 from gradwire.client import arguments
 from gradwire.client.card import ModelCard
+from gradwire.client.check.random_rows import random_rows
 from gradwire.client.errors import InvalidCall, NotGranted
 from gradwire.client.estimator import RemoteEstimator
-from gradwire.client.random_rows import random_rows
 from gradwire.wire.tensors import Array
 
 _POOL = 8
 _POOL_NBYTES = 64 << 20
-"""Clients of a process take turns with so many batches, or fewer if they are large: nothing is made while time is taken."""
+"""Most batches per process, which its clients share; fewer if they are large. None is made during a measurement."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the arguments of calls look like.
+    """Shapes of the calls' arguments.
 
     Attributes:
-        card: The model's.
-        shape: Sizes of a row's axes; no -1 among them.
-        output_shape: Those of a cotangent's row.
-        layer: Whose activations are asked for; None if the model has no layers.
+        card: The model's card.
+        shape: Sizes of a row's axes, without -1.
+        output_shape: Sizes of a cotangent row's axes.
+        layer: The layer for activations; None if the model has no layers.
     """
 
     card: ModelCard
@@ -39,7 +39,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Batch:
-    """The arguments of a call, whatever the operation: ``x`` is ``(rows, *shape)``, the others have a row for each of its."""
+    """Arguments of a call of any operation: ``x`` is ``(rows, *shape)``, the others have as many rows."""
 
     x: Array
     y: Array
@@ -53,10 +53,10 @@ Call: TypeAlias = Callable[[RemoteEstimator, Batch], Array]
 
 @dataclass(frozen=True)
 class Operation:
-    """What can be measured.
+    """An operation that can be measured.
 
     Attributes:
-        granted_as: Its name on the card.
+        granted_as: The operation's name on the card.
         call: Makes one call.
     """
 
@@ -78,16 +78,16 @@ OPERATIONS: dict[str, Operation] = {
     "get_activations": Operation("get_activations", _activations),
     "vjp": Operation("vjp", lambda remote, batch: remote.vjp(batch.x, batch.cotangent)),
 }
-"""In the contract's order. ``class_gradient`` is of all classes, ``class_gradient:label`` of one class a row."""
+"""In the contract's order. ``class_gradient`` computes all classes, ``class_gradient:label`` one class per row."""
 
 
 def granted(card: ModelCard) -> list[str]:
-    """What this caller can measure of a model."""
+    """Returns the operations of a model that this caller can measure."""
     return [name for name, operation in OPERATIONS.items() if operation.granted_as in card.operations and _possible(name, card)]
 
 
 def checked(name: str, inputs: Inputs) -> str:
-    """The name of an operation. Raises InvalidCall if it is unknown, NotGranted if this caller cannot use it."""
+    """Checks the name of an operation. Raises InvalidCall if it is unknown, NotGranted if the caller lacks it."""
     card = inputs.card
     if name not in OPERATIONS:
         raise InvalidCall(f"operation {name!r} is unknown; expected one of: {', '.join(OPERATIONS)}")
@@ -96,12 +96,12 @@ def checked(name: str, inputs: Inputs) -> str:
             f"{card.name!r} does not offer {name} to you (access {card.access!r}); it offers: {', '.join(granted(card))}"
         )
     if name == "get_activations" and inputs.layer is None:
-        raise InvalidCall(f"the card of {card.name!r} names no layers; say with --layer whose activations are meant")
+        raise InvalidCall(f"the card of {card.name!r} lists no layers; pass --layer to choose one")
     return name
 
 
 def check_size(rows: int, inputs: Inputs) -> None:
-    """Raises TooLarge if the server does not take so many rows in a call, ShapeError if the card does not take the shape."""
+    """Checks the size of a call. Raises TooLarge if it exceeds the server's limits, ShapeError for a wrong shape."""
 
     def zeros(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Array:
         return np.broadcast_to(np.zeros((), dtype), shape)  # without memory of that size
@@ -112,12 +112,12 @@ def check_size(rows: int, inputs: Inputs) -> None:
 
 
 def all_classes_nbytes(rows: int, inputs: Inputs) -> int:
-    """What the gradients of all classes weigh, which can be a thousand times what is sent."""
+    """Returns the bytes of the gradients of all classes, which can be a thousand times those of the rows."""
     return _nb_outputs(inputs) * rows * int(np.prod(inputs.shape)) * inputs.card.output_dtype.itemsize
 
 
 def batches(rows: int, inputs: Inputs, rng: np.random.Generator) -> list[Batch]:
-    """Random batches of so many rows, a few different ones."""
+    """Makes a few different random batches of ``rows`` rows."""
     nbytes = rows * int(np.prod(inputs.shape)) * inputs.card.input_dtype.itemsize
     return [_batch(rows, inputs, rng) for _ in range(min(_POOL, max(1, _POOL_NBYTES // max(1, nbytes))))]
 

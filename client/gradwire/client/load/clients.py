@@ -1,8 +1,8 @@
-"""The clients of a load that live in one process: a thread and a connection each.
+"""Clients of a load in one process: each has a thread and a connection.
 
-A closed loop sends a client's next call when the last one is answered; its latency counts from its sending. An open loop
-sends calls when they are due, at a fixed rate, and latency counts from then: otherwise a server that stalls would be asked less
-in the meantime, and look as if it had not ("coordinated omission": G. Tene, "How NOT to Measure Latency", and wrk2;
+A closed loop sends a client's next call when the last is answered; latency counts from sending. An open loop sends calls when
+they are due, at a fixed rate, and latency counts from then: otherwise a server that stalls would get fewer calls in the
+meantime and look better than it is ("coordinated omission": G. Tene, "How NOT to Measure Latency", and wrk2;
 Schroeder, Wierman, Harchol-Balter, "Open Versus Closed: A Cautionary Tale", NSDI 2006).
 """
 
@@ -26,21 +26,21 @@ from gradwire.client.load.plan import Step, Target
 from gradwire.client.load.tally import Tally
 
 _LEAST_PAUSE_S, _MOST_PAUSE_S = 0.02, 1.0
-"""After a call that failed, in a closed loop: a server that refuses calls is not to be asked thousands of times a second."""
+"""Pause after a failed call in a closed loop: a server that rejects calls should not get thousands of them a second."""
 
 _NAP_S = 0.1
 _MIX_LENGTH = 1024
-"""Operations of a mix are drawn so many at a time, once."""
+"""Length of the random order of a mix's operations, which is drawn once."""
 
 
 @dataclass(frozen=True)
 class Window:
-    """When things happen, by ``time.perf_counter()``, which is the same clock in all processes of a machine.
+    """Times of a measurement by ``time.perf_counter()``, the same clock in all processes of a machine.
 
     Attributes:
         begin_s: The clients begin.
-        warm_s: What begins from now on counts.
-        end_s: Nothing begins any more.
+        warm_s: Calls that begin from now on count.
+        end_s: No further call begins.
     """
 
     begin_s: float
@@ -50,7 +50,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Counts:
-    """Calls so far, those of the warm-up included."""
+    """Calls so far, including the warm-up."""
 
     calls: int
     failed: int
@@ -58,14 +58,14 @@ class Counts:
 
 @dataclass(frozen=True)
 class Measured:
-    """What the clients of one process have to tell in the end.
+    """Results of the clients of one process.
 
     Attributes:
-        tallies: By operation.
-        first_s: When the first call that counts began; infinity if there was none.
-        last_s: When the last one ended.
+        tallies: Tallies by operation.
+        first_s: When the first call that counts began; infinity without one.
+        last_s: When the last call ended.
         unsent: Calls of an open loop that were due and never made.
-        cores: How many processor cores the process used, while calls count.
+        cores: Processor cores that the process used while calls counted.
     """
 
     tallies: dict[str, Tally]
@@ -76,12 +76,12 @@ class Measured:
 
 
 class Arrivals:
-    """When calls of an open loop are due. The clients of one process share it.
+    """Due times of the calls of an open loop, shared by the clients of one process.
 
     Args:
-        window: When they begin and end.
-        period_s: Between two calls of this process.
-        offset_s: Of its first call; processes take turns.
+        window: Begin and end of the calls.
+        period_s: Time between two calls of this process.
+        offset_s: Offset of its first call; processes alternate.
     """
 
     def __init__(self, window: Window, period_s: float, offset_s: float) -> None:
@@ -92,11 +92,11 @@ class Arrivals:
         self._lock = threading.Lock()
 
     def take(self) -> float | None:
-        """When the next call is due, maybe in the past; None when the time is over."""
+        """Returns when the next call is due, possibly in the past; None after the end."""
         with self._lock:
             now_s = time.perf_counter()
             if now_s >= self._window.warm_s:
-                # What the warm-up has not come to is not made up for while time is taken.
+                # Calls missed in the warm-up are not made up for in the measurement.
                 self._taken = max(self._taken, self._number(self._window.warm_s))
             due_s = self._due_s(self._taken)
             if max(due_s, now_s) >= self._window.end_s:
@@ -105,7 +105,7 @@ class Arrivals:
             return due_s
 
     def unsent(self, now_s: float) -> int:
-        """How many calls that would count are due by now and have not been taken."""
+        """Returns the number of counting calls that are due by now and were not taken."""
         until_s = min(now_s, self._window.end_s)
         return max(0, self._number(until_s) - max(self._taken, self._number(self._window.warm_s)))
 
@@ -113,7 +113,7 @@ class Arrivals:
         return self._first_s + number * self._period_s
 
     def _number(self, until_s: float) -> int:
-        """How many are due before then."""
+        """Returns the number of calls due before ``until_s``."""
         return max(0, math.ceil((until_s - self._first_s) / self._period_s))
 
 
@@ -121,14 +121,14 @@ SomeCall: TypeAlias = tuple[str, Callable[[], object]]
 
 
 class Clients:
-    """Some of the clients of one step. A context manager, which closes their connections.
+    """Clients of one step in this process. A context manager that closes their connections.
 
     Args:
-        target: What they call.
-        inputs: With what.
-        step: How.
-        numbers: Which of the step's clients these are.
-        seed: Of their rows and their order.
+        target: The model to call.
+        inputs: Shapes of the arguments.
+        step: The measurement.
+        numbers: Numbers of these clients among the step's clients.
+        seed: Seed of their rows and their order.
     """
 
     def __init__(self, target: Target, inputs: Inputs, step: Step, numbers: range, seed: int) -> None:
@@ -148,13 +148,13 @@ class Clients:
         self._cpu_s: tuple[float, float] | None = None
 
     def start(self, window: Window, rate_per_s: float | None, share: int, shares: int) -> None:
-        """Starts them.
+        """Starts the clients.
 
         Args:
-            window: When.
-            rate_per_s: Of all processes' calls in an open loop; None: a closed loop.
-            share: Which of the processes this is.
-            shares: How many there are.
+            window: Times of the measurement.
+            rate_per_s: Rate of all processes' calls in an open loop; None: a closed loop.
+            share: Number of this process.
+            shares: Number of processes.
         """
         if rate_per_s is not None:
             self._arrivals = Arrivals(window, shares / rate_per_s, share / rate_per_s)
@@ -162,23 +162,23 @@ class Clients:
             client.begin(window, self._arrivals)
 
     def ended(self, window: Window) -> bool:
-        """Whether all of them have; asked now and then, it notes from when on processor time counts."""
+        """True if all clients have ended. Called regularly; it also notes the processor time at the end of the warm-up."""
         now_s = time.perf_counter()
         if self._cpu_s is None and now_s >= window.warm_s:
             self._cpu_s = (time.process_time(), now_s)
         return not any(client.is_alive() for client in self._clients)
 
     def stop(self) -> None:
-        """Lets nothing begin any more."""
+        """Prevents further calls from beginning."""
         self._stopped.set()
 
     @property
     def counts(self) -> Counts:
-        """Up to now."""
+        """Counts up to now."""
         return Counts(sum(client.calls for client in self._clients), sum(client.failed for client in self._clients))
 
     def measured(self) -> Measured:
-        """What has been measured up to now; calls that are under way are left out."""
+        """Returns the results up to now, without calls that still run."""
         now_s = time.perf_counter()
         begun_cpu_s, begun_s = self._cpu_s or (time.process_time(), now_s)
         tallies = {operation: Tally() for operation, _ in self._step.mix}
@@ -197,18 +197,18 @@ class Clients:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Ends calls that are still under way."""
+        """Cancels calls that still run."""
         self.stop()
         for server in self._servers:
             server.close()
 
 
 class _Client(threading.Thread):
-    """One client: calls, one at a time.
+    """A client: makes one call at a time.
 
     Args:
-        order: What to call, over and over.
-        stopped: Set when nothing is to begin any more.
+        order: Calls to repeat in this order.
+        stopped: Set when no further call may begin.
     """
 
     def __init__(self, order: list[SomeCall], stopped: threading.Event) -> None:
@@ -226,6 +226,7 @@ class _Client(threading.Thread):
         self.start()
 
     def run(self) -> None:
+        """Calls until the window ends."""
         self._sleep_until(self._window.begin_s)
         if self._arrivals is None:
             self._closed_loop(self._window)
@@ -235,13 +236,13 @@ class _Client(threading.Thread):
     def _closed_loop(self, window: Window) -> None:
         for operation, call in itertools.cycle(self._order):
             begin_s = time.perf_counter()
-            # One call counts in any case, however slow the server.
+            # At least one call counts, however slow the server.
             if self._stopped.is_set() or (begin_s >= window.end_s and self.last_s):
                 return
             error = self._call(operation, call, begin_s, begin_s >= window.warm_s)
             if error is not None:
-                asked_s = error.retry_after_s if isinstance(error, GradwireError) else None
-                self._stopped.wait(min(max(_LEAST_PAUSE_S, asked_s or 0.0), _MOST_PAUSE_S))
+                hint_s = error.retry_after_s if isinstance(error, GradwireError) else None
+                self._stopped.wait(min(max(_LEAST_PAUSE_S, hint_s or 0.0), _MOST_PAUSE_S))
 
     def _open_loop(self, window: Window, arrivals: Arrivals) -> None:
         for operation, call in itertools.cycle(self._order):
@@ -257,7 +258,7 @@ class _Client(threading.Thread):
         error: Exception | None = None
         try:
             call()
-        except Exception as e:  # whatever it is: the report names it
+        except Exception as e:  # the report names the error
             error = e
             self.failed += 1
         now_s = time.perf_counter()
@@ -277,7 +278,7 @@ class _Client(threading.Thread):
 
 
 def _order(step: Step, calls: dict[str, list[Callable[[], object]]], rng: np.random.Generator) -> list[SomeCall]:
-    """Which calls a client makes, one after the other."""
+    """Returns the order of a client's calls."""
     if len(step.mix) == 1:
         [(operation, _)] = step.mix
         return [(operation, call) for call in calls[operation]]

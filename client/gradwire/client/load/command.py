@@ -1,6 +1,6 @@
-"""``gradwire bench``: a load on a server, as a table and as JSON.
+"""``gradwire bench``: load test of a server, as a table and as JSON.
 
-Exit codes: 0, there are figures; 1, of some operation every call failed; 2, what was asked for is wrong; 3, no server answers.
+Exit codes: 0, measured; 1, every call of an operation failed; 2, a wrong argument, name or permission; 3, no server answers.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from gradwire.client.commands import Address, Certificate, Key, Timeout, Tls, Token, TokenFile
-from gradwire.client.credentials import caller
-from gradwire.client.endings import ended, told
+from gradwire.client.commands.exit_codes import error_exit, exit_on_errors
+from gradwire.client.commands.options import Address, Certificate, Key, Timeout, Tls, Token, TokenFile
 from gradwire.client.errors import InvalidCall
 from gradwire.client.load.calls import OPERATIONS
 from gradwire.client.load.plan import Load, Step, Target, plan
 from gradwire.client.load.report import Figures, Report, all_failed, as_json, cores
 from gradwire.client.load.run import Progress, run_load
+from gradwire.client.transport.credentials import caller
 
 _BUSY_CORES = 0.8
 """A process that uses so much of a core has its interpreter's lock for most of the time."""
@@ -40,35 +40,37 @@ def bench(
     address: Address,
     model: Annotated[str, typer.Argument(help="A name that `gradwire models` lists.", show_default=False)],
     operation: Annotated[
-        list[str] | None, typer.Option("--operation", "-o", help=f"Of: {', '.join(OPERATIONS)}.", show_default="all granted")
+        list[str] | None,
+        typer.Option("--operation", "-o", help=f"An operation, out of: {', '.join(OPERATIONS)}.", show_default="all granted"),
     ] = None,
     mix: Annotated[
-        str | None, typer.Option(help="Several at the same time, with weights: predict=9,loss_gradient=1.", show_default=False)
+        str | None, typer.Option(help="A mix of operations with weights: predict=9,loss_gradient=1.", show_default=False)
     ] = None,
-    rows: Annotated[list[int] | None, typer.Option("--rows", "-n", help="Of a call.", show_default="1")] = None,
+    rows: Annotated[list[int] | None, typer.Option("--rows", "-n", help="Rows per call.", show_default="1")] = None,
     concurrency: Annotated[
-        list[int] | None, typer.Option("--concurrency", "-c", help="Clients, one call at a time each.", show_default="1")
+        list[int] | None, typer.Option("--concurrency", "-c", help="Clients, each with one call at a time.", show_default="1")
     ] = None,
-    duration_s: Annotated[float, typer.Option("--duration", "-d", help="Seconds that a measurement takes.")] = 5.0,
-    warmup_s: Annotated[float, typer.Option("--warmup", help="Seconds before it that do not count.")] = 1.0,
+    duration_s: Annotated[float, typer.Option("--duration", "-d", help="Duration of a measurement in seconds.")] = 5.0,
+    warmup_s: Annotated[float, typer.Option("--warmup", help="Duration of the warm-up in seconds, not counted.")] = 1.0,
     processes: Annotated[
         int | None,
-        typer.Option(
-            help="That the clients are spread over; 0: threads of this one.", show_default="one a client, at most one a core"
-        ),
+        typer.Option(help="Processes of clients; 0: threads of this process.", show_default="one a client, at most one a core"),
     ] = None,
     rate: Annotated[
-        float | None, typer.Option(help="Calls a second, whether or not they are answered in time.", show_default=False)
+        float | None,
+        typer.Option(help="Calls per second, sent when due even if earlier ones are not answered.", show_default=False),
     ] = None,
     shape: Annotated[
-        str | None, typer.Option(help="Of a row, for models that take any size: 3,224,224.", show_default=False)
+        str | None, typer.Option(help="Shape of a row, for models that accept any size: 3,224,224.", show_default=False)
     ] = None,
-    layer: Annotated[str | None, typer.Option(help="Whose activations, name or index.", show_default="the last but one")] = None,
+    layer: Annotated[
+        str | None, typer.Option(help="The layer for activations, by name or index.", show_default="the last but one")
+    ] = None,
     json: Annotated[
-        str | None, typer.Option("--json", metavar="FILE", help="Everything measured, as JSON; - for stdout.", show_default=False)
+        str | None, typer.Option("--json", metavar="FILE", help="Write the full report as JSON; - for stdout.", show_default=False)
     ] = None,
-    same_host: Annotated[bool, typer.Option(help="Let calls on this host take the Unix socket that a server offers.")] = True,
-    seed: Annotated[int, typer.Option(help="Of the rows, which are random.")] = 0,
+    same_host: Annotated[bool, typer.Option(help="Let calls on this host use the server's Unix socket.")] = True,
+    seed: Annotated[int, typer.Option(help="Seed of the random rows.")] = 0,
     token: Token = None,
     token_file: TokenFile = None,
     tls: Tls = None,
@@ -76,30 +78,30 @@ def bench(
     key: Key = None,
     timeout_s: Timeout = 60.0,
 ) -> None:
-    """Measure a server: latencies and rows a second of a model's operations, under the load that you say.
+    r"""Measure latency and throughput of a model's operations under load.
 
     Rows are random, within the clip values of the model's card. They count
     against a budget. The options -o, -n and -c may be repeated; each combination
     is a measurement of its own.
 
     Clients call again as soon as they are answered. With --rate calls are due
-    at fixed times, and latencies count from these, so that a server which stalls
-    does not look better for it. Ctrl-C ends the run and shows what was measured.
+    at fixed times, and latencies count from these, so that a stalling server
+    does not look better. Ctrl-C stops the run and shows the results so far.
 
-    Exit code 0: measured; 1: every call of some operation failed; 2: what you
-    asked for is wrong; 3: no server answers.
+    Exit code 0: measured; 1: every call of an operation failed; 2: a wrong
+    argument; 3: no server answers.
 
     \b
-    All that you are granted, one client:
+    All operations that you are granted, one client:
       gradwire bench 127.0.0.1:50051 digits
     Two operations at two sizes, 1 and 16 clients, figures for a script:
-      gradwire bench gpu-node:50051 digits -o predict -o loss_gradient \\
+      gradwire bench gpu-node:50051 digits -o predict -o loss_gradient \
         -n 1 -n 32 -c 1 -c 16 --json figures.json
     A mix of calls, 200 a second:
-      gradwire bench gpu-node:50051 digits --rate 200 -c 32 -d 30 \\
+      gradwire bench gpu-node:50051 digits --rate 200 -c 32 -d 30 \
         --mix predict=9,loss_gradient=1
     """
-    with told():
+    with exit_on_errors():
         load = plan(
             Target(address, model, timeout_s=timeout_s, same_host=same_host, **caller(token, token_file, tls, certificate, key)),
             operations=operation or (),
@@ -120,15 +122,15 @@ def bench(
     if json == "-":
         sys.stdout.write(as_json(report))
     elif json is not None:
-        with told():
+        with exit_on_errors():
             Path(json).write_text(as_json(report))
     if not report.figures:
-        raise ended("nothing was measured", 1)
+        raise error_exit("nothing was measured", 1)
     if all_failed(report.figures):
         raise typer.Exit(1)
 
 
-# What was given.
+# Options.
 
 
 def _mix(text: str) -> dict[str, float]:
@@ -153,7 +155,7 @@ def _layer(text: str | None) -> str | int | None:
 
 
 def _check_writable(json: str | None) -> None:
-    """Better before the measurements than after them."""
+    """Checks the path of the report before the measurements. Raises InvalidCall."""
     if json is None or json == "-":
         return
     path = Path(json)
@@ -162,7 +164,7 @@ def _check_writable(json: str | None) -> None:
         or not path.resolve().parent.is_dir()
         or not os.access(path if path.exists() else path.resolve().parent, os.W_OK)
     ):
-        raise InvalidCall(f"--json {json} cannot be written; expected a file in a folder that exists, or - for stdout")
+        raise InvalidCall(f"--json {json} cannot be written; expected a file in an existing folder, or - for stdout")
 
 
 # While it runs.
@@ -191,7 +193,7 @@ def _run(load: Load) -> Report:
 
 @contextmanager
 def _ended_by_interrupts(stop: threading.Event) -> Iterator[None]:
-    """The first Ctrl-C ends the measurements, a second one the command."""
+    """Stops the measurements at the first Ctrl-C, and the command at the second."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         if stop.is_set():
@@ -210,7 +212,7 @@ def _title(step: Step) -> str:
     return f"{operations}, {_count(step.rows, 'row')}, {_count(step.concurrency, 'client')}"
 
 
-# What came of it.
+# Output.
 
 
 def _show(report: Report, console: Console) -> None:
@@ -231,7 +233,7 @@ def _heading(report: Report) -> str:
 
 
 def _table(report: Report) -> Table:
-    """As narrow as can be: columns that would say the same in every row are left out."""
+    """Makes the table of figures, without columns that are equal in every row."""
     measured = report.figures
     table = Table(show_edge=False, pad_edge=False, box=None)
     table.add_column("operation", header_style="dim", overflow="fold")
@@ -244,9 +246,9 @@ def _table(report: Report) -> Table:
 
 
 def remarks(report: Report) -> Iterator[str]:
-    """What a reader of the figures must know to read them right."""
+    """Yields remarks that the figures need to be read correctly."""
     if report.interrupted:
-        yield "ended early"
+        yield "stopped early"
     yield from (f"left out: {text}" for text in report.left_out)
     for of in report.figures:
         for kind, failure in of.errors.items():
@@ -255,14 +257,14 @@ def remarks(report: Report) -> Iterator[str]:
     for (rows, clients, operation), unsent in late.items():
         if unsent:
             yield (
-                f"{operation}, {_count(rows, 'row')}, {_count(clients, 'client')}: {unsent:,} calls that were due were not made, "
-                "for no client was free; latencies leave them out. Try a lower --rate, or more --concurrency"
+                f"{operation}, {_count(rows, 'row')}, {_count(clients, 'client')}: {unsent:,} due calls were not made, because "
+                "no client was free; latencies omit them. Use a lower --rate, or more --concurrency"
             )
     busiest = max((of.client_cores or 0.0 for of in report.figures), default=0.0)
     if busiest >= _BUSY_CORES:
         yield (
-            f"a process of clients used {busiest:.2f} cores: the clients may be what was measured, not the server. "
-            "More --processes, or clients on another machine"
+            f"a process of clients used {busiest:.2f} cores: the clients may limit the figures, not the server. "
+            "Use more --processes, or clients on another machine"
         )
 
 

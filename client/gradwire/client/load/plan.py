@@ -1,4 +1,4 @@
-"""What a load is to measure, checked against the model's card before anything is sent."""
+"""Plan of a load, checked against the model's card before the first call."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Any
 import numpy as np
 
 from gradwire.client import arguments
-from gradwire.client.connection import Server, connect
-from gradwire.client.credentials import ClientCertificate
+from gradwire.client.check.random_rows import random_rows
 from gradwire.client.errors import InvalidCall
 from gradwire.client.load.calls import Inputs, all_classes_nbytes, check_size, checked, granted
-from gradwire.client.random_rows import random_rows
+from gradwire.client.server import Server, connect
 from gradwire.client.settings import Retry
+from gradwire.client.transport.credentials import ClientCertificate
 
 _LARGE_NBYTES = 256 << 20
-"""Gradients of all classes beyond this are measured only if they are asked for by name."""
+"""Most bytes of a gradient of all classes; larger ones are measured only if named."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A model, and who asks it. As for `connect`; picklable, for processes of their own to connect."""
+    """A model and the arguments of `connect`; picklable, so that other processes can connect."""
 
     address: str
     model: str
@@ -34,7 +34,7 @@ class Target:
     same_host: bool = True
 
     def connect(self) -> Server:
-        """A new connection. Its calls are made once: those made again would hide failures in long latencies."""
+        """Opens a connection without retries, which would hide failures in long latencies."""
         settings: dict[str, Any] = {"token": self.token, "tls": self.tls, "certificate": self.certificate}
         return connect(self.address, **settings, timeout_s=self.timeout_s, retry=Retry(attempts=1), same_host=self.same_host)
 
@@ -44,12 +44,12 @@ class Target:
 
 @dataclass(frozen=True)
 class Step:
-    """One measurement: so many clients, each with one call at a time of so many rows.
+    """One measurement: ``concurrency`` clients, each with one call of ``rows`` rows at a time.
 
     Attributes:
         mix: Operations and their weights, which add up to 1.
-        rows: Of each call.
-        concurrency: Clients.
+        rows: Rows per call.
+        concurrency: Number of clients.
     """
 
     mix: tuple[tuple[str, float], ...]
@@ -59,18 +59,18 @@ class Step:
 
 @dataclass(frozen=True)
 class Load:
-    """What is to be measured. Made by `plan`.
+    """A planned load. Made by `plan`.
 
     Attributes:
         target: The model.
-        inputs: What calls look like.
-        steps: The measurements, in their order.
-        duration_s: How long each takes.
-        warmup_s: What comes before each, and is not counted.
-        processes: That clients are spread over, as far as there are clients; 0: threads of this process.
-        rate_per_s: Calls a second of an open loop; None: a closed loop.
-        seed: Of everything random.
-        left_out: What is not measured although it could be, and why.
+        inputs: Shapes of the arguments.
+        steps: The measurements, in order.
+        duration_s: Duration of each measurement.
+        warmup_s: Duration of the warm-up before each, which is not counted.
+        processes: Processes of clients; 0: threads of this process.
+        rate_per_s: Calls per second of an open loop; None: a closed loop.
+        seed: Seed of everything random.
+        left_out: Measurements left out, and the reasons.
     """
 
     target: Target
@@ -85,7 +85,7 @@ class Load:
 
     @property
     def seconds(self) -> float:
-        """How long all of it takes, about."""
+        """Approximate duration of the whole load."""
         return len(self.steps) * (self.warmup_s + self.duration_s)
 
 
@@ -103,25 +103,25 @@ def plan(
     layer: str | int | None = None,
     seed: int = 0,
 ) -> Load:
-    """What to measure, checked against the model's card, which is asked for.
+    """Plans a load and checks it against the model's card, which it fetches.
 
     Args:
-        target: The model, and who calls.
-        operations: By their names in `calls.OPERATIONS`, one after the other; none: all that the card grants.
-        mix: In place of operations: several at the same time, with their weights.
-        rows: Of a call; each number is a measurement of its own.
-        concurrency: Clients; each number is a measurement of its own.
-        duration_s: How long each measurement takes.
-        warmup_s: Before each.
-        processes: That clients are spread over; 0: threads of this process.
-        rate_per_s: Calls a second of all clients together, in an open loop; None: a closed loop.
-        shape: Of a row, for models that take rows of any size.
-        layer: For activations; None: the one before the last.
-        seed: Of everything random.
+        target: The model and the caller's credentials.
+        operations: Names in `calls.OPERATIONS`, measured one after the other; empty: all that the card grants.
+        mix: Instead of operations: several operations at the same time, with their weights.
+        rows: Rows per call; each number is a separate measurement.
+        concurrency: Number of clients; each number is a separate measurement.
+        duration_s: Duration of each measurement.
+        warmup_s: Duration of the warm-up before each.
+        processes: Processes of clients; 0: threads of this process.
+        rate_per_s: Calls per second of all clients together, in an open loop; None: a closed loop.
+        shape: Shape of a row, for models that accept rows of any size.
+        layer: The layer for activations; None: the one before the last.
+        seed: Seed of everything random.
 
     Raises:
-        InvalidCall, NotGranted: What is asked for makes no sense, or not with this model.
-        GradwireError: The server cannot be asked.
+        InvalidCall, NotGranted: Wrong arguments, or not possible with this model.
+        GradwireError: The server does not answer.
     """
     for name, value in (("duration_s", duration_s), ("rate_per_s", rate_per_s)):
         if value is not None and not 0 < value < math.inf:
@@ -129,7 +129,7 @@ def plan(
     if not 0 <= warmup_s < math.inf:
         raise InvalidCall(f"warmup_s is {warmup_s!r}; expected 0 or more seconds")
     if operations and mix:
-        raise InvalidCall("both operations and a mix are given; a mix is measured by itself, so leave one of them out")
+        raise InvalidCall("operations and mix cannot be combined; pass one of them")
     rows = [arguments.count("rows", n, 1) for n in dict.fromkeys(rows)]
     concurrency = [arguments.count("concurrency", n, 1) for n in dict.fromkeys(concurrency)]
     inputs = _inputs(target, shape, layer)
@@ -156,24 +156,22 @@ def _inputs(target: Target, shape: Sequence[int] | None, layer: str | int | None
         card = remote.card
         sizes = tuple(shape) if shape is not None else card.input_shape
         if any(size < 1 for size in sizes):
-            told = f"shape is {sizes}" if shape is not None else "no shape is given"
+            given = f"shape is {sizes}" if shape is not None else "no shape is given"
             raise InvalidCall(
-                f"{card.name!r} takes rows of shape {card.input_shape}, -1 for any size, and {told}; say which, in full"
+                f"{card.name!r} takes rows of shape {card.input_shape}, -1 for any size, and {given}; pass a complete shape"
             )
         output_shape = card.output_shape
         if not output_shape or min(output_shape) < 1:
-            # The card does not tell.
+            # The card does not have it.
             output_shape = remote.predict(random_rows(card, (1, *sizes), np.random.default_rng(0))).shape[1:]
         if layer is None and card.layer_names:
-            # The last one's are the outputs; features come from the one before.
+            # The last layer gives the outputs; the one before gives features.
             layer = card.layer_names[-2:][0]
         return Inputs(card, sizes, output_shape, layer)
 
 
 def _weights(mix: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
     if not all(0 < weight < math.inf for weight in mix.values()):
-        raise InvalidCall(
-            f"the mix has weights {', '.join(f'{weight:g}' for weight in mix.values())}; expected numbers greater than 0"
-        )
+        raise InvalidCall(f"mix has weights {', '.join(f'{weight:g}' for weight in mix.values())}; expected numbers greater than 0")
     total = sum(mix.values())
     return tuple((name, weight / total) for name, weight in mix.items())

@@ -1,7 +1,7 @@
-"""The processes that clients live in, and what is said to them.
+"""Processes of clients, and the protocol of their pipes.
 
-Each gets an order over its pipe and answers None when it is ready; then it gets a `Window`, and answers counts while its clients
-call and what they have measured at last. None to it means to end early. It also ends when its pipe does, however that came.
+A process gets an order over its pipe and answers None when it is ready. Then it gets a `Window`, and answers counts while its
+clients call and their results at the end. None stops it early. It also ends when its pipe closes.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from gradwire.client.load.plan import Load, Step, Target
 
 _LOOK_S = 0.1
 _LEAVE_S = 2.0
-"""Calls that are under way get so much time to end when a measurement is ended early."""
+"""Time for running calls to finish when a measurement is stopped early."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """What a process of clients is to prepare."""
+    """Order to a process of clients to prepare a step."""
 
     step: Step
     share: int
@@ -38,7 +38,7 @@ class Order:
 
 @contextmanager
 def crews(load: Load) -> Iterator[list[Connection[Any, Any]]]:
-    """A pipe to each process of clients, or to the one thread that stands for them."""
+    """Starts the processes of clients, or one thread in their place, and yields a pipe to each."""
     pipes: list[Connection[Any, Any]] = []
     begun: list[multiprocessing.process.BaseProcess | threading.Thread] = []
     most = max((step.concurrency for step in load.steps), default=0)
@@ -47,14 +47,14 @@ def crews(load: Load) -> Iterator[list[Connection[Any, Any]]]:
             for _ in range(min(max(1, load.processes), most)):
                 ours, theirs = Pipe()
                 pipes.append(ours)
-                told = (theirs, load.target, load.inputs, load.seed, load.rate_per_s)
+                args = (theirs, load.target, load.inputs, load.seed, load.rate_per_s)
                 if load.processes:
-                    process = multiprocessing.get_context("spawn").Process(target=_process, args=told, daemon=True)
+                    process = multiprocessing.get_context("spawn").Process(target=_process, args=args, daemon=True)
                     begun.append(process)
                     process.start()
                     theirs.close()
                 else:
-                    thread = threading.Thread(target=_serve, args=told, name="gradwire-load", daemon=True)
+                    thread = threading.Thread(target=_serve, args=args, name="gradwire-load", daemon=True)
                     begun.append(thread)
                     thread.start()
         yield pipes
@@ -65,8 +65,8 @@ def crews(load: Load) -> Iterator[list[Connection[Any, Any]]]:
             _end(crew)
 
 
-def say(pipe: Connection[Any, Any], message: Order | Window | None) -> None:
-    """Says something to a process. Raises GradwireError if it has died."""
+def send(pipe: Connection[Any, Any], message: Order | Window | None) -> None:
+    """Sends a message to a process. Raises GradwireError if it has died."""
     try:
         pipe.send(message)
     except OSError:
@@ -74,12 +74,12 @@ def say(pipe: Connection[Any, Any], message: Order | Window | None) -> None:
 
 
 def ready(pipes: set[Connection[Any, Any]]) -> list[Connection[Any, Any]]:
-    """Those over which something has come, or comes within a moment."""
+    """Returns the pipes with a message, after a short wait."""
     return [pipe for pipe in wait(list(pipes), _LOOK_S) if isinstance(pipe, Connection)]
 
 
 def received(pipe: Connection[Any, Any]) -> Any:
-    """What a process has answered. Raises GradwireError if it has died."""
+    """Receives a message of a process. Raises GradwireError if it has died."""
     try:
         return pipe.recv()
     except (EOFError, OSError):
@@ -91,7 +91,7 @@ def received(pipe: Connection[Any, Any]) -> Any:
 
 def _died() -> GradwireError:
     return GradwireError(
-        "a process of clients has ended before its time; stderr may say why (memory?). "
+        "a process of clients ended unexpectedly; see stderr for the reason (memory?). "
         'A script must run a load under `if __name__ == "__main__":`, or with processes=0'
     )
 
@@ -108,7 +108,7 @@ def _end(crew: multiprocessing.process.BaseProcess | threading.Thread) -> None:
 
 @contextmanager
 def _no_interrupts() -> Iterator[None]:
-    """Processes that begin meanwhile ignore Ctrl-C from their first moment: a terminal sends it to all, and this one decides."""
+    """Lets processes started meanwhile ignore Ctrl-C: a terminal sends it to all, and only this process handles it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -119,13 +119,13 @@ def _no_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, handler or signal.SIG_DFL)
 
 
-def _process(pipe: Connection[Any, Any], *told: Any) -> None:
+def _process(pipe: Connection[Any, Any], *args: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _serve(pipe, *told)
+    _serve(pipe, *args)
 
 
 def _serve(pipe: Connection[Any, Any], target: Target, inputs: Inputs, seed: int, rate_per_s: float | None) -> None:
-    """Does what it is told, until the pipe ends or says so."""
+    """Carries out orders until the pipe closes or None arrives."""
     with pipe, suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while (order := pipe.recv()) is not None:
             numbers = range(order.share, order.step.concurrency, order.shares)

@@ -1,4 +1,4 @@
-"""What came of a load: figures as plain values, and as JSON."""
+"""Report of a load: figures as plain values, and as JSON."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from gradwire.client.load.plan import Load, Step
 from gradwire.client.load.tally import Failure, Tally
 
 FORMAT = 1
-"""Of the JSON; a change that a reader would notice makes it another."""
+"""Version of the JSON format; incompatible changes increase it."""
 
 
 @dataclass(frozen=True)
 class Figures:
-    """One operation, measured.
+    """Figures of one operation.
 
-    Latencies are those of calls that were answered. In a mix, ``seconds``, ``unsent`` and ``client_cores`` are the mix's.
+    Latencies are those of answered calls. In a mix, ``seconds``, ``unsent`` and ``client_cores`` are the mix's.
 
     Attributes:
-        operation: As users name it.
-        rows: Of each call.
+        operation: The name that users type.
+        rows: Rows per call.
         concurrency: Clients, each with at most one call at a time.
-        weight: Its part of a mix, 0 to 1; None if it was measured alone.
-        calls: Answered.
-        failed: Not answered.
-        errors: Those that failed, by the names of their errors.
-        seconds: From the first call's beginning to the last one's end.
-        p50_ms: The median; None, as the others, if nothing was answered.
+        weight: Share of a mix, 0 to 1; None if measured alone.
+        calls: Answered calls.
+        failed: Failed calls.
+        errors: Failed calls by the names of their errors.
+        seconds: From the start of the first call to the end of the last.
+        p50_ms: Median latency; None, as the others, if no call was answered.
         p90_ms: 90th percentile.
         p99_ms: 99th percentile.
-        max_ms: The longest.
-        mean_ms: On average.
-        calls_per_s: Answered calls.
-        rows_per_s: Rows of answered calls.
+        max_ms: Greatest latency.
+        mean_ms: Mean latency.
+        calls_per_s: Answered calls per second.
+        rows_per_s: Rows of answered calls per second.
         unsent: In an open loop, calls that were due and never made, because no client was free.
-        client_cores: Processor cores that the busiest process of clients used; None where clients are threads of the caller's
-            process. Near 1, the clients may be what is measured.
+        client_cores: Processor cores that the busiest process of clients used; None if clients are threads of the caller's
+            process. Near 1, the clients may limit the figures.
     """
 
     operation: str
@@ -66,28 +66,28 @@ class Figures:
 
 @dataclass(frozen=True)
 class Report:
-    """A whole run.
+    """Report of a whole run.
 
     Attributes:
-        address: Of the server.
+        address: The server's address.
         model: The served name.
-        date: When it began, UTC, ISO 8601.
-        backend: The framework behind the model.
-        version: Of the weights.
-        device: Where the model is.
-        access: What this caller is granted.
-        input_shape: Sizes of a row's axes as they were sent.
-        input_dtype: Of the rows.
-        duration_s: How long each measurement was to take.
-        warmup_s: Before each of them, not counted.
-        processes: That the clients were spread over; 0: threads of the caller's own.
-        rate_per_s: Of an open loop; None: a closed one.
-        layer: Whose activations were asked for.
-        seed: Of the rows.
-        same_host: Whether calls could take the server's Unix socket in place of gRPC.
-        interrupted: It was ended early.
-        left_out: What was not measured, and why.
-        figures: One an operation, number of rows and number of clients.
+        date: Start of the run, UTC, ISO 8601.
+        backend: The model's framework.
+        version: Version of the weights.
+        device: The model's device.
+        access: This caller's access.
+        input_shape: Sizes of the axes of the rows sent.
+        input_dtype: Dtype of the rows.
+        duration_s: Planned duration of each measurement.
+        warmup_s: Duration of each warm-up, not counted.
+        processes: Processes of clients; 0: threads of the caller's process.
+        rate_per_s: Calls per second of an open loop; None: a closed loop.
+        layer: The layer of activations.
+        seed: Seed of the rows.
+        same_host: Whether calls could use the server's Unix socket in place of gRPC.
+        interrupted: Whether the run was stopped early.
+        left_out: Measurements left out, and the reasons.
+        figures: One per operation, number of rows and number of clients.
     """
 
     address: str
@@ -112,14 +112,14 @@ class Report:
 
 
 def figures(step: Step, tallies: dict[str, Tally], seconds: float, unsent: int, client_cores: float | None) -> list[Figures]:
-    """The figures of one measurement.
+    """Computes the figures of one measurement.
 
     Args:
-        step: What was measured.
-        tallies: What was counted, by operation.
-        seconds: From the first call's beginning to the last one's end.
+        step: The measurement.
+        tallies: Tallies by operation.
+        seconds: From the start of the first call to the end of the last.
         unsent: Calls that were due and never made.
-        client_cores: That the busiest process of clients used; None if it is not known.
+        client_cores: Cores that the busiest process of clients used; None if unknown.
     """
 
     def of(operation: str, weight: float) -> Figures:
@@ -146,7 +146,7 @@ def figures(step: Step, tallies: dict[str, Tally], seconds: float, unsent: int, 
 
 
 def report_of(load: Load, date: str, measured: Sequence[Figures], interrupted: bool) -> Report:
-    """The report of a run that began at ``date``."""
+    """Makes the report of a run that began at ``date``."""
     card = load.inputs.card
     return Report(
         address=load.target.address,
@@ -172,19 +172,19 @@ def report_of(load: Load, date: str, measured: Sequence[Figures], interrupted: b
 
 
 def as_json(report: Report) -> str:
-    """Everything there is to know of a run: the report's fields by their names, and what made the load."""
+    """Formats a report as JSON, with versions and machine of the client."""
     client: dict[str, str | int] = {package: version(package) for package in ("gradwire", "numpy", "grpcio", "protobuf")}
     client |= {"python": platform.python_version(), "system": f"{platform.system()} {platform.release()}", "cores": cores()}
     return json.dumps({"format": FORMAT, **asdict(report), "client": client}, indent=2, allow_nan=False) + "\n"
 
 
 def all_failed(measured: Sequence[Figures]) -> list[Figures]:
-    """Those of which no call was answered."""
+    """Returns the figures without any answered call."""
     return [of for of in measured if of.failed and not of.calls]
 
 
 def cores() -> int:
-    """Processor cores that this process may use."""
+    """Returns the number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -193,6 +193,6 @@ def _latencies(tally: Tally) -> dict[str, float | None]:
     if not tally.latencies_s:
         return dict.fromkeys(names)
     latencies_ms = np.frombuffer(tally.latencies_s, np.float32).astype(np.float64) * 1e3
-    # Observed values, and none that flatters.
+    # Observed values, rounded up.
     percentiles = np.percentile(latencies_ms, (50, 90, 99, 100), method="higher")
     return dict(zip(names, map(float, (*percentiles, latencies_ms.mean())), strict=True))

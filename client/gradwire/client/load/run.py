@@ -1,4 +1,4 @@
-"""Makes the measurements of a load, one after the other, each with new connections and a warm-up of its own."""
+"""Runs the measurements of a load, one after the other, each with new connections and a warm-up."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from typing import Any
 
 from gradwire.client.load.clients import Counts, Measured, Window
 from gradwire.client.load.plan import Load, Step
-from gradwire.client.load.processes import Order, crews, ready, received, say
+from gradwire.client.load.processes import Order, crews, ready, received, send
 from gradwire.client.load.report import Figures, Report, figures, report_of
 from gradwire.client.load.tally import Tally
 
 _LEAD_S = 0.05
-"""Between the word to begin and the beginning, so that all processes have heard it."""
+"""Delay before a measurement, so that all processes have received its start time."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is.
+    """Progress of a run.
 
     Attributes:
-        step: The measurement that is made.
-        number: How many were made before it.
-        seconds: How far it is, its warm-up included.
-        calls: Made in it up to now, those of the warm-up and those that failed included.
-        failed: Of these.
+        step: The current measurement.
+        number: Number of finished measurements.
+        seconds: Time since its start, including the warm-up.
+        calls: Its calls so far, including warm-up and failed calls.
+        failed: Failed calls among them.
     """
 
     step: Step
@@ -44,14 +44,14 @@ def run_load(
     on_progress: Callable[[Progress], None] | None = None,
     stop: threading.Event | None = None,
 ) -> Report:
-    """Makes the measurements.
+    """Runs the measurements and returns their report.
 
-    With processes, a script must call it under ``if __name__ == "__main__":``, as `multiprocessing` asks for.
+    With processes, a script must call it under ``if __name__ == "__main__":``, as `multiprocessing` requires.
 
     Args:
-        load: From `plan`.
+        load: A plan of `plan`.
         on_progress: Called ten times a second.
-        stop: Ends the run when it is set; then the report holds what was measured until then.
+        stop: Stops the run when set; the report then has the results so far.
 
     Raises:
         GradwireError: A process of clients has died.
@@ -73,10 +73,10 @@ def run_load(
 def _measure(
     pipes: list[Connection[Any, Any]], load: Load, number: int, on_progress: Callable[[Progress], None], stop: threading.Event
 ) -> list[Figures]:
-    """The figures of one step; none if it was ended before anything was measured."""
+    """Measures one step and returns its figures; none if it was stopped before its start."""
     step = load.steps[number]
     for share, pipe in enumerate(pipes):
-        say(pipe, Order(step, share, len(pipes)))
+        send(pipe, Order(step, share, len(pipes)))
     unready = set(pipes)
     while unready:
         for pipe in ready(unready):
@@ -87,10 +87,10 @@ def _measure(
     begin_s = time.perf_counter() + _LEAD_S
     window = Window(begin_s, begin_s + load.warmup_s, begin_s + load.warmup_s + load.duration_s)
     for pipe in pipes:
-        say(pipe, window)
+        send(pipe, window)
     counts: dict[Connection[Any, Any], Counts] = {}
     measured: list[Measured] = []
-    running, told = set(pipes), False
+    running, stopping = set(pipes), False
     while running:
         for pipe in ready(running):
             message = received(pipe)
@@ -99,10 +99,10 @@ def _measure(
             else:
                 measured.append(message)
                 running.discard(pipe)
-        if stop.is_set() and not told:
-            told = True
+        if stop.is_set() and not stopping:
+            stopping = True
             for pipe in running:
-                say(pipe, None)
+                send(pipe, None)
         calls, failed = sum(of.calls for of in counts.values()), sum(of.failed for of in counts.values())
         on_progress(Progress(step, number, max(0.0, time.perf_counter() - begin_s), calls, failed))
     return _figures(step, measured, load)

@@ -1,4 +1,4 @@
-"""What calls came to: every latency, and failures by their kind."""
+"""Tallies of calls: every latency, and failures by kind."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ class Failure:
     """Calls that failed in the same way.
 
     Attributes:
-        calls: How many.
-        text: What the first of them said.
+        calls: Number of calls.
+        text: Error text of the first.
     """
 
     calls: int
@@ -21,11 +21,11 @@ class Failure:
 
 @dataclass
 class Tally:
-    """Calls of one operation that were measured: of one client, or of several.
+    """Measured calls of one operation, of one client or several.
 
     Attributes:
-        latencies_s: Of those that were answered: float32, 4 bytes a call.
-        failures: The others, by the names of their errors.
+        latencies_s: Latencies of answered calls: float32, 4 bytes per call.
+        failures: Failed calls by the names of their errors.
     """
 
     latencies_s: array[float] = field(default_factory=lambda: array("f"))
@@ -38,7 +38,7 @@ class Tally:
         self.failures[kind] = Failure(1, str(error)) if before is None else Failure(before.calls + 1, before.text)
 
     def add(self, other: Tally) -> None:
-        """Counts what another has counted."""
+        """Adds the calls of another tally."""
         self.latencies_s.extend(other.latencies_s)
         for kind, failure in other.failures.copy().items():
             before = self.failures.get(kind, Failure(0, failure.text))

@@ -1,1 +1,1 @@
-"""``gradwire top``: what a server does, from its status."""
+"""``gradwire top``: live activity of a server, from its status."""

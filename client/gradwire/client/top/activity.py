@@ -1,4 +1,4 @@
-"""What a server did between two readings of its status, or since its start."""
+"""Activity of a server between two readings of its status, or since its start."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class Operation:
     """Calls of one operation of one served name.
 
     Attributes:
-        calls: That ended.
-        failed: Of them, otherwise than well or by their caller's wish; by reason.
-        forward: Rows charged.
-        backward: Likewise.
-        p50_s: Half of the calls took at most so long on the server; None without calls.
-        p99_s: Likewise, of 99 in a hundred.
-        batch_rows: Rows that were computed at once, on average over all names that share the model; None without batches.
+        calls: Calls that ended.
+        failed: Failed calls among them, by reason; cancelled calls do not count.
+        forward: Forward rows charged.
+        backward: Backward rows charged.
+        p50_s: Median time on the server; None without calls.
+        p99_s: 99th percentile of the time on the server; None without calls.
+        batch_rows: Mean rows per batch, over all names that share the model; None without batches.
     """
 
     operation: str
@@ -36,11 +36,11 @@ class Operation:
 
 @dataclass(frozen=True)
 class Model:
-    """One served name.
+    """Activity of one served name.
 
     Attributes:
         waiting: Calls that wait for the model's device now.
-        operations: That were ever called, in the order of their first calls.
+        operations: Operations called so far, in the order of their first calls.
     """
 
     name: str
@@ -54,11 +54,11 @@ class Model:
 
 @dataclass(frozen=True)
 class Device:
-    """A device now.
+    """Current state of a device.
 
     Attributes:
-        memory_nbytes: By kind: used, total, and more where the backend tells.
-        utilization: 0 to 1; None where it is not told.
+        memory_nbytes: Bytes by kind: used, total, and more if the backend reports them.
+        utilization: 0 to 1; None if unknown.
     """
 
     device: str
@@ -69,15 +69,15 @@ class Device:
 
 @dataclass(frozen=True)
 class Activity:
-    """What a server did in a period.
+    """Activity of a server in a period.
 
     Attributes:
-        server: Its process, as in its ledger.
-        process: Which of several processes at its address it is, for people; empty if it is alone there.
-        version: Of gradwire.
-        up_s: Since its start.
-        period_s: Long.
-        refusing: Why it takes no new calls; empty if it does.
+        server: The server process, as in its ledger.
+        process: Number and device of the process among several at its address; empty if it is alone.
+        version: Version of gradwire.
+        up_s: Time since its start.
+        period_s: Length of the period.
+        refusing: Why it accepts no new calls; empty if it accepts them.
     """
 
     server: str
@@ -100,7 +100,7 @@ _WELL = ("OK", "CANCELLED")
 
 
 def activity(now: pb.GetStatusResponse, before: pb.GetStatusResponse | None = None) -> Activity:
-    """What happened between two readings; without the first, or if the server has been started anew since, from its start on."""
+    """Computes the activity between two readings, or since the start if the first is missing or the server restarted."""
     if before is None or (before.server, before.started) != (now.server, now.started):
         before = pb.GetStatusResponse(server=now.server, started=now.started, now=now.started)
     models_before = {model.name: model for model in before.models}
@@ -135,12 +135,12 @@ def activity(now: pb.GetStatusResponse, before: pb.GetStatusResponse | None = No
 
 
 def quantile(bounds: Sequence[float], counts: Sequence[int], part: float) -> float | None:
-    """The value that a part of those in a histogram do not exceed; in proportion within its bucket, as Prometheus does it.
+    """Estimates a quantile of a histogram, by linear interpolation within its bucket as in Prometheus.
 
     Args:
         bounds: Upper bounds of the buckets.
-        counts: One more: the last bucket has no bound, and its values count as the last bound.
-        part: 0 to 1.
+        counts: One more than bounds: the last bucket has no bound, and its values count as the last bound.
+        part: The quantile, 0 to 1.
 
     Returns:
         None if the histogram is empty.

@@ -1,4 +1,4 @@
-"""``gradwire top``: a live table of what a server does, for its admins."""
+"""``gradwire top``: a live table of a server's activity, for its admins."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
 
-from gradwire.client.commands import Address, Certificate, Key, Timeout, Tls, Token, TokenFile, opened
-from gradwire.client.connection import Server
+from gradwire.client.commands.options import Address, Certificate, Key, Timeout, Tls, Token, TokenFile, connected
 from gradwire.client.errors import Unavailable
+from gradwire.client.server import Server
 from gradwire.client.top.activity import Activity, activity
 from gradwire.client.top.table import shown
 from gradwire.v1 import status_pb2 as pb
@@ -25,9 +25,9 @@ from gradwire.v1 import status_pb2_grpc
 
 def top(
     address: Address,
-    once: Annotated[bool, typer.Option("--once", help="Show what happened since the server's start, and end.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON a period, in place of the table.")] = False,
-    every_s: Annotated[float, typer.Option("--every", min=0.1, help="Seconds of a period.")] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="Show the activity since the server's start, then exit.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON per period in place of the table.")] = False,
+    every_s: Annotated[float, typer.Option("--every", min=0.1, help="Length of a period in seconds.")] = 1.0,
     token: Token = None,
     token_file: TokenFile = None,
     tls: Tls = None,
@@ -35,14 +35,14 @@ def top(
     key: Key = None,
     timeout_s: Timeout = 10.0,
 ) -> None:
-    """Watch what a server does: calls, rows, latencies, batches, devices. Until Ctrl-C.
+    """Watch a server's calls, rows, latencies, batches and devices. Ctrl-C ends it.
 
-    For admins of the server; where callers are not told apart, for everybody on its host. Latencies are the server's own.
+    For admins of the server; without authentication, for all callers on its host. Latencies are measured on the server.
 
     Example: gradwire top 127.0.0.1:50051
     """
     console = Console()
-    with opened(address, token, token_file, tls, certificate, key, timeout_s) as server:
+    with connected(address, token, token_file, tls, certificate, key, timeout_s) as server:
         if once:
             _print(console, activity(_read(server)), as_json)
             return
@@ -62,7 +62,7 @@ def _live(console: Console, server: Server, every_s: float) -> None:
             try:
                 now = _read(server)
             except Unavailable as e:
-                # It may come back: what was seen last stays.
+                # The server may come back: keep the last table.
                 live.update(Group(f"[bold red]no answer:[/] {escape(str(e))}", latest or ""), refresh=True)
                 continue
             latest, before = shown(activity(now, before)), now
@@ -80,10 +80,12 @@ def _periods(server: Server, every_s: float) -> Iterator[Activity]:
 
 def _read(server: Server) -> pb.GetStatusResponse:
     def ask(call: dict[str, Any]) -> pb.GetStatusResponse:
-        answer: pb.GetStatusResponse = status_pb2_grpc.StatusServiceStub(server.channel()).GetStatus(pb.GetStatusRequest(), **call)
+        answer: pb.GetStatusResponse = status_pb2_grpc.StatusServiceStub(server.connection.channel()).GetStatus(
+            pb.GetStatusRequest(), **call
+        )
         return answer
 
-    return server.ask(ask)
+    return server.connection.ask(ask)
 
 
 def _print(console: Console, seen: Activity, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""A server's activity, for people."""
+"""Table of a server's activity, for terminals."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _GREY = "[dim]-[/]"
 
 
 def shown(activity: Activity) -> RenderableType:
-    """A few lines about the server, and a table of its models."""
+    """Formats an activity as a few lines about the server and a table of its models."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading, side in _HEADINGS:
         table.add_column(heading, header_style="dim", justify="right" if side == "right" else "left", overflow="fold")
@@ -45,19 +45,19 @@ def _lines(activity: Activity) -> list[Text]:
     lines = [
         f"[bold]{escape(activity.server)}[/]  gradwire {escape(activity.version)}  up {_duration(activity.up_s)}  "
         f"[dim]in the last {activity.period_s:.1f} s[/]",
-        *([f"[bold]{escape(activity.process)}[/]: this is one of those at the address"] if activity.process else []),
+        *([f"[bold]{escape(activity.process)}[/], one of several at the address"] if activity.process else []),
         f"{activity.running_calls:,} calls, {activity.open_streams:,} streams, {received}/s in, {sent}/s out; "
-        f"ledger: {activity.ledger_pending_calls:,} to be written{lost}",
+        f"ledger: {activity.ledger_pending_calls:,} pending{lost}",
         *(_of_device(device) for device in activity.devices),
     ]
     if activity.refusing:
-        lines.append(f"[bold red]no calls are taken:[/] {escape(activity.refusing)}")
+        lines.append(f"[bold red]accepts no calls:[/] {escape(activity.refusing)}")
     return [Text.from_markup(line) for line in lines]
 
 
 def _of_device(device: Device) -> str:
     memory = device.memory_nbytes
-    parts = [f"{_bytes(memory[kind])}{' in all' if kind == 'total' else f' {kind}'}" for kind in memory]
+    parts = [f"{_bytes(memory[kind])}{f' {kind}'}" for kind in memory]
     if device.utilization is not None:
         parts.append(f"busy {device.utilization:.0%}")
     return f"{escape(device.device)}: {', '.join(parts)}{f'  [dim]{escape(device.uuid)}[/]' if device.uuid else ''}"

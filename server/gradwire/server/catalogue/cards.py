@@ -1,4 +1,4 @@
-"""The card of a granted name: what a caller needs to know to use it, and nothing beyond its access."""
+"""Card of a served name: the facts that a caller needs to use it, within its access."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from gradwire.backends.backend import Array, Model
 from gradwire.backends.config import ModelConfig
-from gradwire.server.catalogue.granted import Granted
+from gradwire.server.catalogue.admitted import Admitted
 from gradwire.server.config.limits import Limits
 from gradwire.server.values.contract import ANSWERS, CONTRACT, OPERATIONS
 from gradwire.v1 import model_pb2 as pb
@@ -16,42 +16,35 @@ from gradwire.v1.tensor_pb2 import Tensor
 from gradwire.wire.codecs import CODINGS
 from gradwire.wire.dtypes import to_contract
 from gradwire.wire.frames import CHUNK_NBYTES
+from gradwire.wire.names import OUTPUT_KINDS, TASKS
 from gradwire.wire.tensors import elements, raw
 
-_TASKS: dict[str, pb.Task] = {"classification": pb.TASK_CLASSIFICATION, "regression": pb.TASK_REGRESSION}
-_OUTPUT_KINDS: dict[str, pb.OutputKind] = {
-    "logits": pb.OUTPUT_KIND_LOGITS,
-    "probabilities": pb.OUTPUT_KIND_PROBABILITIES,
-    "labels": pb.OUTPUT_KIND_LABELS,
-    "values": pb.OUTPUT_KIND_VALUES,
-}
+
+def operations(admitted: Admitted) -> list[pb.Operation]:
+    """Operations that a caller may use, in the contract's order."""
+    return sorted(OPERATIONS[operation] for operation in admitted.operations)
 
 
-def operations(granted: Granted) -> list[pb.Operation]:
-    """What a caller of the name may do, in the contract's order."""
-    return sorted(OPERATIONS[operation] for operation in granted.operations)
-
-
-def card(granted: Granted, limits: Limits) -> pb.ModelCard:
-    """The card that callers of the name get."""
-    estimator, config, model = granted.estimator, granted.estimator.config, granted.estimator.model
+def card(admitted: Admitted, limits: Limits) -> pb.ModelCard:
+    """Makes the card of a served name for its caller."""
+    estimator, config, model = admitted.estimator, admitted.estimator.config, admitted.estimator.model
     result = pb.ModelCard(
-        name=granted.name,
+        name=admitted.name,
         backend=config.backend,
-        task=_TASKS[config.task],
+        task=TASKS[config.task],
         input_shape=config.input_shape,
         input_dtype=to_contract(np.dtype(model.input_dtype)),
-        output_shape=[config.nb_classes] if granted.labels_only else estimator.output_shape,
-        output_dtype=to_contract(np.dtype(np.float32) if granted.labels_only else estimator.output_dtype),
+        output_shape=[config.nb_classes] if admitted.labels_only else estimator.output_shape,
+        output_dtype=to_contract(np.dtype(np.float32) if admitted.labels_only else estimator.output_dtype),
         nb_classes=config.nb_classes,
-        output_kind=pb.OUTPUT_KIND_LABELS if granted.labels_only else _OUTPUT_KINDS[model.output_kind],
-        access=CONTRACT[granted.access],
-        operations=operations(granted),
-        answers=sorted(ANSWERS[answer] for answer in granted.answers),
+        output_kind=pb.OUTPUT_KIND_LABELS if admitted.labels_only else OUTPUT_KINDS[model.output_kind],
+        access=CONTRACT[admitted.access],
+        operations=operations(admitted),
+        answers=sorted(ANSWERS[answer] for answer in admitted.answers),
         version=estimator.version,
         device=model.device,
-        # Which GPU it is says on which host, and what else runs there.
-        device_uuid=device_uuid(model) if granted.white_box else "",
+        # The UUID of a GPU shows its host, and the other processes there.
+        device_uuid=device_uuid(model) if admitted.white_box else "",
         limits=pb.CallLimits(
             max_tensor_bytes=limits.max_tensor_bytes,
             max_held_bytes=limits.max_held_bytes,
@@ -60,7 +53,7 @@ def card(granted: Granted, limits: Limits) -> pb.ModelCard:
         ),
         codecs=sorted(CODINGS),
         coalesce=estimator.coalesces,
-        clone_of=granted.clone_of,
+        clone_of=admitted.served.clone_of,
     )
     if config.channels_first is not None:
         result.channels_first = config.channels_first
@@ -68,16 +61,16 @@ def card(granted: Granted, limits: Limits) -> pb.ModelCard:
         low, high = (np.asarray(bound, np.float32) for bound in config.clip_values)
         result.clip_min.CopyFrom(_tensor("clip_min", low))
         result.clip_max.CopyFrom(_tensor("clip_max", high))
-    if granted.white_box:
-        if granted.sees_layers:
+    if admitted.white_box:
+        if admitted.sees_layers:
             result.layer_names.extend(model.layer_names)
         result.loss = model.loss_name
         result.loss_reduction = model.loss_reduction
         result.notes.extend(model.notes)
-        if granted.served.fixed:
-            result.notes.append(f"weights stay as they are: {granted.served.fixed}")
+        if admitted.served.fixed:
+            result.notes.append(f"weights are fixed: {admitted.served.fixed}")
         result.notes.extend(
-            f"{operation} of rows {shape} is computed {rows} rows at once: the device has no room for more"
+            f"{operation} of rows {shape} is computed {rows} rows at once: more do not fit into the device's memory"
             for (operation, shape), rows in estimator.room.copy().items()
         )
         _describe_defences(result, config, estimator.preprocessing.standardisation)
@@ -98,5 +91,5 @@ def _tensor(name: str, array: Array) -> Tensor:
 
 
 def device_uuid(model: Model) -> str:
-    """The UUID of the device that a model lies on; empty where there is none, or the backend does not tell."""
+    """UUID of a model's device; empty if the device has none or the backend does not give it."""
     return str(getattr(model, "device_uuid", ""))

@@ -1,14 +1,14 @@
-"""Which names are served, and what is behind each. Who asks finds the names that were granted to it, and no others."""
+"""Catalogue of served names. A caller finds the names that were granted to it, and no others."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
+from gradwire.backends.capabilities import Operation
 from gradwire.backends.estimator import Estimator
-from gradwire.server.catalogue.granted import Granted
+from gradwire.server.catalogue.admitted import Admitted
 from gradwire.server.catalogue.served import Served
 from gradwire.server.errors import NotGranted, TooManyClones, UnknownModel
 from gradwire.server.trust.budgets.accounts import Accounts
@@ -16,13 +16,13 @@ from gradwire.server.trust.grants.book import GrantBook
 
 
 class Catalogue:
-    """The served names. They change only when clones come and go.
+    """The served names. They change only when clones are made and deleted.
 
     Args:
-        served: The names of the configuration.
-        max_clones: Of each model at the same time.
-        book: Who may do what.
-        accounts: Where calls are charged.
+        served: Names of the configuration.
+        max_clones: Most clones of each model at the same time.
+        book: Grants in force.
+        accounts: Accounts that calls are charged to.
     """
 
     def __init__(self, served: list[Served], max_clones: int, book: GrantBook, accounts: Accounts) -> None:
@@ -31,38 +31,51 @@ class Catalogue:
         self._book = book
         self._accounts = accounts
         self._numbers = itertools.count(1)
-        # What each principal has of each name, to be made anew when its grant is another one.
-        self._known: dict[tuple[str, str], Granted] = {}
-        # Names of clones that are being made, by what they are made of.
+        # By name and principal; replaced when the principal's grant changes.
+        self._admitted: dict[tuple[str, str], Admitted] = {}
+        # Names of clones that are being made, with the model that each is made of.
         self._reserved: dict[str, str] = {}
 
     def __iter__(self) -> Iterator[Served]:
         return iter(list(self._served.values()))
 
-    def of(self, principal: str) -> list[Granted]:
-        """What a principal finds here."""
-        found = (self._granted(served, principal) for served in self)
-        return [granted for granted in found if granted is not None]
+    def of(self, principal: str) -> list[Admitted]:
+        """All served names that a principal may use."""
+        found = (self._admit(served, principal) for served in self)
+        return [admitted for admitted in found if admitted is not None]
 
-    def get(self, name: str, principal: str) -> Granted:
-        """What a principal has of a name. Raises UnknownModel, whether the name is served to nobody or only to others."""
+    def admit(self, name: str, principal: str, operation: Operation | None = None) -> Admitted:
+        """A served name as a principal may use it.
+
+        Args:
+            name: Name that the caller typed.
+            principal: The caller.
+            operation: Operation that must be allowed; None: any grant is enough.
+
+        Raises:
+            UnknownModel: The name is not served, or not granted to this caller; the text is the same.
+            NotGranted: The operation is not granted.
+            Unsupported: The model does not have the operation.
+        """
         served = self._served.get(name)
-        granted = None if served is None else self._granted(served, principal)
-        if granted is None:
-            names = ", ".join(granted.name for granted in self.of(principal)) or "none"
+        admitted = None if served is None else self._admit(served, principal)
+        if admitted is None:
+            names = ", ".join(admitted.name for admitted in self.of(principal)) or "none"
             raise UnknownModel(f"{name!r} is not served here; there are: {names}")
-        return granted
+        if operation is not None and operation not in admitted.operations:
+            admitted.check(operation)
+        return admitted
 
     @contextmanager
-    def reserving_clone(self, origin: Granted) -> Iterator[str]:
-        """A name for a clone of ``origin``, whose place is taken while the clone is made. Raises TooManyClones."""
+    def reserving_clone(self, origin: Admitted) -> Iterator[str]:
+        """Reserves a name for a clone of ``origin`` while the clone is made. Raises TooManyClones."""
         family = origin.model.partition("~")[0]
         clones = [entry for entry in self if entry.clone_of and entry.model.partition("~")[0] == family]
         being_made = [name for name, of in self._reserved.items() if of == family]
         if len(clones) + len(being_made) >= self._max_clones:
             raise TooManyClones(
                 f"{origin.name!r} has {len(clones) + len(being_made)} clones, as many as max_clones allows; "
-                "end one that is not needed any more"
+                "delete one that is no longer needed"
             )
         name = f"{family}~{next(self._numbers)}"
         self._reserved[name] = family
@@ -71,28 +84,28 @@ class Catalogue:
         finally:
             del self._reserved[name]
 
-    def add_clone(self, origin: Granted, name: str, estimator: Estimator) -> Granted:
-        """Serves a clone, to whoever made it, with what it has of the origin."""
+    def add_clone(self, origin: Admitted, name: str, estimator: Estimator) -> Admitted:
+        """Serves a clone to the caller that made it, with that caller's grant for the origin."""
         served = origin.served
-        clone = Served(name, estimator, name, served.access, origin.name, origin.principal, served.granted_as)
+        clone = Served(name, estimator, name, served.access, origin.name, origin.principal, served.account_name)
         self._served[name] = clone
-        return replace(origin, served=clone)
+        return Admitted.of(clone, origin.principal, origin.grant, origin.charges)
 
-    def remove_clone(self, clone: Granted) -> None:
-        """Ends a clone. Raises NotGranted if the name is not a clone's."""
-        if not clone.clone_of:
-            raise NotGranted(f"{clone.name!r} is not a clone; models of the configuration are served as long as the server runs")
+    def remove_clone(self, clone: Admitted) -> None:
+        """Deletes a clone. Raises NotGranted if the name is not a clone's."""
+        if not clone.served.clone_of:
+            raise NotGranted(f"{clone.name!r} is not a clone; configured models cannot be deleted")
         self._served.pop(clone.name, None)
-        self._known.pop((clone.name, clone.principal), None)
+        self._admitted.pop((clone.name, clone.principal), None)
 
-    def _granted(self, served: Served, principal: str) -> Granted | None:
+    def _admit(self, served: Served, principal: str) -> Admitted | None:
         if served.owner and served.owner != principal:
             return None
-        name = served.granted_as
-        grant = self._book.of(principal, name)
+        grant = self._book.of(principal, served.account_name)
         if grant is None:
             return None
-        known = self._known.get((served.name, principal))
+        known = self._admitted.get((served.name, principal))
         if known is None or known.grant is not grant or known.served is not served:
-            known = self._known[served.name, principal] = Granted(served, principal, grant, self._accounts.of(principal, name))
+            known = Admitted.of(served, principal, grant, self._accounts.of(principal, served.account_name))
+            self._admitted[served.name, principal] = known
         return known

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gradwire.backends.capabilities import Operation
 from gradwire.backends.estimator import Estimator
 from gradwire.server.values.access import AccessLevel
 
-_CHANGING = frozenset({Operation.FIT, Operation.FIT_BATCHES, Operation.VERSIONS, Operation.CLONE})
-"""What leaves weights behind that are in this process alone."""
+_CHANGE_WEIGHTS = frozenset({Operation.FIT, Operation.FIT_BATCHES, Operation.VERSIONS, Operation.CLONE})
+"""Operations whose weights would exist in this process alone."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,14 +17,16 @@ class Served:
     """One served name.
 
     Attributes:
-        name: What callers type.
-        estimator: What answers; several names may share one.
-        model: The name under which the estimator was loaded; its versions and its queue go by it.
-        access: The most that anybody gets of this name.
-        clone_of: For a clone, the name it was made from.
-        owner: For a clone, who made it. Nobody else finds it.
-        root: For a clone, the name of the configuration that it comes from; its grants and accounts are the clone's.
-        fixed: Why the weights have to stay as they were loaded, for callers; empty where they may change.
+        name: Name that callers type.
+        estimator: Model that answers; several names may share one.
+        model: Name under which the estimator was loaded; its versions and its queue go by it.
+        access: Highest access level of this name.
+        clone_of: Of a clone, the name that it was cloned from.
+        owner: Of a clone, the principal that made it, and the only one that finds it.
+        root: Of a clone, the configured name that it comes from.
+        fixed: Reason why the weights must not change, for callers; empty where they may.
+        account_name: Name that grants and accounts go by: ``root`` of a clone, else ``name``.
+        capabilities: Operations that the model has here, for any caller.
     """
 
     name: str
@@ -35,13 +37,10 @@ class Served:
     owner: str = ""
     root: str = ""
     fixed: str = ""
+    account_name: str = field(init=False)
+    capabilities: frozenset[Operation] = field(init=False)
 
-    @property
-    def capabilities(self) -> frozenset[Operation]:
-        """What can be done with the model here, whoever asks."""
-        return self.estimator.capabilities - _CHANGING if self.fixed else self.estimator.capabilities
-
-    @property
-    def granted_as(self) -> str:
-        """The name that grants and accounts go by."""
-        return self.root or self.name
+    def __post_init__(self) -> None:
+        able = self.estimator.capabilities
+        object.__setattr__(self, "account_name", self.root or self.name)
+        object.__setattr__(self, "capabilities", able - _CHANGE_WEIGHTS if self.fixed else able)

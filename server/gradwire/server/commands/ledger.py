@@ -1,6 +1,6 @@
-"""``gradwire ledger``: what was asked of a server, by whom, as a table or a file; and an end to what is too old.
+"""Command ``gradwire ledger``: shows, exports and deletes the recorded calls of a server.
 
-Exit codes: 0, done; 2, what was asked for is wrong; 3, the store does not answer.
+Exit codes: 0, done; 2, wrong arguments; 3, the store does not answer.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from rich.table import Table
 
 from gradwire.server.errors import StoreConfigError, StoreUnavailable
 from gradwire.server.store.export import write_csv, write_parquet
-from gradwire.server.store.place import store_of
 from gradwire.server.store.records import CallFilter, CallRecord, moment
 from gradwire.server.store.store import Store
+from gradwire.server.store.url import store_of
 
-ledger = typer.Typer(no_args_is_help=True, help="Who asked what of a server: its ledger of calls, shown, exported or shortened.")
+ledger = typer.Typer(no_args_is_help=True, help="Show, export or delete the calls in a server's ledger.")
 
 StoreUrl: TypeAlias = Annotated[
     str | None,
@@ -34,17 +34,15 @@ StoreUrl: TypeAlias = Annotated[
         "--store", envvar="GRADWIRE_STORE", help="sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE.", show_default=False
     ),
 ]
-Config: TypeAlias = Annotated[
-    Path | None, typer.Option("--config", help="The file that the server is configured with, in place of --store.")
-]
-Principal: TypeAlias = Annotated[str | None, typer.Option(help="Only this caller's calls.")]
+Config: TypeAlias = Annotated[Path | None, typer.Option("--config", help="The server's configuration file, in place of --store.")]
+Principal: TypeAlias = Annotated[str | None, typer.Option(help="Only calls of this caller.")]
 Model: TypeAlias = Annotated[str | None, typer.Option(help="Only calls of this model.")]
-Operation: TypeAlias = Annotated[str | None, typer.Option(help="Only these calls, for example loss_gradient.")]
-Outcome: TypeAlias = Annotated[str | None, typer.Option(help="Only calls that ended so: OK, BUDGET_SPENT, ...")]
+Operation: TypeAlias = Annotated[str | None, typer.Option(help="Only calls of this operation, for example loss_gradient.")]
+Outcome: TypeAlias = Annotated[str | None, typer.Option(help="Only calls with this outcome: OK, BUDGET_SPENT, ...")]
 Since: TypeAlias = Annotated[
-    str | None, typer.Option(help="Calls from then on: 2026-11-21, 2026-11-21T09:30 (UTC if no zone is said), or 36h ago.")
+    str | None, typer.Option(help="Only calls since this time: 2026-11-21, 2026-11-21T09:30 (UTC without a zone), or 36h ago.")
 ]
-Until: TypeAlias = Annotated[str | None, typer.Option(help="Calls before then.")]
+Until: TypeAlias = Annotated[str | None, typer.Option(help="Only calls before this time.")]
 
 _AGO = re.compile(r"(\d+)\s*([smhd])(\s+ago)?")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -63,15 +61,15 @@ def export(
     since: Since = None,
     until: Until = None,
 ) -> None:
-    """Write calls to a file, the earliest first. A server may go on writing to the ledger meanwhile.
+    """Export calls to a file, the earliest first. Servers may continue to write to the ledger meanwhile.
 
     Example: gradwire ledger export --config digits.yaml --format parquet --output calls.parquet --since 7d
     """
-    with _told():
+    with _exit_on_error():
         if format == "parquet" and output is None:
-            raise typer.BadParameter("Parquet cannot be written to stdout; name a file", param_hint="--output")
+            raise typer.BadParameter("Parquet cannot be written to stdout; set a file", param_hint="--output")
         wanted = CallFilter(principal, model, operation, outcome, _moment(since, "--since"), _moment(until, "--until"))
-        with _opened(store, config) as opened:
+        with _open_store(store, config) as opened:
             _export(opened, wanted, output, parquet=format == "parquet")
 
 
@@ -79,7 +77,7 @@ def export(
 def show(
     store: StoreUrl = None,
     config: Config = None,
-    last: Annotated[int, typer.Option(min=1, max=10_000, help="How many.")] = 20,
+    last: Annotated[int, typer.Option(min=1, max=10_000, help="Number of calls.")] = 20,
     principal: Principal = None,
     model: Model = None,
     operation: Operation = None,
@@ -91,35 +89,35 @@ def show(
 
     Example: gradwire ledger show --config digits.yaml --principal alice
     """
-    with _told():
+    with _exit_on_error():
         wanted = CallFilter(principal, model, operation, outcome, _moment(since, "--since"), _moment(until, "--until"))
-        with _opened(store, config) as opened:
+        with _open_store(store, config) as opened:
             calls, count = opened.last_calls(last, wanted), opened.count_calls(wanted)
     Console().print(_table(calls[::-1], count))
 
 
 @ledger.command()
 def forget(
-    until: Annotated[str, typer.Option(help="Calls before then: 2026-11-21, 2026-11-21T09:30 (UTC), or 90d ago.")],
+    until: Annotated[str, typer.Option(help="Delete calls before this time: 2026-11-21, 2026-11-21T09:30 (UTC), or 90d ago.")],
     store: StoreUrl = None,
     config: Config = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete without confirmation.")] = False,
 ) -> None:
-    """Remove old calls for good, while servers run. What was used and what is left of budgets stays as it is.
+    """Delete old calls permanently, also while servers run. Usage and budgets stay unchanged.
 
-    A server does so by itself where keep_calls_days is in its configuration. Export first what is to be kept.
+    Servers with keep_calls_days in their configuration do this automatically. Export the calls to keep first.
 
     Example: gradwire ledger forget --config digits.yaml --until 90d
     """
-    with _told():
+    with _exit_on_error():
         before = _moment(until, "--until")
-        assert before is not None  # it was said
-        with _opened(store, config) as opened:
+        assert before is not None  # --until is required
+        with _open_store(store, config) as opened:
             count = opened.count_calls(CallFilter(until=before))
             if not yes:
-                typer.confirm(f"Remove {count} calls from before {before:%Y-%m-%d %H:%M:%S} UTC for good?", abort=True, err=True)
+                typer.confirm(f"Delete {count} calls before {before:%Y-%m-%d %H:%M:%S} UTC permanently?", abort=True, err=True)
             removed = _forget(opened, before, count)
-    Console().print(f"{removed} calls removed; a SQLite file keeps its size, and uses the room again", highlight=False)
+    Console().print(f"{removed} calls deleted; a SQLite file keeps its size, and reuses the space", highlight=False)
 
 
 def _forget(store: Store, before: datetime, count: int) -> int:
@@ -138,12 +136,11 @@ def _bar(console: Console) -> Progress:
 
 
 def _export(store: Store, wanted: CallFilter, output: Path | None, *, parquet: bool) -> None:
-    """A file appears under its name when it is whole."""
+    """Writes calls to stdout or a file, which gets its name when it is complete."""
     console = Console(stderr=True)
     with _bar(console) as bar:
         task = bar.add_task("calls", total=store.count_calls(wanted) if console.is_terminal else None)
         if output is None:
-            # A pipe's reader may be slow; a terminal's too.
             sys.stdout.reconfigure(newline="")  # type: ignore[union-attr]
             for size in write_csv(store.calls(wanted), sys.stdout):
                 bar.advance(task, size)
@@ -179,12 +176,12 @@ def _table(calls: list[CallRecord], count: int) -> Table:
     return table
 
 
-def _opened(store: str | None, config: Path | None) -> Store:
+def _open_store(store: str | None, config: Path | None) -> Store:
     if config is not None:
         return Store.open(store_of(config), create=False)
     if store is not None:
         return Store.open(store, create=False)
-    raise typer.BadParameter("say which: --store URL, or --config FILE of the server", param_hint="--store")
+    raise typer.BadParameter("set the ledger: --store URL, or --config FILE of the server", param_hint="--store")
 
 
 def _moment(text: str | None, option: str) -> datetime | None:
@@ -194,32 +191,32 @@ def _moment(text: str | None, option: str) -> datetime | None:
     try:
         if ago:
             return datetime.now(timezone.utc) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
-        # Before Python 3.11 fromisoformat does not know Z.
+        # Before Python 3.11, fromisoformat rejects Z.
         parsed = datetime.fromisoformat(re.sub(r"[zZ]$", "+00:00", text.strip()))
     except (ValueError, OverflowError):
         raise typer.BadParameter(
-            f"{text!r} is no moment; expected, for example, 2026-11-21, 2026-11-21T09:30, or 36h ago", param_hint=option
+            f"{text!r} is not a time; expected, for example, 2026-11-21, 2026-11-21T09:30, or 36h ago", param_hint=option
         ) from None
     return parsed if parsed.tzinfo else parsed.replace(tzinfo=timezone.utc)
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """Errors end the command with one line."""
+def _exit_on_error() -> Iterator[None]:
+    """Ends the command after an error, with one line on stderr and an exit code."""
     try:
         yield
     except StoreConfigError as e:
-        raise _ended(str(e), 2) from None
+        raise _exit(str(e), 2) from None
     except StoreUnavailable as e:
-        raise _ended(str(e), 3) from None
+        raise _exit(str(e), 3) from None
     except BrokenPipeError:
-        # The reader of stdout has what it wanted, as in `| head`; the interpreter must not try to flush once more.
+        # The reader of stdout has closed it, as in `| head`; the interpreter must not flush again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(0) from None
     except OSError as e:
-        raise _ended(f"{e.filename or 'the output'}: cannot be written: {e.strerror}", 2) from None
+        raise _exit(f"cannot write {e.filename or 'the output'}: {e.strerror}", 2) from None
 
 
-def _ended(text: str, code: int) -> typer.Exit:
+def _exit(text: str, exit_code: int) -> typer.Exit:
     Console(stderr=True, soft_wrap=True).print(f"[red]error[/] {escape(text)}", highlight=False)
-    return typer.Exit(code)
+    return typer.Exit(exit_code)

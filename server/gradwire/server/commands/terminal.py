@@ -1,4 +1,4 @@
-"""How the commands about identity end when something is wrong: one line on stderr, and exit code 2."""
+"""Errors of the commands about identity: one line on stderr, and exit code 2."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from rich.markup import escape
 
 
 @contextmanager
-def told() -> Iterator[None]:
-    """What was given wrong, and files that cannot be read or written, end the command."""
+def exit_on_error() -> Iterator[None]:
+    """Ends the command after a wrong argument, or a file that cannot be read or written."""
     try:
         yield
     except OSError as e:
-        raise _wrong(f"{e.filename}: {e.strerror}" if e.filename else str(e)) from None
+        raise _exit(f"{e.filename}: {e.strerror}" if e.filename else str(e)) from None
     except ValueError as e:
-        raise _wrong(str(e)) from None
+        raise _exit(str(e)) from None
 
 
-def _wrong(text: str) -> typer.Exit:
+def _exit(text: str) -> typer.Exit:
     Console(stderr=True, soft_wrap=True).print(f"[red]error[/] {escape(text)}", highlight=False)
     return typer.Exit(2)

@@ -1,4 +1,4 @@
-"""Ends of validity as people write them."""
+"""Parsing of expiry times."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ _UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=
 
 
 def end_of(text: str, now: datetime) -> datetime:
-    """The time that ``30d`` (``h``, ``d`` or ``w``), a date or a date with a time means; without a zone it is UTC.
+    """Parses ``30d`` (``h``, ``d`` or ``w``), a date, or a date with a time; without a zone it is UTC.
 
     Raises:
-        ValueError: It means none, or one that is over.
+        ValueError: The text is none of these, or its time has passed.
     """
-    found = re.fullmatch(r"(\d{1,6})([hdw])", text)
+    period = re.fullmatch(r"(\d{1,6})([hdw])", text)
     try:
-        end = now + int(found[1]) * _UNITS[found[2]] if found else datetime.fromisoformat(text)
+        end = now + int(period[1]) * _UNITS[period[2]] if period else datetime.fromisoformat(text)
     except (ValueError, OverflowError):
-        raise ValueError(f"{text!r} is no end; expected 12h, 30d or 8w, or a date such as {now.year + 1}-01-31") from None
+        raise ValueError(
+            f"{text!r} is not an expiry time; expected 12h, 30d or 8w, or a date such as {now.year + 1}-01-31"
+        ) from None
     end = end.replace(microsecond=0, tzinfo=end.tzinfo or timezone.utc)
     if end <= now:
-        raise ValueError(f"{text!r} is over; expected a time to come")
+        raise ValueError(f"{text!r} has passed; expected a time in the future")
     return end

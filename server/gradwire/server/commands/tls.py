@@ -1,4 +1,7 @@
-"""``gradwire tls``: an authority of one's own, and certificates of servers and clients. Running servers follow new ones."""
+"""Command ``gradwire tls``: a private certificate authority, and certificates of servers and clients.
+
+Running servers reload new certificates.
+"""
 
 from __future__ import annotations
 
@@ -8,40 +11,40 @@ from typing import Annotated, TypeAlias
 import typer
 import yaml
 
-from gradwire.server.commands.terminal import told
+from gradwire.server.commands.terminal import exit_on_error
 from gradwire.server.trust.identity.authority import Authority
 from gradwire.server.values.principals import check_principal
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Make certificates for servers and clients, with an authority of your own.",
+    help="Make certificates for servers and clients, with a private authority.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Folder: TypeAlias = Annotated[Path, typer.Argument(help="Where the files are.", show_default=False)]
+Folder: TypeAlias = Annotated[Path, typer.Argument(help="Folder of the certificates and keys.", show_default=False)]
 Hosts: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option("--host", help="A name or IP address that the server is reached under.", show_default="localhost, 127.0.0.1, ::1"),
+    typer.Option("--host", help="Host name or IP address of the server; repeatable.", show_default="localhost, 127.0.0.1, ::1"),
 ]
-Days: TypeAlias = Annotated[int, typer.Option(help="How long certificates are good for.", min=1, max=3650)]
-Force: TypeAlias = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]
+Days: TypeAlias = Annotated[int, typer.Option(help="Validity of certificates in days.", min=1, max=3650)]
+Force: TypeAlias = Annotated[bool, typer.Option("--force", help="Overwrite existing files.")]
 
 
 @app.command()
 def init(
     folder: Folder,
     hosts: Hosts = None,
-    clients: Annotated[list[str] | None, typer.Option("--client", help="Whom a client's certificate speaks for.")] = None,
+    clients: Annotated[list[str] | None, typer.Option("--client", help="Name of a client; repeatable.")] = None,
     days: Days = 365,
     force: Force = False,
 ) -> None:
-    """Make an authority, a server's certificate and clients', and show how to use them.
+    """Make an authority and certificates for a server and clients, and print the configuration that uses them.
 
-    Keys can be read by you alone; ca-key.pem signs new certificates, and no server and no client needs it.
+    Only you can read the keys. ca-key.pem signs new certificates; servers and clients do not need it.
 
     Example: gradwire tls init certs --host gpu-node --client alice
     """
-    with told():
+    with exit_on_error():
         for name in clients or ():
             check_principal(name)
         stems = ("ca", "server", *(f"client-{name}" for name in clients or ()))
@@ -66,34 +69,34 @@ def init(
 
 @app.command()
 def server(folder: Folder, hosts: Hosts = None, days: Days = 365) -> None:
-    """Make a new certificate for the server, in place of the old one. A running server takes it up within about a second.
+    """Replace the server's certificate. A running server reloads it within about a second.
 
     Example: gradwire tls server certs --host gpu-node
     """
-    with told():
+    with exit_on_error():
         Authority(folder).server(hosts or (), days)
-    print(f"{folder / 'server.pem'} and {folder / 'server-key.pem'}, good for {days} days")
+    print(f"{folder / 'server.pem'} and {folder / 'server-key.pem'}, valid for {days} days")
 
 
 @app.command()
 def client(
     folder: Folder,
-    name: Annotated[str, typer.Argument(help="Whom the certificate speaks for.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="Name of the client.", show_default=False)],
     days: Days = 365,
     force: Force = False,
 ) -> None:
-    """Make a certificate for one more client.
+    """Make a certificate for another client.
 
     Example: gradwire tls client certs bob
     """
-    with told():
+    with exit_on_error():
         check_principal(name)
         _check_free(folder, [f"client-{name}"], force)
         Authority(folder).client(name, days)
-    print(f"{folder / f'client-{name}.pem'} and {folder / f'client-{name}-key.pem'}, good for {days} days")
+    print(f"{folder / f'client-{name}.pem'} and {folder / f'client-{name}-key.pem'}, valid for {days} days")
 
 
 def _check_free(folder: Path, stems: tuple[str, ...] | list[str], force: bool) -> None:
-    there = [path for stem in stems for path in (folder / f"{stem}.pem", folder / f"{stem}-key.pem") if path.exists()]
-    if there and not force:
-        raise ValueError(f"{', '.join(map(str, there))}: there already; choose another folder, or overwrite with --force")
+    existing = [path for stem in stems for path in (folder / f"{stem}.pem", folder / f"{stem}-key.pem") if path.exists()]
+    if existing and not force:
+        raise ValueError(f"already exists: {', '.join(map(str, existing))}; choose another folder, or overwrite with --force")

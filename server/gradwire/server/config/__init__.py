@@ -1,1 +1,1 @@
-"""Configuration of a server: its schema, and how it is read from YAML."""
+"""Configuration of a server: its schema, and its reader for YAML."""

@@ -11,7 +11,7 @@ from gradwire.server.values.principals import check_principal
 
 
 class Tls(BaseModel):
-    """The server's certificate and its private key, PEM files."""
+    """PEM files of the server's certificate and private key."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -20,19 +20,19 @@ class Tls(BaseModel):
 
 
 class IdentityConfig(BaseModel):
-    """How callers are told apart. With both, a certificate is needed to connect, and a token may speak for somebody else."""
+    """Authentication of callers. With both keys, a certificate is needed to connect, and a token may name another principal."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     tokens: Path | None = None
-    """The file that ``gradwire token`` writes; read again when it changes."""
+    """File that ``gradwire token`` writes; reloaded when it changes."""
     client_ca: Path | None = None
-    """PEM: clients show a certificate that is signed by one of these; its common name says who calls."""
+    """PEM file of authorities: clients need a certificate signed by one of them; its common name is the principal."""
     admins: list[Annotated[str, AfterValidator(check_principal)]] = []
-    """Principals who may give and take access, and see what everybody has used."""
+    """Principals who may grant and revoke access, and see the usage of all principals."""
 
     @model_validator(mode="after")
-    def _something(self) -> IdentityConfig:
+    def _has_source(self) -> IdentityConfig:
         if self.tokens is None and self.client_ca is None:
-            raise ValueError("expected tokens, client_ca or both: nobody could be known without")
+            raise ValueError("identity needs tokens, client_ca or both; without them no caller can be identified")
         return self

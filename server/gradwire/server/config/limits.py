@@ -1,4 +1,4 @@
-"""Limits on callers: sizes, times and numbers of calls."""
+"""Configuration of limits on callers: sizes, times and numbers of calls."""
 
 from __future__ import annotations
 
@@ -6,34 +6,34 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Limits(BaseModel):
-    """What the server takes from callers at most. Sizes are in bytes."""
+    """Limits on the calls of callers. Sizes are in bytes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     max_calls: int = Field(default=1024, ge=1)
     """Calls admitted at the same time, running and waiting."""
     max_tensor_bytes: int = Field(default=16 << 30, ge=1)
-    """One tensor of a call, streamed or not."""
+    """Size of one tensor of a call, streamed or not."""
     max_held_bytes: int = Field(default=256 << 20, ge=1)
-    """What a call holds in memory at once: labels and cotangents, and each row block."""
+    """Memory of a call at one time: labels and cotangents, and each row block."""
     max_message_bytes: int = Field(default=5 << 20, ge=2 << 20)
-    """One gRPC message."""
+    """Size of one gRPC message."""
     fit_memory_bytes: int = Field(default=512 << 20, ge=0)
-    """Training data beyond this is kept in a memory-mapped file."""
+    """Training data beyond this size is kept in a memory-mapped file."""
     stall_timeout_s: float = Field(default=60.0, gt=0)
-    """A client that sends or takes nothing for so long in the middle of a call has lost it."""
+    """A call ends if its client neither sends nor reads for this long in the middle of it."""
     idle_timeout_s: float = Field(default=600.0, gt=0)
-    """A stream without calls is ended after this long; clients open a new one."""
+    """A stream without calls is closed after this long; clients open a new one."""
     max_connection_age_s: float | None = Field(default=None, gt=0, le=2_000_000)
-    """Callers open a new connection after about this long, which may lead to another server; None: they keep theirs."""
+    """Age at which clients replace a connection, perhaps by one to another server; None: no limit."""
     max_connection_age_grace_s: float | None = Field(default=None, gt=0, le=2_000_000)
-    """Calls that are under way then may go on for so long; None: until they end."""
+    """Time that running calls have to finish on an expired connection; None: no limit. Needs max_connection_age_s."""
     min_bytes_per_s: float = Field(default=4096.0, ge=0)
-    """A client that sends or takes less, over ``stall_timeout_s`` of waiting for it, has lost its call."""
+    """A call ends if its client sends or reads more slowly, over ``stall_timeout_s`` of waiting for it."""
     max_rows: int | None = Field(default=None, ge=1)
-    """Of one call."""
+    """Rows of one call."""
     max_call_s: float | None = Field(default=None, gt=0)
-    """A call that asks for more time, or does not say, gets so much."""
+    """Longest timeout of a call; also the timeout of calls that ask for none."""
     max_streams: int = Field(default=1024, ge=1)
     """Open streams of one caller."""
     max_queued_calls: int | None = Field(default=None, ge=1)
@@ -44,5 +44,5 @@ class Limits(BaseModel):
     @model_validator(mode="after")
     def _aging(self) -> Limits:
         if self.max_connection_age_grace_s is not None and self.max_connection_age_s is None:
-            raise ValueError("max_connection_age_grace_s is there and max_connection_age_s is not, after which it begins; add it")
+            raise ValueError("max_connection_age_grace_s needs max_connection_age_s; set it too")
         return self

@@ -8,47 +8,47 @@ from gradwire.backends.config import ModelConfig
 from gradwire.server.values.access import AccessLevel
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-"""Of models and versions."""
+"""Pattern of the names of models and versions."""
 
 
 class ReplicaOptions(BaseModel):
-    """How often a model is there, with an engine that has replicas, and what each of them needs."""
+    """Number of replicas of a model, and the resources of each, with an engine that has replicas."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     least: int = Field(default=1, ge=1)
     most: int = Field(default=0, ge=0, validate_default=True)
-    """As many as are wanted when row blocks wait; ``least`` if not said."""
+    """Most replicas that waiting row blocks start; ``least`` by default."""
     queue: float = Field(default=2.0, gt=0)
-    """Row blocks at a replica, computed and waiting, beyond which another replica is started."""
+    """Row blocks per replica, running and waiting, above which another replica is started."""
     cpus: float = Field(default=1.0, ge=0)
     gpus: float = Field(default=0.0, ge=0)
-    """Of each replica; a part of one lets several replicas share a GPU."""
+    """GPUs of each replica; with a fraction, several replicas share a GPU."""
 
     @field_validator("most")
     @classmethod
     def _at_least(cls, most: int, info: ValidationInfo) -> int:
-        least = int(info.data.get("least", 1))  # not there if it is wrong itself
+        least = int(info.data.get("least", 1))  # missing if it is itself invalid
         if most and most < least:
             raise ValueError(f"{most} is less than least, which is {least}")
         return most or least
 
 
 class RayConfig(BaseModel):
-    """The cluster of the engine ``ray``."""
+    """Ray cluster of the engine ``ray``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     address: str | None = None
-    """``auto`` or ``host:port``; if not said, that of the environment's RAY_ADDRESS, or a cluster of this host alone."""
+    """``auto`` or ``host:port``; by default RAY_ADDRESS of the environment, or a new cluster on this host."""
     app: str = Field(default="gradwire", pattern=NAME)
-    """What the deployments' names begin with. Two servers on one cluster need two."""
+    """Prefix of the names of deployments. Servers on one cluster need different prefixes."""
     patience_s: float = Field(default=120.0, gt=0)
-    """How long nobody may answer: a node that is gone is noticed, and its replicas are started elsewhere, in less."""
+    """Longest wait for an answer of a replica. A lost node is detected, and its replicas restarted elsewhere, sooner."""
 
 
 class ServedModel(BaseModel):
-    """One served name: a model of its own, or another model's under this name with other access."""
+    """A served name: its own model, or another name's model with different access."""
 
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
 
@@ -57,4 +57,4 @@ class ServedModel(BaseModel):
     same_as: str | None = None
     model: ModelConfig | None = None
     replicas: ReplicaOptions = ReplicaOptions()
-    """Of the engine ``ray``; with another one there is one, here."""
+    """Replicas with the engine ``ray``; other engines have one, in this process."""

@@ -1,6 +1,6 @@
-"""The server's configuration: one YAML file, checked whole before anything is loaded.
+"""Reader of the server's YAML file, which checks the whole configuration before any model is loaded.
 
-Every error names the file, the key, what is there and what would be right.
+Every error names the file, the key, the given value and a valid one.
 """
 
 from __future__ import annotations
@@ -18,43 +18,43 @@ from gradwire.backends.registry import backend
 from gradwire.server.config.models import ServedModel
 from gradwire.server.config.server import ServerConfig
 from gradwire.server.errors import ConfigError, StoreConfigError
-from gradwire.server.store.place import store_url
+from gradwire.server.store.url import store_url
 
 
 def read_config(path: Path, **changes: Any) -> ServerConfig:
-    """Reads a YAML file. Relative paths in it are relative to its folder; ``changes`` replace its keys. Raises ConfigError."""
+    """Reads a YAML file. Paths in it are relative to its folder; ``changes`` replace its keys. Raises ConfigError."""
     return parse_config(content_of(read_text(path), path, **changes), path.parent, str(path))
 
 
 def read_text(path: Path) -> str:
-    """What is in a configuration file. Raises ConfigError."""
+    """Returns the text of a configuration file. Raises ConfigError."""
     try:
         return path.read_text()
     except FileNotFoundError:
-        raise ConfigError(f"{path}: there is no such file") from None
+        raise ConfigError(f"{path}: the file does not exist") from None
     except (OSError, UnicodeDecodeError) as e:
         raise ConfigError(f"{path}: cannot be read: {e}") from e
 
 
 def content_of(text: str, path: Path, **changes: Any) -> Any:
-    """The YAML in a file's text, not checked yet, with keys replaced by ``changes``. Raises ConfigError."""
+    """Parses the YAML of a configuration without checking it; ``changes`` replace its keys. Raises ConfigError."""
     try:
         content = yaml.safe_load(text)
     except yaml.YAMLError as e:
-        raise ConfigError(f"{path}: is not YAML: {e}") from e
+        raise ConfigError(f"{path}: is not valid YAML: {e}") from e
     return {**content, **changes} if isinstance(content, Mapping) else content
 
 
 def parse_config(content: Any, folder: Path, source: str) -> ServerConfig:
-    """Checks a configuration that has been read.
+    """Checks a parsed configuration.
 
     Args:
-        content: Nested dicts and lists, as YAML gives them.
-        folder: What relative paths in it are relative to.
-        source: What to call it in errors, a file's name.
+        content: Nested dicts and lists from YAML.
+        folder: Base of relative paths in it.
+        source: Name of the configuration in errors, such as a file's name.
 
     Raises:
-        ConfigError: With every wrong key that was found.
+        ConfigError: Keys are invalid; the text lists those found.
     """
     if not isinstance(content, Mapping):
         raise ConfigError(f"{source}: holds {type(content).__name__}; expected keys such as listen and models")
@@ -85,9 +85,9 @@ def parse_config(content: Any, folder: Path, source: str) -> ServerConfig:
 
 
 def parts(models: Sequence[ServedModel]) -> dict[str, frozenset[str]]:
-    """By name, all models that each model of its own is made of, the members of its members too.
+    """Returns the members of each model by name, including the members of its members.
 
-    The order is one to load them in: every model comes after its parts. Raises graphlib.CycleError.
+    Models are in loading order: each comes after its members. Raises graphlib.CycleError.
     """
     direct = {served.name: served.model.made_of for served in models if served.model is not None}
     found: dict[str, frozenset[str]] = {}
@@ -103,10 +103,10 @@ def _served(content: Mapping[str, Any], where: str, folder: Path) -> ServedModel
     try:
         if "same_as" in own:
             if keys:
-                raise ConfigError(f"{label}: {next(iter(keys))}: not allowed beside same_as, which takes the model as it is there")
+                raise ConfigError(f"{label}: {next(iter(keys))}: not allowed with same_as, which takes over the whole model")
             return ServedModel.model_validate(own)
         if "backend" not in keys:
-            raise ConfigError(f"{label}: backend: missing; expected the name of a backend, for example torch (or same_as)")
+            raise ConfigError(f"{label}: backend: required; expected the name of a backend, for example torch (or same_as)")
         module = backend(str(keys["backend"]))
         for key, field in module.Config.model_fields.items():
             if isinstance(keys.get(key), str) and Path in (field.annotation, *get_args(field.annotation)):
@@ -127,45 +127,45 @@ def _check_names(config: ServerConfig, source: str) -> None:
     own = {served.name for served in config.models if served.same_as is None}
     for index, served in enumerate(config.models):
         if served.name in names[:index]:
-            raise ConfigError(f"{source}: models[{index}]: name: {served.name!r} is there twice; every served name is unique")
+            raise ConfigError(f"{source}: models[{index}]: name: {served.name!r} appears twice; served names must be unique")
         if served.same_as is not None and served.same_as not in own:
             raise ConfigError(
-                f"{source}: models[{index}] ({served.name}): same_as: {served.same_as!r} is not a model of its own here; "
+                f"{source}: models[{index}] ({served.name}): same_as: {served.same_as!r} is not a name with its own model; "
                 f"expected one of: {', '.join(sorted(own))}"
             )
 
 
 def _with_members(config: ServerConfig, source: str) -> ServerConfig:
-    """Checks what models are made of, and completes them by it."""
-    places = {served.name: f"{source}: models[{index}] ({served.name})" for index, served in enumerate(config.models)}
+    """Checks the members of models, and completes models with keys of their members."""
+    labels = {served.name: f"{source}: models[{index}] ({served.name})" for index, served in enumerate(config.models)}
     own = {served.name: served.model for served in config.models if served.model is not None}
     for name, model in own.items():
         for member in model.made_of:
             if member not in own:
                 raise ConfigError(
-                    f"{places[name]}: members: {member!r} is not a model of its own here; expected some of: "
+                    f"{labels[name]}: members: {member!r} is not a name with its own model; expected names of: "
                     f"{', '.join(sorted(own.keys() - {name}))}"
                 )
     try:
         order = parts(config.models)
     except CycleError as e:
-        raise ConfigError(f"{places[e.args[1][0]]}: members: {' in '.join(e.args[1])}: a model cannot be made of itself") from None
+        raise ConfigError(f"{labels[e.args[1][0]]}: members: {' in '.join(e.args[1])}: a model cannot be its own member") from None
     for name in order:
         try:
             own[name] = own[name].completed({member: own[member] for member in own[name].made_of})
         except ModelConfigError as e:
-            raise ConfigError(f"{places[name]}: {e}") from e
+            raise ConfigError(f"{labels[name]}: {e}") from e
     models = [served.model_copy(update={"model": own.get(served.name)}) for served in config.models]
     return config.model_copy(update={"models": models})
 
 
 def _check_access(config: ServerConfig, source: str) -> None:
-    """Raises ConfigError if a name gives labels of a model that has no classes."""
+    """Raises ConfigError if a name has access ``labels`` to a model without classes."""
     tasks = {served.name: served.model.task for served in config.models if served.model is not None}
     for index, served in enumerate(config.models):
         if served.access == "labels" and tasks[served.same_as or served.name] == "regression":
             raise ConfigError(
-                f"{source}: models[{index}] ({served.name}): access: 'labels' is the top class alone, and a regression has no "
+                f"{source}: models[{index}] ({served.name}): access: 'labels' shows only the top class, and a regression has no "
                 "classes; expected 'scores', 'gradients' or 'trainer'"
             )
 
@@ -173,18 +173,18 @@ def _check_access(config: ServerConfig, source: str) -> None:
 def _explained(error: ValidationError, source: str, schema: type[BaseModel]) -> str:
     lines = []
     for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"]) or "the whole"
+        where = ": ".join(filter(None, (source, ".".join(str(part) for part in problem["loc"]))))
         if problem["type"] == "extra_forbidden":
-            lines.append(f"{source}: {key}: there is no such key; expected one of: {', '.join(_known(schema, problem['loc']))}")
+            lines.append(f"{where}: unknown key; expected one of: {', '.join(_known(schema, problem['loc']))}")
         elif problem["type"] == "missing":
-            lines.append(f"{source}: {key}: missing; it has no default")
+            lines.append(f"{where}: required, without a default; set it")
         else:
-            lines.append(f"{source}: {key}: {problem['msg'].removeprefix('Value error, ')}; given: {problem['input']!r:.200}")
+            lines.append(f"{where}: {problem['msg'].removeprefix('Value error, ')}; given: {problem['input']!r:.200}")
     return "\n".join(lines)
 
 
 def _known(schema: type[BaseModel], where: tuple[int | str, ...]) -> list[str]:
-    """The keys that there are beside the one at ``where``."""
+    """Returns the valid keys at the level of the key ``where``."""
     for part in where[:-1]:
         field = schema.model_fields.get(str(part))
         kinds = () if field is None else (field.annotation, *get_args(field.annotation))

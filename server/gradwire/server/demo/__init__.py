@@ -1,1 +1,1 @@
-"""``gradwire demo``: trains a small model, serves it, and lets another process attack it that knows the address alone."""
+"""Command ``gradwire demo``: trains a small model, serves it, and attacks it from a process that has only the address."""

@@ -1,4 +1,4 @@
-"""The demo's model: a small CNN on scikit-learn's 8x8 digits. What an owner's own module looks like, factory and training."""
+"""Model of the demo: a small CNN on scikit-learn's 8x8 digits. An example of an owner's module, with factory and training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EPOCHS = 15
 
 
 def digits_cnn() -> nn.Sequential:
-    """Rows 1x8x8 in [0, 1] to logits of ten classes."""
+    """CNN from rows 1x8x8 in [0, 1] to logits of ten classes."""
     return nn.Sequential(
         nn.Conv2d(1, 16, 3, padding=1),
         nn.ReLU(),
@@ -30,13 +30,13 @@ def digits_cnn() -> nn.Sequential:
 
 
 def training_part() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Three quarters of the digits: ``(n, 1, 8, 8)`` in [0, 1], and their classes. Attackers hold the other quarter."""
+    """Three quarters of the digits: ``(n, 1, 8, 8)`` in [0, 1], and their classes. Attackers use the other quarter."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
     digits = load_digits()
     x = (digits.images[:, None] / 16).astype(np.float32)
-    # The same split as in gradwire.client.demo.digits, which cannot be imported here; a test holds the two together.
+    # The same split as in gradwire.client.demo.digits, which the server must not import; a test compares the two.
     part, _, labels, _ = train_test_split(x, digits.target.astype(np.int64), test_size=0.25, random_state=0, stratify=digits.target)
     return part, labels
 

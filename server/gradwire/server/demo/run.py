@@ -1,6 +1,7 @@
-"""The demo's first half: makes a model, serves it in a process of its own, and starts the attacker as another.
+"""Owner's half of the demo: makes and serves a model, and starts the attacker.
 
-The attacker is told the address and nothing else. However the demo ends, no server is left behind.
+Server and attacker are processes of their own; the attacker receives only the address. The server ends with the demo, also
+after an error.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-# Looked for and not imported: `gradwire --help` need not wait for torch.
+# Found without an import, so that `gradwire --help` does not wait for torch.
 for _name in ("torch", "safetensors", "sklearn", "art", "matplotlib"):
     if find_spec(_name) is None:
         raise ModuleNotFoundError(f"No module named {_name!r}", name=_name)
 
 _YAML = """\
 # Written by `gradwire demo`. Serve it again: gradwire serve {name}
-listen: 127.0.0.1:0                # any free port; the server says which
+listen: 127.0.0.1:0                # any free port; the server prints it
 models:
   - name: digits                   # white box: predictions, losses, gradients
     backend: torch
@@ -51,14 +52,14 @@ _STOP_TIMEOUT_S = 40
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Where the model, the configuration and the pictures go.")] = Path("gradwire-demo"),
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer images and weaker attacks: less to see, sooner.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder for the model, the configuration and the pictures.")] = Path("gradwire-demo"),
+    quick: Annotated[bool, typer.Option("--quick", help="Use fewer images and weaker attacks, to finish sooner.")] = False,
 ) -> None:
-    """See it work: train a model, serve it, attack it from another process; a minute or two.
+    """Train a model, serve it, and attack it from another process; takes a minute or two.
 
-    The attacker knows the address alone. FGSM and PGD use loss gradients, DeepFool class gradients, and HopSkipJump nothing
-    but the labels of a second, restricted view of the same model. Prints a table of what each attack cost and did, and draws
-    two pictures.
+    The attacker has only the address. FGSM and PGD use loss gradients, DeepFool class gradients, and HopSkipJump only the
+    labels of a second, restricted view of the same model. Prints a table of each attack's cost and effect, and draws two
+    pictures.
     """
     console = Console()
     out.mkdir(parents=True, exist_ok=True)
@@ -67,11 +68,11 @@ def demo(
     _train(console, out / "digits.safetensors")
     config = out / "demo.yaml"
     config.write_text(_YAML.format(name=config.name))
-    console.print(f"wrote [cyan]{escape(str(config))}[/] and its weights beside it", highlight=False)
+    console.print(f"wrote [cyan]{escape(str(config))}[/] and its weights", highlight=False)
     _step(console, 2, "... and serves it under two names")
     console.print(f"[dim]$[/] gradwire serve {escape(str(config))}", highlight=False)
     with _server(console, config, out / "server.log") as address:
-        _step(console, 3, "An attacker knows the address, and nothing else")
+        _step(console, 3, "An attacker has only the address")
         attacker = [sys.executable, "-m", "gradwire.client.demo", address, "--out", str(out), *(["--quick"] if quick else [])]
         console.print(f"[dim]$[/] python {escape(' '.join(attacker[1:]))}", highlight=False)
         code = _attack(attacker)
@@ -101,16 +102,16 @@ def _train(console: Console, weights: Path) -> None:
 
 @contextmanager
 def _server(console: Console, config: Path, log: Path) -> Iterator[str]:
-    """Runs ``gradwire serve``; yields its address. Ends it by SIGTERM and looks that it drained well, whatever happens."""
+    """Runs ``gradwire serve`` and yields its address. At the end sends SIGTERM and checks that the server drained."""
     command = [sys.executable, "-m", "gradwire.client.cli", "serve", str(config)]
     with log.open("w") as stderr:
-        # Its own session: Ctrl-C is for us, and we tell the server.
+        # Its own session: Ctrl-C goes to the demo, which ends the server.
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, start_new_session=True)
     try:
         with console.status("starting the server"):
             address = _address(process)
         if address is None:
-            console.print(f"[red]error[/] the server did not start; {escape(str(log))} says:", highlight=False)
+            console.print(f"[red]error[/] the server did not start; the end of {escape(str(log))}:", highlight=False)
             console.print(escape(log.read_text().strip()[-2000:]), highlight=False)
             raise typer.Exit(1)
         console.print(f"serving on [bold cyan]{address}[/] (pid {process.pid})", highlight=False)
@@ -120,7 +121,7 @@ def _server(console: Console, config: Path, log: Path) -> Iterator[str]:
 
 
 def _address(process: subprocess.Popen[str]) -> str | None:
-    """Waits for the line ``serving on ADDRESS (pid N)``. None if it does not come."""
+    """Waits for the line ``serving on ADDRESS (pid N)``, and returns the address; None if it does not come."""
     assert process.stdout is not None
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
@@ -137,9 +138,7 @@ def _stop(console: Console, process: subprocess.Popen[str]) -> None:
         process.kill()
         code = process.wait()
     if code == 0:
-        console.print(
-            "[dim]the server was told to end (SIGTERM), let its calls finish, and ended with exit code 0[/]", highlight=False
-        )
+        console.print("[dim]after SIGTERM, the server let its calls finish and ended with exit code 0[/]", highlight=False)
     else:
         console.print(f"[red]error[/] the server ended with exit code {code}", highlight=False)
         raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""Models whose replicas compute elsewhere, in processes of their own, on other machines perhaps.
+"""Engines: models loaded into this process, or replicas of them in other processes, possibly on other machines.
 
-What stands in front is this server, with its access, budgets and queues; what is behind is the loaded model, several times.
+This server is the front, with access, budgets and queues; the replicas behind it each load the model.
 """

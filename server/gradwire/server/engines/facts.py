@@ -1,4 +1,4 @@
-"""What must be known of a model where it is not: checks, cards and grants go by it."""
+"""Facts about a model that the front of its replicas needs: for checks, cards and grants."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FITS = {Operation.FIT, Operation.FIT_BATCHES}
 
 @dataclass(frozen=True)
 class Facts:
-    """Of a loaded estimator, all that is not computed. Attributes are those of `Estimator` and of its model."""
+    """Attributes of a loaded estimator and its model, under the names that they have there."""
 
     input_dtype: np.dtype[Any]
     output_kind: OutputKind
@@ -36,7 +36,7 @@ class Facts:
 
 
 def facts_of(estimator: Estimator) -> Facts:
-    """What there is to know of an estimator."""
+    """Collects the facts about an estimator."""
     model = estimator.model
     return Facts(
         input_dtype=model.input_dtype,
@@ -46,7 +46,7 @@ def facts_of(estimator: Estimator) -> Facts:
         loss_reduction=model.loss_reduction,
         device=model.device,
         notes=list(model.notes),
-        capabilities=_carried_out_elsewhere(estimator.capabilities),
+        capabilities=_possible_with_replicas(estimator.capabilities),
         answers=estimator.answers,
         coalesces=estimator.coalesces,
         output_shape=estimator.output_shape,
@@ -56,17 +56,17 @@ def facts_of(estimator: Estimator) -> Facts:
     )
 
 
-def _carried_out_elsewhere(capabilities: frozenset[Operation]) -> frozenset[Operation]:
-    """A clone would be a model of one replica alone, and what a fit has learnt must be brought to the others."""
+def _possible_with_replicas(capabilities: frozenset[Operation]) -> frozenset[Operation]:
+    """Operations without clones, which would exist in one replica only, and without fits if weights cannot be copied."""
     kept = capabilities - {Operation.CLONE}
     return kept if Operation.VERSIONS in kept else kept - _FITS
 
 
-class Described:
-    """A `backend.Model` that is known and not here.
+class RemoteModel:
+    """Stand-in for a model of replicas, with the attributes of `backend.Model`.
 
     Args:
-        facts: Of the model; those of which replica it is do not count.
+        facts: Facts about the model, from any replica.
     """
 
     may_wait = True
@@ -82,5 +82,5 @@ class Described:
         self.notes = facts.notes
 
     def predict(self, x: Array, *, training_mode: bool) -> NoReturn:
-        """Never here."""
-        raise AssertionError("a model that is elsewhere was asked here")
+        """Never called: replicas predict."""
+        raise AssertionError("the front of replicas cannot predict")

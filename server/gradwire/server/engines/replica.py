@@ -1,8 +1,7 @@
-"""A replica: one copy of a model, in a process of its own. What is asked of it says by which weights it is to answer.
+"""Replica: one copy of a model, in a process of its own. Each request names the weights to compute with.
 
-A replica that has others takes the right ones before it answers, whatever it was before: just started, started again on
-another machine, or one of those that did not see a fit. So no answer is ever by old weights, and nobody has to tell all
-replicas of anything.
+A replica that has other weights loads the named ones first: after its start, after a restart on another machine, or after a fit
+in another replica. So no result is computed with old weights, and no message to all replicas is needed.
 """
 
 from __future__ import annotations
@@ -19,19 +18,19 @@ from gradwire.backends.errors import BackendError
 from gradwire.backends.estimator import Estimator
 from gradwire.backends.training import FitOptions, FitProgress
 from gradwire.server.engines.facts import Facts, facts_of
-from gradwire.server.scheduling.work import call
+from gradwire.server.scheduling.merging import guarded_call
 
 AS_LOADED = ""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Which weights are meant.
+    """Reference to the weights to compute with.
 
     Attributes:
-        key: Of these weights and no others, ever; empty for those that every replica is loaded with.
-        version: What callers call them.
-        file: Where a replica that has others gets theirs: whatever carries it there. None for those that are loaded.
+        key: Unique key of these weights; empty for those that every replica is loaded with.
+        version: Their name for callers.
+        file: Reference from which a replica gets them, in the transport's form. None for those that it is loaded with.
     """
 
     key: str = AS_LOADED
@@ -40,18 +39,19 @@ class Weights:
 
 
 @dataclass(frozen=True)
-class Failed:
-    """An error of a backend on its way: exceptions with arguments of their own do not survive the way as they are."""
+class ErrorMessage:
+    """Backend error in transit: exceptions with arguments of their own cannot be pickled and restored."""
 
     kind: str
     text: str
 
     @classmethod
-    def of(cls, error: BackendError) -> Failed:
+    def of(cls, error: BackendError) -> ErrorMessage:
+        """Message of an error."""
         return cls(type(error).__name__, str(error))
 
     def error(self) -> BackendError:
-        """The error as it was raised, but for where."""
+        """The original error, without its traceback."""
         kind: type[BackendError] = getattr(errors, self.kind, errors.ModelFailed)
         error = kind.__new__(kind)
         error.args = (self.text,)
@@ -60,20 +60,20 @@ class Failed:
 
 @dataclass(frozen=True)
 class NotLoaded:
-    """In place of an answer: this replica has no model. Another one may.
+    """Reply of a replica without a model; another replica may have one.
 
     Attributes:
-        why: As loading it failed.
+        why: The error of loading.
     """
 
-    why: Failed
+    why: ErrorMessage
 
 
 class Replica:
     """One copy of a model. Not thread-safe: one thread at a time runs its methods.
 
     Args:
-        load: Loads it.
+        load: Loads the model.
     """
 
     def __init__(self, load: Callable[[], Estimator]) -> None:
@@ -83,21 +83,22 @@ class Replica:
 
     @property
     def facts(self) -> Facts:
+        """Facts about the model."""
         return facts_of(self._estimator)
 
     def has(self, weights: Weights) -> bool:
-        """Whether it would answer by these weights."""
+        """True if these are the current weights."""
         return self._key == weights.key
 
     def take(self, weights: Weights, file: bytes | None) -> None:
-        """Takes other weights.
+        """Replaces the current weights.
 
         Args:
-            weights: Which.
-            file: What a replica's `weights` was; None: those that it was loaded with.
+            weights: The weights to take.
+            file: Their file, from `weights` of any replica; None for those that the replica was loaded with.
 
         Raises:
-            BackendError: They do not fit. The replica has those that it was loaded with, then.
+            BackendError: They do not fit. The replica then has the weights that it was loaded with.
         """
         if self._key != AS_LOADED:
             self._estimator.reset()
@@ -110,29 +111,29 @@ class Replica:
             self._key = weights.key
 
     def compute(self, method: str, rows: dict[str, Array], options: dict[str, Any]) -> Any:
-        """Calls an operation of the estimator; an error of the backend comes back as `Failed`."""
+        """Calls an operation of the estimator; an error of the backend is returned as `ErrorMessage`."""
         try:
-            return call(getattr(self._estimator, method), rows, options)
+            return guarded_call(getattr(self._estimator, method), rows, options)
         except BackendError as e:
-            return Failed.of(e)
+            return ErrorMessage.of(e)
 
     def weights(self) -> bytes:
-        """The weights as a file, for `take` of any replica."""
+        """Current weights as a file, for `take` of any replica."""
         with tempfile.TemporaryDirectory(prefix="gradwire-") as folder:
             path = Path(folder) / "weights"
             self._estimator.save(path)
             return path.read_bytes()
 
     def begin_fit(self, x: Array, y: Array, options: FitOptions) -> None:
-        """Begins a fit; `next_step` carries it out."""
+        """Begins a fit, whose steps are `next_step`."""
         self._steps = self._estimator.fit(x, y, options)
 
     def begin_fit_batches(self, batches: Iterator[tuple[Array, Array]], training_mode: bool) -> None:
-        """Begins a fit on batches as they come."""
+        """Begins a fit on batches as they arrive."""
         self._steps = self._estimator.fit_batches(batches, training_mode)
 
     def next_step(self, key: str) -> FitProgress | None:
-        """One step of the fit. At its end None: from then on the weights are known by ``key``."""
+        """Takes one step of the fit. At its end returns None, and the current weights get ``key``."""
         assert self._steps is not None, "no fit has begun"
         try:
             progress = next(self._steps, None)
@@ -143,8 +144,8 @@ class Replica:
             self._steps, self._key = None, key
         return progress
 
-    def give_up_fit(self) -> None:
-        """Takes back what of a fit is there, if one has not come to its end."""
+    def cancel_fit(self) -> None:
+        """Rolls back a fit that has not ended, if any."""
         steps, self._steps = self._steps, None
         if steps is not None:
             steps.close()  # type: ignore[attr-defined]

@@ -1,7 +1,7 @@
-"""An estimator whose model is elsewhere: checks are made here, rows are computed by a replica, whichever is free.
+"""Estimator with replicas: requests are checked here, and any free replica computes the rows.
 
-Its methods block, each on one of the runner's threads, until a replica has answered. Computing is safe to repeat: a replica that
-dies in the middle is not noticed, another one is asked. A fit is not, and fails with its replica; the model is then as it was.
+Its methods block, each on one of the runner's threads, until a replica has answered. Computations are safe to retry: if a
+replica is lost, another one computes them. A fit is not, and fails with its replica; the model is then unchanged.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from gradwire.backends.errors import InvalidValue, Unsupported
 from gradwire.backends.estimator import Estimator
 from gradwire.backends.preprocessing import Preprocessing, Standardisation
 from gradwire.backends.training import FitOptions, FitProgress
-from gradwire.server.engines.facts import Described, Facts
+from gradwire.server.engines.facts import Facts, RemoteModel
 from gradwire.server.engines.replica import Weights
 
 
 class Fitting(Protocol):
-    """A fit that one replica is at."""
+    """A fit in one replica."""
 
     def __next__(self) -> FitProgress | bytes:
-        """What was done, and at the end the new weights as a file. Raises ReplicaLost, BackendError."""
+        """Progress of the fit, and at the end the new weights as a file. Raises ReplicaLost, BackendError."""
         ...
 
     def close(self) -> None:
-        """Gives it up."""
+        """Cancels the fit."""
         ...
 
 
 class Replicas(Protocol):
-    """Those of one model. May be used from any thread."""
+    """The replicas of one model. May be used from any thread."""
 
     def compute(self, weights: Weights, method: str, rows: dict[str, Array], options: dict[str, Any]) -> Any:
-        """Has an operation of the estimator computed by any replica, again by another one if that is lost. Raises BackendError."""
+        """Computes an operation of the estimator in any replica, and retries if that is lost. Raises BackendError."""
         ...
 
     def file(self, weights: Weights) -> bytes:
@@ -48,51 +48,52 @@ class Replicas(Protocol):
         ...
 
     def keep(self, file: bytes) -> Any:
-        """Puts a file where every replica can get it; what is returned is the `Weights.file`."""
+        """Stores a file for all replicas, and returns the reference for `Weights.file`."""
         ...
 
     def fit(self, weights: Weights, key: str, x: Array, y: Array, options: FitOptions) -> Fitting:
-        """Begins a fit on one replica. ``key`` will be that of the new weights."""
+        """Begins a fit in one replica. The new weights get ``key``."""
         ...
 
     def fit_batches(self, weights: Weights, key: str, batches: Iterator[tuple[Array, Array]], training_mode: bool) -> Fitting:
-        """As `fit`, on batches that are asked for one at a time."""
+        """As `fit`, on batches that are requested one at a time."""
         ...
 
-    def give_up(self) -> None:
-        """Waits for no replica any more."""
+    def stop_waiting(self) -> None:
+        """Stops waiting for replicas that are missing."""
         ...
 
 
 class ReplicatedEstimator(Estimator):
-    """The front of several replicas.
+    """Front of several replicas.
 
     Args:
-        facts: Of their model.
+        facts: Facts about their model.
         config: The model's configuration.
-        replicas: Who compute.
-        places: How many row blocks may be with them at the same time.
+        replicas: The replicas.
+        parallel_blocks: Most row blocks that replicas hold at the same time.
     """
 
-    def __init__(self, facts: Facts, config: ModelConfig, replicas: Replicas, places: int) -> None:
+    def __init__(self, facts: Facts, config: ModelConfig, replicas: Replicas, parallel_blocks: int) -> None:
         preprocessing = Preprocessing((), facts.standardisation, facts.input_dtype)
-        super().__init__(Described(facts), config, preprocessing, ())
+        super().__init__(RemoteModel(facts), config, preprocessing, ())
         self.capabilities, self.answers, self.coalesces = facts.capabilities, facts.answers, facts.coalesces
         self.output_shape, self.output_dtype = facts.output_shape, facts.output_dtype
-        # Postprocessing is done where the model is. That there is some decides what may be asked for.
-        self.postprocessing = (_Elsewhere(),) if facts.postprocessed else ()
-        self.places = places
+        # Replicas postprocess. The presence of postprocessing decides which operations callers may use.
+        self.postprocessing = (_AppliedByReplicas(),) if facts.postprocessed else ()
+        self.parallel_blocks = parallel_blocks
         self._replicas = replicas
         self._first = self._weights = self._shared()
-        self._since_loading = 0
+        self._fits_since_loading = 0
 
     @property
     def version(self) -> str:
+        """Version of the current weights."""
         return self._weights.version
 
-    def give_up(self) -> None:
-        """Waits for no replica any more: the server ends."""
-        self._replicas.give_up()
+    def stop_waiting(self) -> None:
+        """Stops waiting for missing replicas, because the server ends."""
+        self._replicas.stop_waiting()
 
     # Operations on a block of rows.
 
@@ -104,7 +105,8 @@ class ReplicatedEstimator(Estimator):
         standardisation: Standardisation | None = None,
         labels_only: bool = False,
     ) -> Array:
-        result = self._computed("predict", {"x": x}, _said(training_mode, standardisation, labels_only=labels_only))
+        """As in `Estimator`."""
+        result = self._compute("predict", {"x": x}, _options(training_mode, standardisation, labels_only=labels_only))
         if not (labels_only or self.postprocessing):
             self.output_shape, self.output_dtype = result.shape[1:], result.dtype
         return result
@@ -112,15 +114,19 @@ class ReplicatedEstimator(Estimator):
     def answer(
         self, x: Array, kind: Answer, *, training_mode: bool = False, standardisation: Standardisation | None = None
     ) -> Array:
-        return self._computed("answer", {"x": x}, {"kind": kind, **_said(training_mode, standardisation)})
+        """As in `Estimator`."""
+        return self._compute("answer", {"x": x}, {"kind": kind, **_options(training_mode, standardisation)})
 
     def loss(self, x: Array, y: Array, *, training_mode: bool = False, standardisation: Standardisation | None = None) -> Array:
-        return self._computed("loss", {"x": x, "y": y}, _said(training_mode, standardisation))
+        """As in `Estimator`."""
+        return self._compute("loss", {"x": x, "y": y}, _options(training_mode, standardisation))
 
     def loss_from_predictions(self, predictions: Array, y: Array) -> Array:
-        return self._computed("loss_from_predictions", {"predictions": predictions, "y": y}, {})
+        """As in `Estimator`."""
+        return self._compute("loss_from_predictions", {"predictions": predictions, "y": y}, {})
 
     def loss_divisor(self, y: Array) -> float:
+        """As in `Estimator`."""
         return float(self._replicas.compute(self._weights, "loss_divisor", {"y": y}, {}))
 
     def loss_gradient(
@@ -132,17 +138,20 @@ class ReplicatedEstimator(Estimator):
         training_mode: bool = False,
         standardisation: Standardisation | None = None,
     ) -> Array:
-        return self._computed("loss_gradient", {"x": x, "y": y}, _said(training_mode, standardisation, divisor=divisor))
+        """As in `Estimator`."""
+        return self._compute("loss_gradient", {"x": x, "y": y}, _options(training_mode, standardisation, divisor=divisor))
 
     def class_gradient(
         self, x: Array, label: Array | None, *, training_mode: bool = False, standardisation: Standardisation | None = None
     ) -> Array:
-        return self._computed("class_gradient", {"x": x}, {"label": label, **_said(training_mode, standardisation)})
+        """As in `Estimator`."""
+        return self._compute("class_gradient", {"x": x}, {"label": label, **_options(training_mode, standardisation)})
 
     def get_activations(
         self, x: Array, layer: str | int, *, training_mode: bool = False, standardisation: Standardisation | None = None
     ) -> Array:
-        return self._computed("get_activations", {"x": x}, {"layer": layer, **_said(training_mode, standardisation)})
+        """As in `Estimator`."""
+        return self._compute("get_activations", {"x": x}, {"layer": layer, **_options(training_mode, standardisation)})
 
     def vjp(
         self,
@@ -153,12 +162,14 @@ class ReplicatedEstimator(Estimator):
         training_mode: bool = False,
         standardisation: Standardisation | None = None,
     ) -> Array:
-        options = {"layer": layer, **_said(training_mode, standardisation)}
-        return self._computed("vjp", {"x": x, "cotangent": cotangent}, options)
+        """As in `Estimator`."""
+        options = {"layer": layer, **_options(training_mode, standardisation)}
+        return self._compute("vjp", {"x": x, "cotangent": cotangent}, options)
 
-    # What changes the weights. The caller has the model for itself.
+    # Changes of the weights, under the model's exclusive lock.
 
     def fit(self, x: Array, y: Array, options: FitOptions) -> Iterator[FitProgress]:
+        """As in `Estimator`, in one replica; the new weights are then those of all."""
         self._require(Operation.FIT)
         if options.batch_size < 1 or options.nb_epochs < 1:
             raise InvalidValue(f"batch_size {options.batch_size}, nb_epochs {options.nb_epochs}; expected at least 1 each")
@@ -166,41 +177,46 @@ class ReplicatedEstimator(Estimator):
         return self._steps(key, lambda: self._replicas.fit(self._weights, key, x, y, options))
 
     def fit_batches(self, batches: Iterator[tuple[Array, Array]], training_mode: bool) -> Iterator[FitProgress]:
+        """As `fit`, on batches as they arrive."""
         self._require(Operation.FIT_BATCHES)
         key = uuid.uuid4().hex
         return self._steps(key, lambda: self._replicas.fit_batches(self._weights, key, batches, training_mode))
 
     def save(self, path: Path) -> None:
+        """As in `Estimator`."""
         self._require(Operation.VERSIONS)
         path.write_bytes(self._replicas.file(self._weights))
 
     def restore(self, path: Path, version: str) -> None:
+        """As in `Estimator`."""
         self._require(Operation.VERSIONS)
-        wanted = Weights(uuid.uuid4().hex, version, self._replicas.keep(path.read_bytes()))
-        # One replica tries them: if they do not fit, nobody has taken them.
-        self._replicas.file(wanted)
-        self._weights = wanted
+        restored = Weights(uuid.uuid4().hex, version, self._replicas.keep(path.read_bytes()))
+        # One replica tries them: if they do not fit, the current weights stay.
+        self._replicas.file(restored)
+        self._weights = restored
 
     def reset(self) -> None:
+        """As in `Estimator`."""
         self._require(Operation.VERSIONS)
         self._weights = self._first
 
     def untrained_clone(self) -> NoReturn:
-        raise Unsupported(f"a replicated {self.config.backend} model cannot be cloned; serve it once more, under another name")
+        """Raises Unsupported: a clone would exist in one replica only."""
+        raise Unsupported(f"a replicated {self.config.backend} model cannot be cloned; serve it a second time, under another name")
 
-    # Inside.
+    # Private.
 
     def _shared(self) -> Weights:
-        """The weights that one replica was loaded with, for all: without a file of weights, each may have made up its own."""
+        """The weights that one replica was loaded with, for all: without a weights file, each may have drawn its own."""
         if Operation.VERSIONS not in self.capabilities:
             return Weights()
         try:
             file = self._replicas.file(Weights())
-        except Unsupported:  # there is nothing to save before the first fit
+        except Unsupported:  # the model has no weights to save before the first fit
             return Weights()
         return Weights(uuid.uuid4().hex, Weights.version, self._replicas.keep(file))
 
-    def _computed(self, method: str, rows: dict[str, Array], options: dict[str, Any]) -> Array:
+    def _compute(self, method: str, rows: dict[str, Array], options: dict[str, Any]) -> Array:
         return np.asarray(self._replicas.compute(self._weights, method, rows, options))
 
     def _steps(self, key: str, begin: Any) -> Iterator[FitProgress]:
@@ -211,12 +227,12 @@ class ReplicatedEstimator(Estimator):
         except BaseException:
             fitting.close()
             raise
-        self._since_loading += 1
-        self._weights = Weights(key, f"fit-{self._since_loading}", self._replicas.keep(done))
+        self._fits_since_loading += 1
+        self._weights = Weights(key, f"fit-{self._fits_since_loading}", self._replicas.keep(done))
 
 
-class _Elsewhere:
-    """A defence that is applied by replicas."""
+class _AppliedByReplicas:
+    """Postprocessing defence that replicas apply."""
 
     apply_predict = False
 
@@ -224,7 +240,7 @@ class _Elsewhere:
         return preds
 
 
-def _said(training_mode: bool, standardisation: Standardisation | None, **more: Any) -> dict[str, Any]:
-    """Options that are not as they are if nothing is said: what is not sent need not be read."""
-    said = {"training_mode": training_mode or None, "standardisation": standardisation, **more}
-    return {name: value for name, value in said.items() if value is not None and value is not False}
+def _options(training_mode: bool, standardisation: Standardisation | None, **more: Any) -> dict[str, Any]:
+    """Options that differ from their defaults, so that defaults need not be sent."""
+    options = {"training_mode": training_mode or None, "standardisation": standardisation, **more}
+    return {name: value for name, value in options.items() if value is not None and value is not False}

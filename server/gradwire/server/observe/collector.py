@@ -1,6 +1,6 @@
-"""The metrics of a server, for Prometheus: read from what is counted anyway, when they are asked for.
+"""Prometheus metrics of a server, computed at each scrape from counts that the server keeps anyway.
 
-The table `METRICS` is all there is, and what the documentation is held against. Every label's values are bounded: by the
+The table `METRICS` is complete, and a test compares it with the documentation. The values of every label are bounded: by the
 configuration, by the grants, or by words of the contract.
 """
 
@@ -24,8 +24,8 @@ Buckets = tuple[list[tuple[str, float]], float]
 Sample = tuple[tuple[str, ...], float | Buckets]
 
 
-class Described(NamedTuple):
-    """One metric: its name, kind, labels, and what it says."""
+class MetricSpec(NamedTuple):
+    """Specification of one metric: its name, kind, labels and help text."""
 
     name: str
     kind: Literal["counter", "gauge", "histogram"]
@@ -34,34 +34,34 @@ class Described(NamedTuple):
 
 
 METRICS = (
-    Described("gradwire_calls_total", "counter", ("model", "operation", "outcome"), "Calls that have ended, and those refused."),
-    Described("gradwire_rows_total", "counter", ("model", "operation", "direction"), "Rows charged, forward and backward."),
-    Described("gradwire_call_duration_seconds", "histogram", ("model", "operation"), "Calls, from first to last message."),
-    Described("gradwire_queue_calls", "gauge", ("model",), "Calls whose rows wait for the device."),
-    Described("gradwire_queue_wait_seconds", "histogram", ("model",), "How long row blocks waited for the device."),
-    Described("gradwire_batch_rows", "histogram", ("model", "operation"), "Rows that were computed at once."),
-    Described("gradwire_batches_total", "counter", ("model", "operation"), "Batches computed."),
-    Described("gradwire_batch_blocks_total", "counter", ("model", "operation"), "Row blocks of calls in these batches."),
-    Described("gradwire_compute_seconds_total", "counter", ("model", "operation"), "Time of batches that did not fail."),
-    Described("gradwire_received_bytes_total", "counter", (), "Bytes of messages on streams, from callers."),
-    Described("gradwire_sent_bytes_total", "counter", (), "Bytes of messages on streams, to callers."),
-    Described("gradwire_open_streams", "gauge", (), "Streams that callers hold open."),
-    Described("gradwire_budget_left_rows", "gauge", ("principal", "model", "direction"), "Rows that may still be used now."),
-    Described("gradwire_ledger_pending_calls", "gauge", (), "Calls that are not in the store yet."),
-    Described("gradwire_ledger_lost_calls_total", "counter", (), "Calls that never will be in the store."),
-    Described("gradwire_device_memory_bytes", "gauge", ("device", "kind"), "Memory of devices; of the cpu, this process's."),
-    Described("gradwire_device_utilization_ratio", "gauge", ("device",), "Part of the time in which a GPU was busy, by NVML."),
-    Described("gradwire_model_info", "gauge", ("model", "version", "backend", "device", "device_uuid"), "What is served; 1."),
-    Described("gradwire_process_info", "gauge", ("server", "number", "device"), "Of several at one address, which process; 1."),
+    MetricSpec("gradwire_calls_total", "counter", ("model", "operation", "outcome"), "Calls that ended or were rejected."),
+    MetricSpec("gradwire_rows_total", "counter", ("model", "operation", "direction"), "Rows charged, forward and backward."),
+    MetricSpec("gradwire_call_duration_seconds", "histogram", ("model", "operation"), "Calls, from first to last message."),
+    MetricSpec("gradwire_queue_calls", "gauge", ("model",), "Calls whose rows wait for the device."),
+    MetricSpec("gradwire_queue_wait_seconds", "histogram", ("model",), "Waiting time of row blocks for the device."),
+    MetricSpec("gradwire_batch_rows", "histogram", ("model", "operation"), "Rows computed in one batch."),
+    MetricSpec("gradwire_batches_total", "counter", ("model", "operation"), "Batches computed."),
+    MetricSpec("gradwire_batch_blocks_total", "counter", ("model", "operation"), "Row blocks of calls in these batches."),
+    MetricSpec("gradwire_compute_seconds_total", "counter", ("model", "operation"), "Time of batches that did not fail."),
+    MetricSpec("gradwire_received_bytes_total", "counter", (), "Bytes of messages on streams, from callers."),
+    MetricSpec("gradwire_sent_bytes_total", "counter", (), "Bytes of messages on streams, to callers."),
+    MetricSpec("gradwire_open_streams", "gauge", (), "Streams that callers hold open."),
+    MetricSpec("gradwire_budget_left_rows", "gauge", ("principal", "model", "direction"), "Rows that may still be used now."),
+    MetricSpec("gradwire_ledger_pending_calls", "gauge", (), "Calls not yet in the store."),
+    MetricSpec("gradwire_ledger_lost_calls_total", "counter", (), "Calls lost before they reached the store."),
+    MetricSpec("gradwire_device_memory_bytes", "gauge", ("device", "kind"), "Memory of devices; of the cpu, this process's."),
+    MetricSpec("gradwire_device_utilization_ratio", "gauge", ("device",), "Fraction of time a GPU was busy, by NVML."),
+    MetricSpec("gradwire_model_info", "gauge", ("model", "version", "backend", "device", "device_uuid"), "A served model; 1."),
+    MetricSpec("gradwire_process_info", "gauge", ("server", "number", "device"), "One process of several at an address; 1."),
 )
 
 
 class ServerCollector(Collector):
-    """Answers scrapes.
+    """Collector for scrapes of one server.
 
     Args:
-        view: Of the server.
-        left: Budgets; None: they, and with them the names of principals, are not shown.
+        view: View of the server.
+        left: Reader of budgets; None hides them, and with them the names of principals.
     """
 
     def __init__(self, view: View, left: BudgetsLeft | None) -> None:
@@ -69,15 +69,15 @@ class ServerCollector(Collector):
         self._left = left
 
     def describe(self) -> Iterable[Metric]:
-        """Names alone: nothing is read before the first scrape."""
-        return [_family(described) for described in METRICS]
+        """Families without samples: nothing is read before the first scrape."""
+        return [_family(spec) for spec in METRICS]
 
     def collect(self) -> Iterator[Metric]:
-        """Every metric, with what it is now."""
+        """Every metric with its current samples."""
         samples = self._samples()
-        for described in METRICS:
-            family = _family(described)
-            for labels, value in samples[described.name]():
+        for spec in METRICS:
+            family = _family(spec)
+            for labels, value in samples[spec.name]():
                 if isinstance(family, HistogramMetricFamily):
                     assert isinstance(value, tuple)
                     family.add_metric(labels, *value)
@@ -134,7 +134,7 @@ class ServerCollector(Collector):
         return samples
 
     def _waiting(self) -> list[Sample]:
-        """Also of models that nobody waits for: a series that comes and goes is hard to watch."""
+        """Samples for all models, also with no waiting calls: a series that comes and goes is hard to watch."""
         waiting = self._view.scheduler.waiting()
         return [((model,), waiting.get(model, 0)) for model in sorted({served.model for served in self._view.served})]
 
@@ -146,16 +146,16 @@ class ServerCollector(Collector):
         return infos
 
     def _process(self) -> list[Sample]:
-        sibling = self._view.sibling
-        return [] if sibling is None else [((self._view.trust.server, str(sibling.number), sibling.device), 1)]
+        process_index = self._view.process_index
+        return [] if process_index is None else [((self._view.trust.server, str(process_index.number), process_index.device), 1)]
 
 
-def _family(described: Described) -> Family:
-    if described.kind == "counter":
-        return CounterMetricFamily(described.name.removesuffix("_total"), described.text, labels=described.labels)
-    if described.kind == "histogram":
-        return HistogramMetricFamily(described.name, described.text, labels=described.labels)
-    return GaugeMetricFamily(described.name, described.text, labels=described.labels)
+def _family(spec: MetricSpec) -> Family:
+    if spec.kind == "counter":
+        return CounterMetricFamily(spec.name.removesuffix("_total"), spec.text, labels=spec.labels)
+    if spec.kind == "histogram":
+        return HistogramMetricFamily(spec.name, spec.text, labels=spec.labels)
+    return GaugeMetricFamily(spec.name, spec.text, labels=spec.labels)
 
 
 def _buckets(histogram: Histogram) -> Buckets:

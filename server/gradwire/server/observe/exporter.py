@@ -1,4 +1,4 @@
-"""The listener that Prometheus scrapes: plain HTTP, in threads of its own, so that a busy event loop is still seen."""
+"""HTTP listener for Prometheus, in threads of its own, so that it answers while the event loop is busy."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from gradwire.server.observe.collector import ServerCollector
 
 
 class MetricsListener:
-    """Listens from here on, until it is closed.
+    """Listener for scrapes, from its construction until `close`.
 
     Args:
-        address: host:port; port 0: any free one.
-        collector: What it answers with, besides what is known of the process.
+        address: host:port; port 0 is any free one.
+        collector: Collector of the server's metrics; those of the process are added.
 
     Attributes:
-        address: Where it listens.
+        address: host:port with the actual port.
 
     Raises:
-        ConfigError: The address cannot be listened on.
+        ConfigError: The listener cannot bind the address.
     """
 
     def __init__(self, address: str, collector: ServerCollector) -> None:
@@ -36,7 +36,7 @@ class MetricsListener:
         try:
             self._server, self._thread = start_http_server(int(port), host.strip("[]"), registry)
         except OSError as e:
-            raise ConfigError(f"metrics_listen: {address!r} cannot be listened on ({e})") from e
+            raise ConfigError(f"metrics_listen: cannot listen on {address!r} ({e})") from e
         self.address = f"{host}:{self._server.server_address[1]}"
 
     def close(self) -> None:

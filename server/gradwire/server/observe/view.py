@@ -1,4 +1,4 @@
-"""All that can be seen of a running server, gathered for those who show it."""
+"""Read-only view of a running server, for metrics and status."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from gradwire.server.catalogue.served import Served
-from gradwire.server.observe.devices import Device, read_devices
+from gradwire.server.observe.device_readings import DeviceStatus, read_devices
 from gradwire.server.scheduling.scheduler import Scheduler
 from gradwire.server.transport.streams import OpenStreams
 from gradwire.server.trust.trust import Trust
-from gradwire.server.values.sibling import Sibling
+from gradwire.server.values.process_index import ProcessIndex
 
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """Where to look. Everything may be read from any thread.
+    """Parts of a running server that metrics and status read, from any thread.
 
     Attributes:
-        served: The served names of the configuration; clones come and go, and count for what they come from.
-        scheduler: What waits and what was computed.
-        streams: What is open.
-        trust: What was asked, and what is left to whom.
-        version: Of gradwire.
-        started_s: When the server started, seconds since 1970.
-        sibling: Which of several processes at its address it is; None: it is alone there.
+        served: The served names of the configuration; clones are temporary, and count for their models.
+        scheduler: Queues and counts of batches.
+        streams: Open streams and their traffic.
+        trust: Counts of calls, the ledger's writer, and budgets.
+        version: Version of gradwire.
+        started_s: Start time of the server, seconds since 1970.
+        process_index: Index of this process, if several share the address.
     """
 
     served: Iterable[Served]
@@ -34,8 +34,8 @@ class View:
     trust: Trust
     version: str
     started_s: float = field(default_factory=time.time)
-    sibling: Sibling | None = None
+    process_index: ProcessIndex | None = None
 
-    def devices(self) -> list[Device]:
-        """The devices of the models, and this process."""
+    def devices(self) -> list[DeviceStatus]:
+        """Reads the devices of the models, and this process's memory."""
         return read_devices(served.estimator.model for served in self.served)

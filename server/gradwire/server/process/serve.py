@@ -1,4 +1,4 @@
-"""A server from Python: in a thread of this process, for notebooks and tests; or as this process, until a signal."""
+"""Servers from Python: in a thread of this process, for notebooks and tests; or as the whole process, until a signal."""
 
 from __future__ import annotations
 
@@ -17,33 +17,34 @@ from gradwire.server.config.reading import parse_config
 from gradwire.server.config.server import ServerConfig
 from gradwire.server.engines.engine import loaded
 from gradwire.server.process.service import Service, check_listening
-from gradwire.server.system import allow_many_files, keep_freed_memory, leave_alone_what_is_loaded
+from gradwire.server.system import allow_many_files, freeze_loaded_objects, keep_freed_memory
 
 log = logging.getLogger("gradwire.server")
 
 
 @contextmanager
 def serving(models: Mapping[str, Mapping[str, Any] | ModelConfig], **settings: Any) -> Iterator[str]:
-    """Serves models from this process, on a free loopback port, as long as the context lasts.
+    """Context in which this process serves models on a free loopback port.
 
         with serving({"digits": {"backend": "torch", "factory": make_model, "input_shape": [64], "nb_classes": 10}}) as address:
             connect(address).estimator("digits").predict(x)
 
     Args:
-        models: By name, what a model's entry in the YAML file would say; ``factory`` may be a callable. ``access`` and
-            ``same_as`` are allowed too. Or a backend's ``Config``.
+        models: By name, the keys of a model's entry in the YAML file, including ``access`` and ``same_as``; ``factory`` may be a
+            callable. Or a backend's ``Config``.
         **settings: Other keys of the YAML file, for example ``limits={"max_calls": 4}``.
 
     Yields:
         The address to connect to.
 
     Raises:
-        ConfigError: Something of the configuration is wrong.
+        ConfigError: The configuration is wrong.
     """
     entries = [{"name": name, **_keys(model)} for name, model in models.items()]
     with tempfile.TemporaryDirectory(prefix="gradwire-") as folder:
         content = {"listen": "127.0.0.1:0", **settings, "models": entries}
         config = parse_config(content, Path(folder), "serving")
+        check_listening(config)
         with loaded(config) as estimators:
             service = Service(config, estimators)
             loop = asyncio.new_event_loop()
@@ -65,11 +66,11 @@ def serve_until_signal(config: ServerConfig, ready: Callable[[str], None]) -> No
     """Serves until SIGTERM or SIGINT, then drains.
 
     Args:
-        config: What to serve and how.
-        ready: Called with the address once calls are taken.
+        config: The configuration.
+        ready: Called with the address once the server accepts calls.
 
     Raises:
-        ConfigError: A model cannot be loaded, or the address cannot be listened on.
+        ConfigError: A model cannot be loaded, or the address cannot be bound.
     """
     check_listening(config)
     keep_freed_memory()
@@ -79,8 +80,8 @@ def serve_until_signal(config: ServerConfig, ready: Callable[[str], None]) -> No
 
 
 def run_until_signal(service: Service, ready: Callable[[str], None]) -> None:
-    """As `serve_until_signal`, of a service whose models are there."""
-    leave_alone_what_is_loaded()
+    """As `serve_until_signal`, for a service whose models are loaded."""
+    freeze_loaded_objects()
 
     async def run() -> None:
         end = asyncio.Event()

@@ -1,4 +1,4 @@
-"""One process, one device: loads the models, listens, drains, ends."""
+"""Server of one process: assembles its services, listens, drains, and ends."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ from gradwire.server.observe.view import View
 from gradwire.server.scheduling.runner import Runner
 from gradwire.server.scheduling.scheduler import Scheduler
 from gradwire.server.scheduling.watchdog import Watchdog
-from gradwire.server.services.estimator import SERVICE, RowServicer
+from gradwire.server.services.admission import Admission
+from gradwire.server.services.estimator import SERVICE, EstimatorServicer
 from gradwire.server.services.fit import FitServicer
 from gradwire.server.services.grants import GrantServicer
 from gradwire.server.services.models import ModelServicer
@@ -39,11 +40,11 @@ from gradwire.server.transport.same_host import SameHost
 from gradwire.server.transport.streams import OpenStreams
 from gradwire.server.trust.identity.callers import Identity
 from gradwire.server.trust.identity.certificates import ServerCertificate
-from gradwire.server.trust.identity.exposure import check_exposure, exposed
 from gradwire.server.trust.identity.files import Polled, watch
 from gradwire.server.trust.identity.guard import Guard
+from gradwire.server.trust.identity.listener import beyond_loopback, check_listener
 from gradwire.server.trust.trust import Trust
-from gradwire.server.values.sibling import Sibling
+from gradwire.server.values.process_index import ProcessIndex
 from gradwire.v1 import (
     grants_pb2,
     grants_pb2_grpc,
@@ -60,8 +61,8 @@ from gradwire.v1 import (
 log = logging.getLogger("gradwire.server")
 
 _DRAIN_PERIOD_S = 0.02
-_GOODBYE_S = 0.5
-"""For last statuses to leave the process; what still runs then is cancelled."""
+_LAST_STATUSES_S = 0.5
+"""Time for the last statuses to reach callers; calls that still run then are cancelled."""
 
 _GRANTS = grants_pb2.DESCRIPTOR.services_by_name["GrantService"].full_name
 _MODELS = model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name
@@ -71,29 +72,33 @@ _USAGE = usage_pb2.DESCRIPTOR.services_by_name["UsageService"].full_name
 
 
 class Service:
-    """A server of one configuration. Made, started and ended on one event loop.
+    """Server of a configuration that `check_listening` has passed. Made, started and ended on one event loop.
 
     Args:
-        config: What to serve and how.
+        config: The configuration.
         estimators: The models by name; see `engine.loaded`.
-        sibling: Which of several processes at the same address this is, if it is one of several.
+        process_index: Index of this process, if several share the address.
 
     Raises:
-        ConfigError: The configuration is that of several processes, and this is none of them.
+        ConfigError: The configuration asks for several processes, and this is not one of them.
     """
 
-    def __init__(self, config: ServerConfig, estimators: Mapping[str, Estimator], sibling: Sibling | None = None) -> None:
-        if config.devices is not None and sibling is None:
+    def __init__(
+        self, config: ServerConfig, estimators: Mapping[str, Estimator], process_index: ProcessIndex | None = None
+    ) -> None:
+        if config.devices is not None and process_index is None:
             raise ConfigError("devices: only the command `gradwire serve` starts a process for each; leave the key out here")
         self._config = config
-        self._sibling = sibling
+        self._process_index = process_index
         limits = config.limits
-        fixed = "" if sibling is None else sibling.fixed
+        fixed = "" if process_index is None else process_index.fixed
         self._served = [
             Served(m.name, estimators[m.same_as or m.name], m.same_as or m.name, m.access, fixed=fixed) for m in config.models
         ]
-        self._places = {name: found.places for name, found in estimators.items() if isinstance(found, ReplicatedEstimator)}
-        self._scheduler = Scheduler(limits.max_calls, parts(config.models), self._places)
+        self._parallel_blocks = {
+            name: estimator.parallel_blocks for name, estimator in estimators.items() if isinstance(estimator, ReplicatedEstimator)
+        }
+        self._scheduler = Scheduler(limits.max_calls, parts(config.models), self._parallel_blocks)
         self._identity = Identity(config.identity)
         self._watched: list[Polled] = self._identity.watched
         self._streams = OpenStreams(limits, self._identity)
@@ -103,12 +108,11 @@ class Service:
 
     @property
     def names(self) -> list[str]:
-        """What is served."""
+        """The served names."""
         return [served.name for served in self._served]
 
     async def start(self) -> str:
-        """Listens, and returns the address to connect to. Raises ConfigError if it cannot."""
-        check_exposure(self._config)
+        """Begins to listen, and returns the address to connect to. Raises ConfigError if it cannot."""
         self._trust = await asyncio.to_thread(Trust, self._config)
         try:
             return await self._start()
@@ -120,15 +124,17 @@ class Service:
         config = self._config
         self._catalogue = Catalogue(self._served, config.limits.max_clones, self._trust.book, self._trust.accounts)
         self._watched += self._trust.watched
-        self._view = View(self._served, self._scheduler, self._streams, self._trust, version("gradwire"), sibling=self._sibling)
-        self._runner = Runner(self._scheduler, asyncio.get_running_loop(), threads=max(1, sum(self._places.values())))
+        self._view = View(
+            self._served, self._scheduler, self._streams, self._trust, version("gradwire"), process_index=self._process_index
+        )
+        self._runner = Runner(self._scheduler, asyncio.get_running_loop(), threads=max(1, sum(self._parallel_blocks.values())))
         self._server = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", config.limits.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
-                # A second server on the same port is a mistake, unless it is a sibling.
-                ("grpc.so_reuseport", int(self._sibling is not None)),
-                # Clients may ask every few seconds whether the server is there, in the middle of long calls.
+                # A second server on the same port is an error, unless it is another process of this one.
+                ("grpc.so_reuseport", int(self._process_index is not None)),
+                # Clients may send keepalive pings every few seconds during long calls.
                 ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
                 ("grpc.keepalive_permit_without_calls", 1),
                 *_ages(config.limits),
@@ -153,12 +159,12 @@ class Service:
         return config.listen if config.listen.startswith("unix:") else f"{config.listen.rpartition(':')[0]}:{port}"
 
     async def drain(self) -> None:
-        """Takes no new calls, lets those under way finish for `drain_timeout_s`, and ends."""
+        """Rejects new calls, lets running ones finish within `drain_timeout_s`, and ends."""
         log.info("draining", extra={"open_streams": len(self._streams)})
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
-        # Connections are told to go before streams are ended: what callers open next is at another server, where there is one,
-        # and a successor may listen here already. Who is in the middle of a call keeps the connection until it ends.
-        leaving = asyncio.create_task(self._server.stop(self._config.drain_timeout_s + 2 * _GOODBYE_S))
+        # Connections receive GOAWAY before streams are ended: callers then open new streams at another server, if one runs,
+        # and a successor may listen here already. A connection with a running call stays open until the call ends.
+        leaving = asyncio.create_task(self._server.stop(self._config.drain_timeout_s + 2 * _LAST_STATUSES_S))
         self._same_host.leave()
         await asyncio.sleep(0)
         self._streams.drain()
@@ -166,9 +172,9 @@ class Service:
         end_s = loop.time() + self._config.drain_timeout_s
         while self._scheduler.calls and loop.time() < end_s:
             await asyncio.sleep(_DRAIN_PERIOD_S)
-        await asyncio.gather(self._server.stop(_GOODBYE_S), self._same_host.stop(), leaving)
+        await asyncio.gather(self._server.stop(_LAST_STATUSES_S), self._same_host.stop(), leaving)
         if self._health_server is not None:
-            await self._health_server.stop(_GOODBYE_S)
+            await self._health_server.stop(_LAST_STATUSES_S)
         for task in self._tasks:
             task.cancel()
         for task in self._tasks:
@@ -176,8 +182,8 @@ class Service:
                 await task
         for served in self._served:
             if isinstance(served.estimator, ReplicatedEstimator):
-                served.estimator.give_up()
-        # Work that is on the device cannot be taken off it.
+                served.estimator.stop_waiting()
+        # Work on the device cannot be cancelled.
         await asyncio.get_running_loop().run_in_executor(None, self._runner.stop)
         if self._watchdog is not None:
             await asyncio.get_running_loop().run_in_executor(None, self._watchdog.stop)
@@ -187,9 +193,10 @@ class Service:
         log.info("ended")
 
     def _add_services(self) -> None:
-        limits, ledger = self._config.limits, self._trust.ledger
-        rows = RowServicer(self._catalogue, self._scheduler, self._streams, limits, ledger)
-        fit = FitServicer(self._catalogue, self._scheduler, self._streams, limits, self._config.spool_dir, ledger)
+        limits, ledger = self._config.limits, self._trust.recorder
+        admission = Admission(self._catalogue, self._scheduler, ledger)
+        rows = EstimatorServicer(admission, self._scheduler, self._streams, limits)
+        fit = FitServicer(admission, self._scheduler, self._streams, limits, self._config.spool_dir)
         models = ModelServicer(self._catalogue, self._scheduler, self._streams, self._versions, limits, ledger, self._clone_changed)
         handlers = {**rows.handlers(), **fit.handlers()}
         self._same_host = SameHost(handlers, limits.max_message_bytes, self._identity)
@@ -198,7 +205,7 @@ class Service:
         model_pb2_grpc.add_ModelServiceServicer_to_server(models, self._server)
         usage_pb2_grpc.add_UsageServiceServicer_to_server(UsageServicer(self._catalogue, self._streams, self._trust), self._server)
         grants_pb2_grpc.add_GrantServiceServicer_to_server(GrantServicer(self._streams, self._trust), self._server)
-        to_all = self._identity.anonymous and not exposed(self._config.listen)
+        to_all = self._identity.anonymous and not beyond_loopback(self._config.listen)
         status_pb2_grpc.add_StatusServiceServicer_to_server(StatusServicer(self._view, to_all), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         health = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
@@ -214,20 +221,20 @@ class Service:
             self._watched.append(certificate)
             return int(self._server.add_secure_port(config.listen, certificate.credentials()))
         except RuntimeError as e:
-            raise ConfigError(f"listen: {config.listen!r} cannot be listened on; is another server there already? ({e})") from e
+            raise ConfigError(f"listen: cannot listen on {config.listen!r}; is another server running there? ({e})") from e
 
     def _bind_health(self) -> grpc.aio.Server | None:
-        """The listener for health alone: probes have neither certificates nor tokens."""
+        """Listener for health only, because probes have neither certificates nor tokens."""
         address = self._config.health_listen
         if address is None:
             return None
-        # Siblings share it: a probe is answered by any of those that are there, and each speaks for itself.
-        server = grpc.aio.server(options=[("grpc.so_reuseport", int(self._sibling is not None))])
+        # Processes at one address share it: any running one answers a probe, for itself.
+        server = grpc.aio.server(options=[("grpc.so_reuseport", int(self._process_index is not None))])
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         try:
             server.add_insecure_port(address)
         except RuntimeError as e:
-            raise ConfigError(f"health_listen: {address!r} cannot be listened on ({e})") from e
+            raise ConfigError(f"health_listen: cannot listen on {address!r} ({e})") from e
         return server
 
     def _listen_for_scrapes(self) -> MetricsListener | None:
@@ -236,7 +243,7 @@ class Service:
             return None
         named = self._config.metrics_principals
         if named is None:
-            named = not exposed(address)
+            named = not beyond_loopback(address)
         listener = MetricsListener(address, ServerCollector(self._view, self._trust.left if named else None))
         log.info("metrics", extra={"address": listener.address, "principals": named})
         return listener
@@ -245,7 +252,7 @@ class Service:
         self._streams.refuse(reason)
         if not self._streams.draining:
             states = health_pb2.HealthCheckResponse
-            self._telling = asyncio.create_task(self._set_health(states.SERVING if reason is None else states.NOT_SERVING))
+            self._setting_health = asyncio.create_task(self._set_health(states.SERVING if reason is None else states.NOT_SERVING))
 
     async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for name in ("", SERVICE, *(served.name for served in self._served)):
@@ -257,7 +264,7 @@ class Service:
 
 
 def _ages(limits: Limits) -> Iterator[tuple[str, int]]:
-    """gRPC's options for connections that end by themselves. Its own default for the grace is for ever too."""
+    """Options of gRPC for the greatest age of connections. Its default grace is unlimited too."""
     for name, seconds in (("age", limits.max_connection_age_s), ("age_grace", limits.max_connection_age_grace_s)):
         if seconds is not None:
             yield f"grpc.max_connection_{name}_ms", max(1, round(seconds * 1000))
@@ -271,8 +278,8 @@ def _certificate(config: ServerConfig, tls: Tls) -> ServerCertificate:
 
 
 def check_listening(config: ServerConfig) -> None:
-    """What can be told of a configuration's listener and callers before models are loaded. Raises ConfigError."""
-    check_exposure(config)
+    """Checks a configuration's listener, certificates and identity before models are loaded. Raises ConfigError."""
+    check_listener(config)
     Identity(config.identity)
     if config.tls is not None:
         _certificate(config, config.tls)

@@ -1,1 +1,1 @@
-"""From admitted calls to computed batches: who is next, what is computed as one, on which thread."""
+"""Scheduling: admitted calls, fair queues, batches and the threads that compute them."""

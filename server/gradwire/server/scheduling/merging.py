@@ -1,9 +1,8 @@
-"""What can be computed as one, and how it comes apart again.
+"""Batches: row blocks of several calls computed as one, and their results taken apart.
 
-What holds: each call gets what it would have got alone, to the rounding of the framework's arithmetic, which may go
-another way for another number of rows. A mean divides by the caller's own rows. If what was computed as one fails, its
-parts are computed one by one, so that only the call that is the reason fails. A block that the device has no room for is
-computed in pieces.
+Invariant: each call gets the answer that it would get alone, up to the rounding of the framework's arithmetic, which may
+differ with the number of rows. A mean divides by the caller's own rows. If a batch fails, its blocks are computed one by
+one, so that only the call at fault fails. A block that does not fit into the device's memory is computed in pieces.
 """
 
 from __future__ import annotations
@@ -22,30 +21,30 @@ from gradwire.backends.errors import ModelFailed, OutOfMemory
 from gradwire.backends.estimator import Estimator
 from gradwire.backends.preprocessing import Standardisation
 from gradwire.server.errors import ReplicaLost
-from gradwire.server.scheduling.work import Likeness, Work, call
+from gradwire.server.scheduling.work import BatchKey, Work
 
 log = logging.getLogger("gradwire.server")
 
 
-def likeness(
+def batch_key(
     estimator: Estimator, function: Callable[..., Any], rows: Mapping[str, Array], options: Mapping[str, Any], max_rows: int
-) -> Likeness:
-    """What the row blocks of a call have in common.
+) -> BatchKey:
+    """Makes the batch key of a call's row blocks.
 
     Args:
         estimator: Computes them.
         function: The estimator's operation.
-        rows: One of the blocks, or the whole call: arguments that hold one entry a row, what is computed on first.
-        options: The other arguments; ``divisor`` is the call's own and no matter.
+        rows: Arguments of one block that hold one entry a row; the rows themselves come first.
+        options: The other arguments; ``divisor`` differs between calls and is left out of the key.
         max_rows: Most rows of this call to compute at once.
     """
     # Batch normalisation in training mode sees the block, and dropout's noise depends on how much was drawn before.
     separable = estimator.coalesces and "training_mode" not in options
-    return Likeness(
+    return BatchKey(
         estimator=estimator,
         kind=(
             function.__name__,
-            *((name, _told(value)) for name, value in options.items() if name != "divisor"),
+            *((name, _hashable(value)) for name, value in options.items() if name != "divisor"),
             *((name, array.dtype.str, array.shape[1:]) for name, array in rows.items()),
         ),
         row_shape=next(iter(rows.values())).shape[1:],
@@ -55,17 +54,17 @@ def likeness(
     )
 
 
-def _told(value: Any) -> Hashable:
-    """An option by its value, so that equal ones are equal."""
+def _hashable(value: Any) -> Hashable:
+    """Hashable value of an option, so that equal options give equal keys."""
     if isinstance(value, Standardisation):
         arrays = (value.mean, value.std)
         return tuple((a.dtype.str, a.shape, hashlib.blake2b(a.tobytes(), digest_size=16).digest()) for a in arrays)
-    told: Hashable = value
-    return told
+    hashable: Hashable = value
+    return hashable
 
 
 class Outcome(NamedTuple):
-    """What a block came to: a result, or why there is none."""
+    """Result of a block, or the error that it ended with."""
 
     work: Work
     result: Any
@@ -74,12 +73,12 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True)
 class Computed:
-    """What was taken together and has been computed.
+    """A batch that has been computed.
 
     Attributes:
-        outcomes: Of each block.
-        as_one: Whether it was one batch.
-        seconds: How long it took; 0 if something failed.
+        outcomes: One for each block.
+        as_one: Whether the blocks were computed as one.
+        seconds: Duration; 0 if a block failed.
     """
 
     outcomes: list[Outcome]
@@ -87,7 +86,7 @@ class Computed:
     seconds: float
 
     def deliver(self) -> None:
-        """Hands results to the calls that still wait for them. On the loop's thread."""
+        """Sets the results of the calls that still wait for them. Runs on the loop's thread."""
         for work, result, error in self.outcomes:
             if work.done.done():
                 continue
@@ -98,7 +97,7 @@ class Computed:
 
 
 def compute(taken: Sequence[Work]) -> Computed:
-    """Computes blocks that are alike as one, with the device held, and all of them: what is taken is charged."""
+    """Computes blocks with equal batch keys as one; every block is computed, since taken work is charged."""
     waiting = list(taken)
     began_s = time.perf_counter()
     if len(waiting) > 1:
@@ -106,10 +105,10 @@ def compute(taken: Sequence[Work]) -> Computed:
             outcomes = _as_one(waiting)
             return Computed(outcomes, True, time.perf_counter() - began_s)
         except ReplicaLost as e:
-            # Nobody else would answer the parts.
+            # No other replica would answer the blocks either.
             return Computed([Outcome(work, None, e) for work in waiting], True, 0.0)
         except Exception as e:
-            log.info("blocks computed as one failed, and are computed one by one", extra={"blocks": len(waiting), "reason": str(e)})
+            log.info("a merged batch failed; its blocks are computed one by one", extra={"blocks": len(waiting), "reason": str(e)})
     outcomes = [_alone(work) for work in waiting]
     failed = any(outcome.error is not None for outcome in outcomes)
     return Computed(outcomes, len(waiting) == 1, 0.0 if failed or len(waiting) != 1 else time.perf_counter() - began_s)
@@ -117,62 +116,62 @@ def compute(taken: Sequence[Work]) -> Computed:
 
 def _alone(work: Work) -> Outcome:
     try:
-        return Outcome(work, _in_pieces(work.function, work.likeness, work.rows, work.options, work.size), None)
+        return Outcome(work, _in_pieces(work.function, work.key, work.rows, work.options, work.size), None)
     except Exception as e:
         return Outcome(work, None, e)
 
 
 def _as_one(parts: Sequence[Work]) -> list[Outcome]:
-    first, like = parts[0], parts[0].likeness
-    assert like is not None, "work that is like nothing else is taken by itself"
+    first, key = parts[0], parts[0].key
+    assert key is not None, "work without a batch key is taken by itself"
     ends = np.cumsum([part.size for part in parts]).tolist()
     rows = {name: np.concatenate([part.rows[name] for part in parts]) for name in first.rows}
     options = dict(first.options)
     if "divisor" in options:
-        options["divisor"] = np.concatenate([_divisors(like.estimator, part) for part in parts])
-    result = _in_pieces(first.function, like, rows, options, ends[-1])
+        options["divisor"] = np.concatenate([_divisors(key.estimator, part) for part in parts])
+    result = _in_pieces(first.function, key, rows, options, ends[-1])
     if not isinstance(result, np.ndarray) or result.shape[:1] != (ends[-1],):
         raise ModelFailed(f"{first.function.__name__} answered {ends[-1]} rows with {getattr(result, 'shape', type(result))}")
     return [Outcome(part, result[end - part.size : end], None) for part, end in zip(parts, ends, strict=True)]
 
 
 def _divisors(estimator: Estimator, part: Work) -> Array:
-    """What the mean of each row's own call divides by."""
+    """Divisors ``(n,)`` of the means, one a row: that of the row's own call."""
     divisor = part.options["divisor"]
     return np.full(part.size, estimator.loss_divisor(part.rows["y"]) if divisor is None else divisor)
 
 
 def _in_pieces(
-    function: Callable[..., Any], like: Likeness | None, rows: Mapping[str, Array], options: Mapping[str, Any], size: int
+    function: Callable[..., Any], key: BatchKey | None, rows: Mapping[str, Array], options: Mapping[str, Any], size: int
 ) -> Any:
-    """Computes a block; if the device has no room for it, half of it at a time, and so on. What has worked is remembered."""
-    if like is None or not like.separable:
-        return call(function, rows, options)
-    room, room_of = like.estimator.room, (function.__name__, like.row_shape)
+    """Computes a block, halving it as often as the device runs out of memory; the size that fits is remembered."""
+    if key is None or not key.separable:
+        return guarded_call(function, rows, options)
+    room, room_of = key.estimator.room, (function.__name__, key.row_shape)
     most, begin, results = min(size, room.get(room_of, size)), 0, []
     while begin < size:
         end = min(begin + most, size)
         try:
             if end - begin == size:
-                return call(function, rows, options)
-            results.append(call(function, *_cut(like.estimator, rows, options, slice(begin, end))))
+                return guarded_call(function, rows, options)
+            results.append(guarded_call(function, *_cut(key.estimator, rows, options, slice(begin, end))))
         except OutOfMemory as e:
             if end - begin == 1:
-                raise OutOfMemory(f"{e}. There is no room even for one row of {function.__name__}") from e
+                raise OutOfMemory(f"{e}. Not even one row of {function.__name__} fits") from e
             most = -(-(end - begin) // 2)
         else:
             begin = end
     if most < room.get(room_of, size):
         room[room_of] = most
-        extra = {"operation": function.__name__, "row_shape": like.row_shape, "tried_rows": size, "rows": most}
-        log.warning("the device has no room for a block; from now on fewer rows are computed at once", extra=extra)
+        extra = {"operation": function.__name__, "row_shape": key.row_shape, "tried_rows": size, "rows": most}
+        log.warning("the device ran out of memory; from now on fewer rows are computed at once", extra=extra)
     return np.concatenate(results)
 
 
 def _cut(
     estimator: Estimator, rows: Mapping[str, Array], options: Mapping[str, Any], at: slice
 ) -> tuple[dict[str, Array], dict[str, Any]]:
-    """A piece of a block; a mean still divides by what the whole of it does."""
+    """Cuts a piece out of a block; a mean still divides by the divisor of the whole block."""
     piece = {name: array[at] for name, array in rows.items()}
     if "divisor" not in options:
         return piece, dict(options)
@@ -180,3 +179,13 @@ def _cut(
     if divisor is None:
         divisor = estimator.loss_divisor(rows["y"])
     return piece, {**options, "divisor": divisor[at] if isinstance(divisor, np.ndarray) else divisor}
+
+
+def guarded_call(function: Callable[..., Any], rows: Mapping[str, Array], options: Mapping[str, Any]) -> Any:
+    """Calls the estimator. A model that calls sys.exit() ends its call, not the server."""
+    try:
+        return function(**rows, **options)
+    except Exception:
+        raise
+    except BaseException as e:
+        raise ModelFailed(f"the model raised {type(e).__name__}: {e}") from e

@@ -1,10 +1,10 @@
-"""How long callers who are refused are told to stay away.
+"""Retry hints for refused callers, scaled so that some hundred of them return each second.
 
-To refuse costs the event loop half a millisecond, more than a row of a small model. Thousands of callers who come back twenty times
-a second would have the server do nothing else (a model of 10,000 clients at one server: 208 calls/s in place of 2,270). So they are
-told to stay away for as long as makes some hundred of them come back in a second, however many they are.
+Refusing a call costs the event loop half a millisecond, more than a row of a small model. Thousands of clients that retry
+twenty times a second would leave it no time for anything else (a model of 10,000 clients at one server: 208 calls/s in place
+of 2,270). The hint therefore grows with the number of clients, up to half a minute.
 
-Each caller has its share of that hundred: one that comes with a crowd does not keep the others away.
+Each caller has its share of that hundred: one caller with many clients does not delay the others.
 """
 
 from __future__ import annotations
@@ -13,31 +13,39 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-_A_SECOND = 100.0
-"""Refusals that a server can well afford, of all callers."""
+_REFUSALS_PER_S = 100.0
+"""Refusals of all callers together that a server can afford."""
 _LEAST_S, _MOST_S = 0.05, 30.0
 _WINDOW_S = 0.5
 _FORGOTTEN_S = 2 * _MOST_S
-"""Whoever was not refused for so long is not one of those who share."""
+"""A caller without a refusal for this long no longer takes a share."""
 
 
 @dataclass
 class _Caller:
-    """As many refusals as come in a second, times how long these were told to stay away, is how many clients it has."""
+    """Estimates a caller's clients: refusals per second times the current retry hint."""
 
     hint_s: float
     since_s: float
     count: int = 0
 
 
-class Refusals:
-    """What is known of them, by caller; the one that was refused last stands last."""
+class RetryHints:
+    """Retry hints by caller, ordered by their last refusal."""
 
     def __init__(self) -> None:
         self._callers: OrderedDict[Hashable, _Caller] = OrderedDict()
 
     def hint_s(self, caller: Hashable, now_s: float) -> float:
-        """One more is refused, at this time by any steady clock; how long it is to stay away."""
+        """Counts one refusal and returns the retry hint for it.
+
+        Args:
+            caller: The refused caller.
+            now_s: Time of the refusal, by any steady clock.
+
+        Returns:
+            Seconds that the client should wait.
+        """
         known = self._callers.get(caller)
         if known is None:
             known = self._callers[caller] = _Caller(_LEAST_S, now_s)
@@ -45,7 +53,7 @@ class Refusals:
         passed_s = now_s - known.since_s
         if passed_s >= _WINDOW_S:
             self._forget(now_s)
-            share = _A_SECOND / len(self._callers)
+            share = _REFUSALS_PER_S / len(self._callers)
             known.hint_s = min(_MOST_S, max(_LEAST_S, known.hint_s * known.count / passed_s / share))
             known.since_s, known.count = now_s, 0
         known.count += 1

@@ -1,8 +1,8 @@
-"""The threads that compute, but for what is quick and alone (see `costs`).
+"""Threads that compute batches; only quick blocks of a call that is alone are computed elsewhere (see `costs`).
 
-Each takes what the scheduler says comes next, computes what was taken together as one (see `merging`), and hands the results
-to the loop's thread: one wake-up for all of them. Meanwhile the loop reads, and what it queues is the next batch. One thread
-is enough for one device; one that waits for replicas is needed for each batch that may be under way.
+Each thread takes the scheduler's next batch, computes it (see `merging`), and hands the results to the event loop's thread:
+one wake-up for all of them. Meanwhile the loop reads, and what it queues becomes the next batch. One device needs one
+thread; replicas need one thread for each batch that may be under way.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ class Runner:
     """Runs a scheduler's work.
 
     Args:
-        scheduler: Whose work.
+        scheduler: Source of the work.
         loop: The event loop that waits for the results.
-        threads: How many batches may be under way.
+        threads: Number of batches that may be under way.
     """
 
     def __init__(self, scheduler: Scheduler, loop: asyncio.AbstractEventLoop, threads: int = 1) -> None:
@@ -29,11 +29,12 @@ class Runner:
         self._threads = [threading.Thread(target=self._run, name="gradwire-runner", daemon=True) for _ in range(threads)]
 
     def start(self) -> None:
+        """Starts the threads."""
         for thread in self._threads:
             thread.start()
 
     def stop(self) -> None:
-        """Waits until the work that is queued has been done, and ends the threads."""
+        """Waits for the queued work and ends the threads."""
         self._scheduler.close()
         for thread in self._threads:
             thread.join()
@@ -44,7 +45,7 @@ class Runner:
             self._scheduler.finished(batch, computed)
             try:
                 self._loop.call_soon_threadsafe(computed.deliver)
-            except RuntimeError:  # the loop is closed: nobody waits any more
+            except RuntimeError:  # the loop is closed, and no call waits any more
                 return
-            # Otherwise the last batch would stay in memory until the next one comes.
+            # Otherwise the last batch would stay in memory until the next one.
             del batch, computed

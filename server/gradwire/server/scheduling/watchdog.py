@@ -1,7 +1,7 @@
-"""Notices that the device does not come back.
+"""Watchdog for a device that hangs.
 
-A call into a framework that hangs cannot be taken off its thread. What can be done is to say so (health, the log, every
-caller who waits), and to end the process, so that its supervisor starts another one.
+A framework call that hangs cannot be taken off its thread. The watchdog reports it (health, the log, every waiting caller)
+and ends the process, so that its supervisor starts another one.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ EXIT_CODE = 70
 """EX_SOFTWARE of sysexits.h."""
 
 _LAST_WORDS_S = 1.0
-"""For statuses and health to leave the process before it ends."""
+"""Time for statuses and health to be sent before the process ends."""
 
 
 class Watchdog:
-    """A thread that looks at what is computed; the event loop may be what hangs.
+    """Thread that watches the current batch; it runs apart from the event loop, which may hang too.
 
     Args:
-        scheduler: Whose work is watched.
-        limit_s: How long one batch may be computed.
-        exits: Whether the process ends when one takes longer.
-        on_change: Told on the loop's thread what hangs, and with None that it has come back after all.
+        scheduler: Scheduler whose batches are watched.
+        limit_s: Longest time for one batch.
+        exits: Whether the process ends when a batch takes longer.
+        on_change: Called on the loop's thread with the error, and with None if the batch returns after all.
     """
 
     def __init__(self, scheduler: Scheduler, limit_s: float, exits: bool, on_change: Callable[[Hung | None], None]) -> None:
@@ -45,6 +45,7 @@ class Watchdog:
         self._thread = threading.Thread(target=self._run, name="gradwire-watchdog", daemon=True)
 
     def start(self) -> None:
+        """Starts the thread."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -61,25 +62,25 @@ class Watchdog:
                 continue
             hung = not hung
             if under_way is None or not hung:
-                log.warning("the model has come back; calls are taken again")
+                log.warning("the model has returned; calls are accepted again")
                 self._tell(None)
                 continue
             work = under_way.works[0]
             operation = getattr(work.function, "__name__", type(work.function).__name__)
             log.critical(
-                "the model does not come back",
+                "the model does not return",
                 extra={
-                    "model": work.ticket.model,
+                    "model": work.call.model,
                     "operation": operation,
                     "computed_s": round(computed_s, 1),
                     "exits": self._exits,
                 },
             )
-            self._tell(Hung(f"{work.ticket.model!r} has computed one batch of {operation} for more than {self._limit_s:g} s"))
+            self._tell(Hung(f"{work.call.model!r} has been computing one batch of {operation} for more than {self._limit_s:g} s"))
             if self._exits:
                 self._stopped.wait(_LAST_WORDS_S)
                 logging.shutdown()
-                # Nothing that runs on the way out could wait for the thread that hangs.
+                # An orderly exit would wait for the thread that hangs.
                 os._exit(EXIT_CODE)
 
     def _tell(self, hung: Hung | None) -> None:

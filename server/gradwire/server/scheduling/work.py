@@ -1,7 +1,7 @@
-"""The unit of work: one row block of one call, and what it has in common with others.
+"""Units of work: an admitted call, its row blocks, and the batch key by which blocks of several calls merge.
 
-Blocks of equal kinds are the same computation on other rows. Where rows do not see each other (`Likeness.separable`) such
-blocks can be computed as one, or in pieces, and nobody can tell from the answer (see `merging`).
+Blocks with equal batch keys are the same computation on other rows. Where rows do not affect each other (`BatchKey.separable`),
+such blocks can be computed as one batch, or in pieces, and the answers do not differ (see `merging`).
 """
 
 from __future__ import annotations
@@ -9,28 +9,46 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import Any, Protocol
 
 from gradwire.backends.backend import Array
-from gradwire.backends.errors import ModelFailed
 from gradwire.backends.estimator import Estimator
 
-if TYPE_CHECKING:
-    from gradwire.server.scheduling.tickets import Ticket
+
+class Trace(Protocol):
+    """Spans of a call, as far as the scheduler records into them."""
+
+    def computed(self, operation: str, queued_s: float, taken_s: float, blocks: int, rows: int) -> None:
+        """Records that a row block has been computed."""
+
+
+class Queues(Protocol):
+    """The scheduler, as far as a call sees it."""
+
+    def put(self, work: Work) -> None:
+        """Queues work of an admitted call."""
+
+    def leave(self, call: Call) -> None:
+        """Ends a call."""
+
+
+class ExclusiveLock(asyncio.Lock):
+    """Lock on a model for one call at a time, a fit for example."""
 
 
 @dataclass(frozen=True, eq=False)
-class Likeness:
-    """What all row blocks of a call have in common, and may have in common with those of other calls.
+class BatchKey:
+    """Properties that all row blocks of a call share, and by which blocks of several calls merge.
 
     Attributes:
         estimator: Computes them.
-        kind: What is computed of a row: operation, options, shapes and dtypes. Names, sizes and digests only, so that
-            nothing is kept alive by being remembered.
-        row_shape: Of what is computed on.
-        separable: Whether rows do not see each other, and nobody minds in whose company they are computed.
-        may_wait: Whether it may wait for something else than the device.
-        max_rows: Most of them to compute at once.
+        kind: What is computed of a row: operation, options, shapes and dtypes. It holds names, sizes and digests only, so
+            that remembering it keeps no array alive.
+        row_shape: Shape of a row of the first argument.
+        separable: Whether rows do not affect each other, and may be computed beside those of other calls.
+        may_wait: Whether the computation may wait for something else than the device.
+        max_rows: Most rows to compute at once.
     """
 
     estimator: Estimator
@@ -43,39 +61,74 @@ class Likeness:
 
 @dataclass(eq=False)
 class Work:
-    """One row block of one call, or something else that needs the device (then it is like nothing else).
+    """One row block of one call, or another computation on the device (then without a batch key).
 
     Attributes:
         function: Computes the block.
         rows: Arguments that hold one entry a row.
         options: The other arguments.
-        done: Where the result goes; belongs to the loop's thread.
-        ticket: The call.
-        likeness: What the block has in common with others.
-        one_of_several: Whether its call may have more of the kind.
-        queued_s: Since when it waits for the device, by ``time.monotonic()``; 0 if it never did.
-        size: How many rows it has; 0 for what is no row block.
+        done: Future of the result; belongs to the loop's thread.
+        call: The call that the block belongs to.
+        size: Number of rows; 0 for work that is no row block.
+        key: Batch key of the block.
+        one_of_several: Whether the call may have more blocks.
+        queued_s: Time of queueing by ``time.monotonic()``; 0 if the block was never queued.
     """
 
     function: Callable[..., Any]
     rows: Mapping[str, Array]
     options: Mapping[str, Any]
     done: asyncio.Future[Any]
-    ticket: Ticket
-    likeness: Likeness | None = None
+    call: Call
+    size: int
+    key: BatchKey | None = None
     one_of_several: bool = False
     queued_s: float = 0.0
-    size: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.size = 0 if self.likeness is None else len(next(iter(self.rows.values())))
 
 
-def call(function: Callable[..., Any], rows: Mapping[str, Array], options: Mapping[str, Any]) -> Any:
-    """Computes, with the device held. A model that calls sys.exit() ends its call, not the server."""
-    try:
-        return function(**rows, **options)
-    except Exception:
-        raise
-    except BaseException as e:
-        raise ModelFailed(f"the model raised {type(e).__name__}: {e}") from e
+@dataclass(eq=False)
+class Call:
+    """One admitted call. As a context manager it leaves the scheduler at its end, and its queued work with it.
+
+    Attributes:
+        queues: The scheduler that admitted it.
+        model: Name of the loaded model.
+        client: Client whose queue it uses.
+        family: Model that metrics count the call under; a clone counts for its origin.
+        waiting: Its queued work.
+        lock: Exclusive lock on the model while the call has it.
+        begun: Whether the first of several row blocks has been taken: the others are answered by the same weights.
+        trace: Spans of the call; None if it is not traced.
+    """
+
+    queues: Queues
+    model: Hashable
+    client: Hashable
+    family: str
+    waiting: set[Work] = field(default_factory=set)
+    lock: ExclusiveLock | None = None
+    begun: bool = False
+    trace: Trace | None = None
+
+    async def run(self, function: Callable[..., Any], rows: Mapping[str, Array] | None = None, **options: Any) -> Any:
+        """Computes something on a runner's thread; raises what ``function`` raises.
+
+        Work that is cancelled while it waits is not computed.
+        """
+        return await self.submit(function, rows or {}, options)
+
+    def submit(
+        self, function: Callable[..., Any], rows: Mapping[str, Array], options: Mapping[str, Any], key: BatchKey | None = None
+    ) -> asyncio.Future[Any]:
+        """Queues one of several row blocks, or without a key any computation on the device, and returns its future."""
+        size = 0 if key is None else len(next(iter(rows.values())))
+        done = asyncio.get_running_loop().create_future()
+        work = Work(function, rows, options, done, self, size, key, one_of_several=True)
+        self.queues.put(work)
+        return done
+
+    def __enter__(self) -> Call:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.queues.leave(self)

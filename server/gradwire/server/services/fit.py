@@ -1,7 +1,7 @@
-"""Fit over a stream: training data comes in, progress goes out, and the model is held for the call alone.
+"""Fit over a stream: training data arrives, progress is answered, and the call has an exclusive lock on the model.
 
-A fit is one transaction: whatever ends it early (an error, a cancel, a lost client, the end of the server), the model
-is what it was before.
+A fit is a transaction. If anything ends it early (an error, a cancel, a lost client, a shutdown of the server), the model
+is restored.
 """
 
 from __future__ import annotations
@@ -20,16 +20,13 @@ from gradwire.backends.capabilities import Operation
 from gradwire.backends.errors import InvalidValue
 from gradwire.backends.estimator import Estimator
 from gradwire.backends.training import FitOptions, FitProgress
-from gradwire.server.catalogue.catalogue import Catalogue
-from gradwire.server.catalogue.granted import Granted
 from gradwire.server.config.limits import Limits
 from gradwire.server.scheduling.scheduler import Scheduler
-from gradwire.server.scheduling.tickets import Ticket
-from gradwire.server.transport.calls import IncomingTensors, check_call_rows, check_request_id, parse
-from gradwire.server.transport.codecs import check_result_codec
+from gradwire.server.scheduling.work import Call
+from gradwire.server.services.admission import Admission, AdmittedCall
+from gradwire.server.transport.calls import IncomingTensors, check_call_rows, parse
 from gradwire.server.transport.spool import spooled
 from gradwire.server.transport.streams import OpenStream, OpenStreams
-from gradwire.server.trust.ledger import Entry, Ledger
 from gradwire.v1 import estimator_pb2 as pb
 from gradwire.v1.errors_pb2 import ERROR_REASON_BAD_FRAME
 from gradwire.wire.errors import WireError
@@ -40,76 +37,54 @@ log = logging.getLogger("gradwire.server")
 _PROGRESS_EVERY_S = 0.1
 
 
+def _needed(opened: pb.FitOpen) -> Operation:
+    return Operation.FIT_BATCHES if opened.batches else Operation.FIT
+
+
 class FitServicer:
     """Serves Fit.
 
     Args:
-        catalogue: What is served.
-        scheduler: Where work goes.
-        streams: Where open streams are kept.
-        limits: What is taken from callers.
-        spool_dir: Where training data beyond memory goes.
-        ledger: Where calls are written down.
+        admission: Admits calls.
+        scheduler: Gives exclusive locks and computes steps.
+        streams: Open streams.
+        limits: Limits on callers.
+        spool_dir: Folder for training data beyond memory; None: the system's temporary folder.
     """
 
     def __init__(
-        self,
-        catalogue: Catalogue,
-        scheduler: Scheduler,
-        streams: OpenStreams,
-        limits: Limits,
-        spool_dir: Path | None,
-        ledger: Ledger,
+        self, admission: Admission, scheduler: Scheduler, streams: OpenStreams, limits: Limits, spool_dir: Path | None
     ) -> None:
-        self._catalogue = catalogue
+        self._admission = admission
         self._scheduler = scheduler
         self._streams = streams
         self._limits = limits
         self._spool_dir = spool_dir
-        self._ledger = ledger
 
     def handlers(self) -> dict[str, grpc.RpcMethodHandler]:
-        """gRPC handlers by method; messages pass as bytes."""
+        """Handlers of gRPC, by method; messages pass as bytes."""
         return {"Fit": grpc.stream_stream_rpc_method_handler(self._stream)}
 
     async def _stream(self, _: Any, context: Any) -> None:
-        await self._streams.serve(context, self._call)
+        await self._streams.serve(context, self._serve)
 
-    async def _call(self, stream: OpenStream, message: bytes | Chunk) -> None:
-        with self._ledger.entry(stream.principal, Operation.FIT.value, stream) as entry:
-            await self._answer(stream, message, entry)
+    async def _serve(self, stream: OpenStream, message: bytes | Chunk) -> None:
+        with self._admission.admitted(stream, message, pb.FitRequest, Operation.FIT, _needed) as call:
+            opened, admitted = call.request.open, call.admitted
+            if opened.batch_size < 0 or opened.nb_epochs < 0:
+                raise InvalidValue(f"batch_size {opened.batch_size}, nb_epochs {opened.nb_epochs}; expected at least 1 each")
+            if opened.batches:
+                await self._fit_batches(call)
+            else:
+                await self._fit(call)
+            extra = {"model": admitted.name, "version": admitted.estimator.version, "peer": stream.peer}
+            log.info("fitted", extra=extra)
+            await stream.write(pb.FitResponse(version=admitted.estimator.version).SerializeToString())
 
-    async def _answer(self, stream: OpenStream, message: bytes | Chunk, entry: Entry) -> None:
-        request = parse(message, pb.FitRequest)
-        if not request.HasField("open"):
-            raise WireError(ERROR_REASON_BAD_FRAME, "a Fit call begins with a message that holds open; got another")
-        opened: pb.FitOpen = request.open
-        check_request_id(opened.call.request_id)
-        entry.opened(opened.call)
-        entry.granted = granted = self._catalogue.get(opened.call.model, stream.principal)
-        operation = Operation.FIT_BATCHES if opened.batches else Operation.FIT
-        granted.allow(operation)
-        check_result_codec(operation, opened.call.result_codec)
-        if opened.batch_size < 0 or opened.nb_epochs < 0:
-            raise InvalidValue(f"batch_size {opened.batch_size}, nb_epochs {opened.nb_epochs}; expected at least 1 each")
-        timer = stream.end_after(opened.call.timeout_s)
-        try:
-            with self._scheduler.admit(granted.model, stream.queue) as ticket:
-                ticket.trace = entry.trace
-                if opened.batches:
-                    await self._fit_batches(granted, request, ticket, stream, entry)
-                else:
-                    await self._fit(granted, request, ticket, stream, entry)
-        finally:
-            if timer is not None:
-                timer.cancel()
-        log.info("fitted", extra={"model": granted.name, "version": granted.estimator.version, "peer": stream.peer})
-        await stream.write(pb.FitResponse(version=granted.estimator.version).SerializeToString())
-
-    async def _fit(self, granted: Granted, request: Any, ticket: Ticket, stream: OpenStream, entry: Entry) -> None:
-        x, y = await self._data(granted.estimator, request, stream, self._limits.fit_memory_bytes)
-        entry.rows = len(x)
-        opened = request.open
+    async def _fit(self, call: AdmittedCall) -> None:
+        estimator, opened = call.admitted.estimator, call.request.open
+        x, y = await self._data(estimator, call.request, call.stream, self._limits.fit_memory_bytes)
+        call.entry.rows = len(x)
         options = FitOptions(
             batch_size=opened.batch_size or FitOptions.batch_size,
             nb_epochs=opened.nb_epochs or FitOptions.nb_epochs,
@@ -117,37 +92,38 @@ class FitServicer:
             training_mode=not opened.inference_mode,
             seed=opened.seed if opened.HasField("seed") else None,
         )
-        await self._scheduler.hold(ticket)
-        steps = await ticket.run(granted.estimator.fit, x=x, y=y, options=options)
-        progress = ProgressWriter(stream)
-        async with _Rollback(steps, ticket):
-            while (done := await ticket.run(partial(next, steps, None))) is not None:
+        scheduled = call.scheduled
+        await self._scheduler.lock(scheduled)
+        steps = await scheduled.run(estimator.fit, x=x, y=y, options=options)
+        progress = ProgressWriter(call.stream)
+        async with _Rollback(steps, scheduled):
+            while (done := await scheduled.run(partial(next, steps, None))) is not None:
                 await progress.write(done)
 
-    async def _fit_batches(self, granted: Granted, request: Any, ticket: Ticket, stream: OpenStream, entry: Entry) -> None:
-        await self._scheduler.hold(ticket)
+    async def _fit_batches(self, call: AdmittedCall) -> None:
+        request, scheduled, estimator = call.request, call.scheduled, call.admitted.estimator
+        await self._scheduler.lock(scheduled)
         batches = _Handed()
-        steps = granted.estimator.fit_batches(batches, training_mode=not request.open.inference_mode)
-        progress = ProgressWriter(stream)
-        async with _Rollback(steps, ticket):
+        steps = estimator.fit_batches(batches, training_mode=not request.open.inference_mode)
+        progress = ProgressWriter(call.stream)
+        async with _Rollback(steps, scheduled):
             while not request.end:
                 if request.tensors:
                     # A batch is held like any block: it has to fit in memory at once.
-                    batches.next = await self._data(granted.estimator, request, stream, self._limits.max_held_bytes)
-                    entry.rows += len(batches.next[0])
-                    await progress.write(await ticket.run(partial(next, steps)))
-                message = await stream.read_next()
+                    batches.next = await self._data(estimator, request, call.stream, self._limits.max_held_bytes)
+                    call.entry.rows += len(batches.next[0])
+                    await progress.write(await scheduled.run(partial(next, steps)))
+                message = await call.stream.read_next()
                 if message is None:
                     raise WireError(ERROR_REASON_BAD_FRAME, "the stream ended without the message that ends the batches")
                 request = parse(message, pb.FitRequest)
-            await ticket.run(partial(next, steps, None))
+            await scheduled.run(partial(next, steps, None))
 
     async def _data(self, estimator: Estimator, request: Any, stream: OpenStream, memory_nbytes: int) -> tuple[Array, Array]:
-        """Rows and labels of one message. Rows over ``memory_nbytes`` are spooled to disk."""
+        """Reads rows and labels of one message. Rows over ``memory_nbytes`` are spooled to disk."""
         tensors = IncomingTensors(request, pb.FitRequest, stream.read, self._limits.max_tensor_bytes)
-        names = tuple(spec.name for spec in tensors.specs)
-        if names != ("y", "x"):
-            raise WireError(ERROR_REASON_BAD_FRAME, f"Fit got tensors ({', '.join(names)}); expected (y, x) in this order")
+        if tensors.names != ("y", "x"):
+            raise WireError(ERROR_REASON_BAD_FRAME, f"Fit got tensors ({', '.join(tensors.names)}); expected (y, x) in this order")
         spec = tensors.specs[1]
         rows = estimator.check_rows(spec.shape, spec.dtype)
         check_call_rows(rows, self._limits.max_rows)
@@ -157,13 +133,14 @@ class FitServicer:
 
 
 class ProgressWriter:
-    """Sends progress, but not more often than a person can read it."""
+    """Sends progress, at most ten times a second."""
 
     def __init__(self, stream: OpenStream) -> None:
         self._stream = stream
         self._sent_s = float("-inf")
 
     async def write(self, done: FitProgress) -> None:
+        """Sends one step's progress, unless another was sent a moment ago; the last of an epoch always."""
         now_s = asyncio.get_running_loop().time()
         if now_s - self._sent_s < _PROGRESS_EVERY_S and done.batch != done.nb_batches:
             return
@@ -175,7 +152,7 @@ class ProgressWriter:
 
 
 class _Handed(Iterator[tuple[Array, Array]]):
-    """Batches that are handed over one at a time, each before it is asked for; without one, the end."""
+    """Iterator over batches that are set one at a time, each before it is requested; it ends where none is set."""
 
     def __init__(self) -> None:
         self.next: tuple[Array, Array] | None = None
@@ -188,11 +165,11 @@ class _Handed(Iterator[tuple[Array, Array]]):
 
 
 class _Rollback:
-    """Closes a fit's steps, on the device, if its call ends early, and waits for it whatever happens meanwhile."""
+    """Closes a fit's steps on the device if the call ends early, and waits for that through further cancels."""
 
-    def __init__(self, steps: Iterator[FitProgress], ticket: Ticket) -> None:
+    def __init__(self, steps: Iterator[FitProgress], call: Call) -> None:
         self._steps = steps
-        self._ticket = ticket
+        self._call = call
 
     async def __aenter__(self) -> None:
         return None
@@ -200,7 +177,7 @@ class _Rollback:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         if error is None:
             return
-        closed = self._ticket.submit(self._steps.close, {}, {})  # type: ignore[attr-defined]
+        closed = self._call.submit(self._steps.close, {}, {})  # type: ignore[attr-defined]
         while not closed.done():
             try:
                 await asyncio.shield(closed)

@@ -1,4 +1,4 @@
-"""Grants as messages of the contract, and back."""
+"""Conversion of grants to the contract's messages and back."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BUDGET = ("forward", "backward", "window_forward", "window_backward")
 
 
 def message_of(grant: Grant) -> pb.Grant:
-    """What an admin is shown."""
+    """Makes the message of a grant."""
     result = pb.Grant(
         principal=grant.principal,
         model=grant.model,
@@ -39,7 +39,7 @@ def message_of(grant: Grant) -> pb.Grant:
 
 
 def grant_of_message(message: pb.Grant) -> Grant:
-    """The grant that an admin asks for. Raises InvalidValue."""
+    """Makes the grant of a message. Raises InvalidValue."""
     if message.access not in _LEVELS:
         raise InvalidValue(f"access number {message.access} is not in the contract; expected one of: {', '.join(_LEVELS.values())}")
     unknown = [number for number in message.operations if number not in _OPERATIONS]
@@ -74,7 +74,7 @@ def grant_of_message(message: pb.Grant) -> Grant:
 
 
 def timestamp(seconds: float) -> Timestamp:
-    """Of seconds since 1970."""
+    """Makes a timestamp from seconds since 1970."""
     result = Timestamp()
     result.FromMicroseconds(round(seconds * 1e6))
     return result

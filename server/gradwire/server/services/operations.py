@@ -1,6 +1,6 @@
-"""The operations on rows: what each takes from a request, and how it becomes work on row blocks. One table.
+"""Table of the operations on rows: the tensors of each, and how a request becomes work on row blocks.
 
-A plan is a call made ready: labels checked and in one form, options read. It knows nothing of streams.
+A plan holds a call's function and arguments: labels checked and in one form, options read. It knows nothing of streams.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from gradwire.backends.backend import Array
 from gradwire.backends.capabilities import Answer, Operation
 from gradwire.backends.errors import InvalidLabel, InvalidLayer, InvalidShape, InvalidValue
 from gradwire.backends.estimator import Estimator
-from gradwire.server.catalogue.granted import Granted
-from gradwire.server.trust.grants.blur import blurred
+from gradwire.server.catalogue.admitted import Admitted
+from gradwire.server.trust.grants.rounding import rounded
 from gradwire.server.values.contract import ANSWERS
 from gradwire.server.values.rows import Rows
 from gradwire.v1 import estimator_pb2 as pb
@@ -27,7 +27,7 @@ from gradwire.wire.errors import WireError
 from gradwire.wire.tensors import inline, spec_of
 
 _MAX_STANDARDISATION_BYTES = 1 << 20
-"""Of a caller's own mean or std; an array of an image's shape fits."""
+"""Largest mean or std of a caller's own; an array of an image's shape fits."""
 
 _FORWARD = Rows(1, 0)
 
@@ -35,25 +35,21 @@ _ANSWERS: dict[int, Answer] = {number: answer for answer, number in ANSWERS.item
 _OUTPUTS = (pb.ANSWER_UNSPECIFIED, pb.ANSWER_OUTPUTS)
 
 
-def _as_it_is(result: Array) -> Array:
-    return result
-
-
 @dataclass
 class Plan:
-    """One call as work on row blocks.
+    """Work of one call on row blocks.
 
     Attributes:
-        function: Computes a block: its rows, then what `block_arguments` gives.
-        rows_argument: The name under which ``function`` takes the rows.
-        options: The same for all blocks.
-        per_row: Arrays with one entry a row of the call; each block gets its part.
-        cost: Rows used by each row of the call, forward and backward.
-        outputs_per_row: How many results of a row's size a row has; bounds the rows in a block.
-        mean_over: Labels of the whole call, where a mean over its rows is taken.
-        reduce: Makes one result of all blocks' results and the divisor of the mean; None: they are joined along axis 0.
-        result_codec: What the result should travel in.
-        finish: What results go through before the caller sees them.
+        function: Computes a block.
+        rows_argument: Name of the argument that takes the rows.
+        options: Arguments that are the same for all blocks.
+        per_row: Arguments with one entry a row of the call; each block gets its part.
+        cost: Rows charged for each row of the call, forward and backward.
+        outputs_per_row: Results of a row's size that each row has; bounds the rows of a block.
+        mean_over: Labels of the whole call, where the result is a mean over its rows.
+        reduce: Makes one result from the blocks' results and the divisor of the mean; None: they are concatenated.
+        result_codec: Codec of the result.
+        finish: Changes results before the caller sees them; None: they stay as they are.
     """
 
     function: Callable[..., Array]
@@ -65,24 +61,15 @@ class Plan:
     mean_over: Array | None = None
     reduce: Callable[[list[Array], float], Array] | None = None
     result_codec: Codec = CODEC_UNSPECIFIED
-    finish: Callable[[Array], Array] = _as_it_is
-
-    def costs(self, rows: int) -> Rows:
-        """What so many rows of the call are charged."""
-        return Rows(self.cost.forward * rows, self.cost.backward * rows)
-
-    def rows(self, block: Array, begin: int, whole: bool) -> dict[str, Array]:
-        """The arguments of a block that hold one entry a row; ``begin`` is where the block stands in the call."""
-        if whole:
-            return {self.rows_argument: block, **self.per_row}
-        end = begin + len(block)
-        return {self.rows_argument: block, **{name: array[begin:end] for name, array in self.per_row.items()}}
+    finish: Callable[[Array], Array] | None = None
 
 
 class Prepare(Protocol):
-    """Makes a call ready: what was granted, the request's ``open``, the number of rows, the tensors held whole, by name."""
+    """Makes a call's plan from the served name, the field ``open``, the rows and the held tensors."""
 
-    def __call__(self, granted: Granted, opened: Any, rows: int, held: Mapping[str, Array]) -> Plan: ...
+    def __call__(self, admitted: Admitted, opened: Any, rows: int, held: Mapping[str, Array]) -> Plan:
+        """Makes the plan of a call. Raises an error of the backend or the wire for bad arguments."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -90,13 +77,13 @@ class RowOperation:
     """One row of the table.
 
     Attributes:
-        method: The contract's name of the stream.
-        operation: What a caller must have been granted.
-        request: The message that requests are made of.
-        held: Tensors before the last one, by name; required unless in ``optional``.
-        prepare: Makes a call ready.
-        optional: Of ``held``, those that may be left out.
-        streamed: What the last tensor may be called.
+        method: Name of the method in the contract.
+        operation: Operation that must be admitted.
+        request: Type of the request's messages.
+        held: Names of the tensors before the last one; required unless in ``optional``.
+        prepare: Makes the plan of a call.
+        optional: Names in ``held`` that may be left out.
+        streamed: Names that the last tensor may have.
     """
 
     method: str
@@ -108,7 +95,7 @@ class RowOperation:
     streamed: tuple[str, ...] = ("x",)
 
     def check_names(self, names: tuple[str, ...]) -> None:
-        """Checks which tensors a call declares. Raises WireError."""
+        """Checks the names of a call's tensors. Raises WireError."""
         held, streamed = names[:-1], names[-1:]
         missing = set(self.held) - self.optional - set(held)
         if not streamed or streamed[0] not in self.streamed or missing or set(held) - set(self.held) or len(set(held)) < len(held):
@@ -120,7 +107,7 @@ class RowOperation:
 
 
 def row_options(estimator: Estimator, options: pb.RowOptions) -> dict[str, Any]:
-    """The options of a call as arguments of an estimator's operation."""
+    """Makes arguments of an estimator's operation from the options of a call."""
     result: dict[str, Any] = {}
     if options.training_mode:
         result["training_mode"] = True
@@ -135,33 +122,33 @@ def _small(tensor: Any) -> Array:
     return inline(tensor.data, spec)
 
 
-def _predict(granted: Granted, opened: Any, rows: int, held: Mapping[str, Array]) -> Plan:
-    options, grant = row_options(granted.estimator, opened.options), granted.grant
+def _predict(admitted: Admitted, opened: Any, rows: int, held: Mapping[str, Array]) -> Plan:
+    options, grant = row_options(admitted.estimator, opened.options), admitted.grant
     if opened.answer not in _OUTPUTS:
-        kind = _answer(granted, opened.answer)
-        return Plan(granted.estimator.answer, options={"kind": kind, **options})
-    if granted.labels_only or grant.blurs:
-        # Training mode would let a caller see through dropout's noise what is hidden.
+        kind = _answer(admitted, opened.answer)
+        return Plan(admitted.estimator.answer, options={"kind": kind, **options})
+    if admitted.labels_only or grant.rounded:
+        # With training mode, dropout's noise would show what labels and rounding hide.
         options.pop("training_mode", None)
-    if granted.labels_only:
+    if admitted.labels_only:
         options["labels_only"] = True
-    plan = Plan(granted.estimator.predict, options=options)
-    if grant.blurs:
-        outputs_are = granted.estimator.model.output_kind
-        plan.finish = partial(blurred, kind=outputs_are, decimals=grant.decimals, top_k=grant.top_k)
+    plan = Plan(admitted.estimator.predict, options=options)
+    if grant.rounded:
+        outputs_are = admitted.estimator.model.output_kind
+        plan.finish = partial(rounded, kind=outputs_are, decimals=grant.decimals, top_k=grant.top_k)
     return plan
 
 
-def _answer(granted: Granted, number: int) -> Answer:
+def _answer(admitted: Admitted, number: int) -> Answer:
     if number not in _ANSWERS:
-        known = ", ".join(sorted(answer.value for answer in granted.answers))
-        raise InvalidValue(f"answer number {number} is not in the contract; {granted.name!r} answers: {known}")
-    granted.allow_answer(_ANSWERS[number])
+        known = ", ".join(sorted(answer.value for answer in admitted.answers))
+        raise InvalidValue(f"answer number {number} is not in the contract; {admitted.name!r} answers: {known}")
+    admitted.check_answer(_ANSWERS[number])
     return _ANSWERS[number]
 
 
-def _loss(granted: Granted, opened: Any, rows: int, held: Mapping[str, Array]) -> Plan:
-    estimator = granted.estimator
+def _loss(admitted: Admitted, opened: Any, rows: int, held: Mapping[str, Array]) -> Plan:
+    estimator = admitted.estimator
     y = estimator.prepare_labels(held["y"], rows)
     plan = Plan(estimator.loss, options=row_options(estimator, opened.options), per_row={"y": y})
     if opened.reduction == pb.REDUCTION_MEAN:
@@ -173,21 +160,21 @@ def _loss(granted: Granted, opened: Any, rows: int, held: Mapping[str, Array]) -
     return plan
 
 
-def _loss_gradient(granted: Granted, opened: Any, rows: int, held: Mapping[str, Array]) -> Plan:
-    estimator = granted.estimator
+def _loss_gradient(admitted: Admitted, opened: Any, rows: int, held: Mapping[str, Array]) -> Plan:
+    estimator = admitted.estimator
     y = estimator.prepare_labels(held["y"], rows)
     options = row_options(estimator, opened.options)
     mean_over = None
     if estimator.model.loss_reduction == "mean":
-        # None: that of the block, if it is the whole call.
+        # None: the divisor of the block, if it is the whole call.
         mean_over, options["divisor"] = y, None
     return Plan(estimator.loss_gradient, options=options, per_row={"y": y}, cost=Rows(1, 1), mean_over=mean_over)
 
 
-def _class_gradient(granted: Granted, opened: Any, rows: int, held: Mapping[str, Array]) -> Plan:
-    estimator = granted.estimator
+def _class_gradient(admitted: Admitted, opened: Any, rows: int, held: Mapping[str, Array]) -> Plan:
+    estimator = admitted.estimator
     if opened.HasField("label") and "label" in held:
-        raise InvalidLabel("a class gradient got one label for all rows and one a row; expected one of the two")
+        raise InvalidLabel("a class gradient got one label for all rows and one for each row; expected one of the two")
     label = estimator.prepare_label(opened.label if opened.HasField("label") else held.get("label"), rows)
     options = row_options(estimator, opened.options)
     if label is None:
@@ -196,23 +183,23 @@ def _class_gradient(granted: Granted, opened: Any, rows: int, held: Mapping[str,
     return Plan(estimator.class_gradient, options=options, per_row={"label": label}, cost=Rows(1, 1))
 
 
-def _get_activations(granted: Granted, opened: Any, rows: int, held: Mapping[str, Array]) -> Plan:
+def _get_activations(admitted: Admitted, opened: Any, rows: int, held: Mapping[str, Array]) -> Plan:
     layer = _layer(opened)
     if layer is None:
-        names = granted.estimator.model.layer_names
-        raise InvalidLayer(f"no layer was named; expected a name or an index, for example one of: {', '.join(names[:20])}")
-    return Plan(granted.estimator.get_activations, options={"layer": layer, **row_options(granted.estimator, opened.options)})
+        names = admitted.estimator.model.layer_names
+        raise InvalidLayer(f"no layer is named; expected a name or an index, for example one of: {', '.join(names[:20])}")
+    return Plan(admitted.estimator.get_activations, options={"layer": layer, **row_options(admitted.estimator, opened.options)})
 
 
-def _vjp(granted: Granted, opened: Any, rows: int, held: Mapping[str, Array]) -> Plan:
+def _vjp(admitted: Admitted, opened: Any, rows: int, held: Mapping[str, Array]) -> Plan:
     cotangent = held["cotangent"]
     if cotangent.shape[:1] != (rows,):
         raise InvalidShape(f"cotangent has shape {cotangent.shape} for {rows} rows; expected one entry a row")
     layer = _layer(opened)
     if layer is not None:
-        granted.allow_layer()
-    options = {"layer": layer, **row_options(granted.estimator, opened.options)}
-    return Plan(granted.estimator.vjp, options=options, per_row={"cotangent": cotangent}, cost=Rows(1, 1))
+        admitted.check_layer()
+    options = {"layer": layer, **row_options(admitted.estimator, opened.options)}
+    return Plan(admitted.estimator.vjp, options=options, per_row={"cotangent": cotangent}, cost=Rows(1, 1))
 
 
 def _layer(opened: Any) -> str | int | None:
@@ -230,7 +217,7 @@ def _mean(losses: list[Array], divisor: float) -> Array:
 
 
 def loss_of_predictions(plan: Plan, estimator: Estimator) -> Plan:
-    """The same loss, of outputs that the caller sends in place of rows."""
+    """Changes the plan of a loss to outputs that the caller sends in place of inputs."""
     plan.function, plan.rows_argument, plan.options, plan.cost = estimator.loss_from_predictions, "predictions", {}, Rows()
     return plan
 

@@ -8,15 +8,16 @@ from gradwire.server.transport.codecs import ready
 from gradwire.server.transport.streams import OpenStream
 from gradwire.v1.tensor_pb2 import Codec
 from gradwire.wire.frames import first_message, header_message
+from gradwire.wire.tensors import outgoing
 
 
 class ResultWriter:
-    """Sends the results of row blocks as one tensor, as they are ready.
+    """Sends the results of row blocks as one tensor, each when it is ready.
 
     Args:
-        stream: Where they go.
-        rows: Of the whole call.
-        codec: What they should travel in.
+        stream: Stream of the call.
+        rows: Rows of the whole call.
+        codec: Codec of the results.
     """
 
     def __init__(self, stream: OpenStream, rows: int, codec: Codec) -> None:
@@ -43,13 +44,15 @@ class ResultWriter:
             self._head, self._sent = b"", self._sent + len(data)
 
     async def end(self) -> None:
-        """Sends the header where it is all of the answer, rows without elements: not before, since it ends the call."""
+        """Sends the header if the rows have no elements: it is then the whole answer, and ends the call."""
         if self._head:
             await self._stream.write(self._head)
 
 
-async def _write(stream: OpenStream, result: Array, codec: Codec) -> None:
-    first, chunked = first_message(b"", [("result", await ready(result, codec))], stream.inline_nbytes)
+async def write_result(stream: OpenStream, result: Array, codec: Codec) -> None:
+    """Sends a whole result, in one message if it is small."""
+    encoded = await ready(result, codec) if codec else outgoing(result)
+    first, chunked = first_message(b"", [("result", encoded)], stream.inline_nbytes)
     if not chunked:
         await stream.write(first)
     for data in chunked:

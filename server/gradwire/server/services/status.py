@@ -1,4 +1,4 @@
-"""How the server is, for `gradwire top`."""
+"""StatusService: the state of the server, for `gradwire top`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from gradwire.server.catalogue.cards import device_uuid
 from gradwire.server.catalogue.served import Served
 from gradwire.server.errors import NotGranted
-from gradwire.server.observe.devices import Device
+from gradwire.server.observe.device_readings import DeviceStatus
 from gradwire.server.observe.view import View
 from gradwire.server.telemetry import counts
 from gradwire.server.transport.unary import answered
+from gradwire.server.trust.identity.guard import caller
 from gradwire.v1 import status_pb2 as pb
 from gradwire.v1 import status_pb2_grpc
 
@@ -23,8 +24,8 @@ class StatusServicer(status_pb2_grpc.StatusServiceServicer):
     """Serves StatusService.
 
     Args:
-        view: Of the server.
-        open_to_all: Whether whoever calls may know; else admins may.
+        view: View of the server.
+        open_to_all: Whether every caller may see the status; otherwise only admins may.
     """
 
     def __init__(self, view: View, open_to_all: bool) -> None:
@@ -32,22 +33,24 @@ class StatusServicer(status_pb2_grpc.StatusServiceServicer):
         self._open_to_all = open_to_all
 
     async def GetStatus(self, request: pb.GetStatusRequest, context: Any) -> pb.GetStatusResponse:  # noqa: N802
+        """Answers the status of the server, its devices and its models."""
+
         async def answer() -> pb.GetStatusResponse:
             streams = self._view.streams
-            caller = streams.identity.principal(context)
+            principal = caller()
             if not self._open_to_all:
                 if streams.identity.anonymous:
                     raise NotGranted(
-                        "the server is reached from other hosts and asks nobody who they are, so its status is nobody's to see; "
-                        "it needs identity with admins, or to listen on 127.0.0.1"
+                        "the server can be reached from other hosts and does not authenticate callers, so its status is hidden; "
+                        "configure identity with admins, or listen on 127.0.0.1"
                     )
-                self._view.trust.check_admin(caller)
-            # Devices are asked on another thread: a driver in trouble holds up nobody's call.
+                self._view.trust.check_admin(principal)
+            # Devices are read on another thread: a slow driver delays no call.
             return self._status(await asyncio.to_thread(self._view.devices))
 
         return await answered(context, self._view.streams, answer())
 
-    def _status(self, devices: list[Device]) -> pb.GetStatusResponse:
+    def _status(self, devices: list[DeviceStatus]) -> pb.GetStatusResponse:
         view = self._view
         trust, streams, scheduler = view.trust, view.streams, view.scheduler
         result = pb.GetStatusResponse(
@@ -65,8 +68,8 @@ class StatusServicer(status_pb2_grpc.StatusServiceServicer):
             devices=[_device(device) for device in devices],
             models=[self._model(served) for served in view.served],
         )
-        if view.sibling is not None:
-            result.process.CopyFrom(pb.ProcessStatus(**view.sibling.model_dump()))
+        if view.process_index is not None:
+            result.process.CopyFrom(pb.ProcessStatus(**view.process_index.model_dump()))
         waiting = scheduler.waiting()
         for name in dict.fromkeys(served.model for served in view.served):
             result.queues.append(self._queue(name, waiting.get(name, 0)))
@@ -99,7 +102,7 @@ class StatusServicer(status_pb2_grpc.StatusServiceServicer):
         return pb.QueueStatus(name=name, waiting_calls=waiting, wait_seconds=_histogram(waits), batches=batches)
 
 
-def _device(device: Device) -> pb.DeviceStatus:
+def _device(device: DeviceStatus) -> pb.DeviceStatus:
     reading = device.reading
     return pb.DeviceStatus(
         device=device.name, uuid=device.uuid, memory_bytes=reading.memory_nbytes, utilization=reading.utilisation

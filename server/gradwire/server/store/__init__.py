@@ -1,10 +1,9 @@
-"""Grants, budgets and the ledger in one SQL database: SQLite by default, PostgreSQL where servers share it.
+"""Grants, budgets and the ledger in one SQL database: SQLite by default, PostgreSQL shared by servers.
 
 Imported only where a store is opened: SQLAlchemy takes 0.2 s.
 """
 
-from gradwire.server.errors import StoreConfigError, StoreUnavailable
-from gradwire.server.store.errors import BudgetShort
+from gradwire.server.errors import BudgetShort, StoreConfigError, StoreUnavailable
 from gradwire.server.store.records import (
     BudgetLimits,
     CallFilter,
@@ -17,16 +16,16 @@ from gradwire.server.store.records import (
     UsedRows,
 )
 from gradwire.server.store.store import Store
-from gradwire.server.store.writer import LedgerWriter
+from gradwire.server.store.writer import CallWriter
 
 __all__ = [
     "BudgetLimits",
     "BudgetShort",
     "CallFilter",
     "CallRecord",
+    "CallWriter",
     "ChargeRecord",
     "Lease",
-    "LedgerWriter",
     "Store",
     "StoreConfigError",
     "StoreUnavailable",

@@ -1,7 +1,7 @@
-"""Budgets: rows are taken from them in leases, whole or not at all, and unused ones come back.
+"""Budgets: leases of rows, taken whole or not at all, and returns of unused rows.
 
-Of the total and of each window, what has been taken never exceeds the limit that it was taken under, however many servers take at
-the same time. A clock that steps back never reopens a window. What comes back comes back at most to where it was taken from.
+The rows taken, in total and in each window, never exceed the limit that they were taken under, however many servers take
+rows at the same time. A clock that steps back never reopens a window. Returned rows go only to the total and window of their lease.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import Connection, Row, select, update
 
+from gradwire.server.errors import BudgetShort
 from gradwire.server.store.database import Database
-from gradwire.server.store.errors import BudgetShort
 from gradwire.server.store.records import BudgetLimits, Lease, Taken
 from gradwire.server.store.schema import budgets
 from gradwire.server.values.rows import Rows
@@ -32,7 +32,7 @@ def take(
     limits: BudgetLimits,
     now: float,
 ) -> Lease:
-    """Takes what is wished for, but at most half of what is left unless the call itself needs more. Raises BudgetShort."""
+    """Takes the wished rows, but at most half of those left unless the call needs more. Raises BudgetShort."""
     if min(least.forward, least.backward, wish.forward, wish.backward) < 0:
         raise ValueError(f"least is {least} and wish {wish}; expected 0 or more rows")
     total = _locked(database, connection, principal, model, _TOTAL)
@@ -44,7 +44,7 @@ def take(
     got = {}
     for direction, left in room.items():
         needed, wished = getattr(least, direction), getattr(wish, direction)
-        # Near the end nobody sits on the last rows that others could use.
+        # Near the end no server holds the last rows, which others could use.
         got[direction] = max(needed, wished if left == math.inf else min(wished, int(left) // 2))
     rows = Rows(got["forward"], got["backward"])
     _set(connection, principal, model, _TOTAL, taken + rows)
@@ -54,18 +54,18 @@ def take(
 
 
 def check(connection: Connection, principal: str, model: str, least: Rows, limits: BudgetLimits, now: float) -> None:
-    """Raises BudgetShort if not even ``least`` could be taken now."""
+    """Raises BudgetShort if ``least`` cannot be taken now."""
     there = taken(connection, principal, model, limits.window_s, now)
     _room(_bounds(limits, there.total, there.window, there.window_start), least)
 
 
 def give_back(database: Database, connection: Connection, lease: Lease, rows: Rows) -> None:
-    """Returns rows of a lease: to the total, and to its window if that is not over."""
+    """Returns rows of a lease to the total, and to its window if that has not ended."""
     if not (0 <= rows.forward <= lease.rows.forward and 0 <= rows.backward <= lease.rows.backward):
-        raise ValueError(f"{rows} is given back of a lease of {lease.rows}; expected 0 rows or more, and at most the lease's")
+        raise ValueError(f"cannot return {rows} of a lease of {lease.rows}; expected between 0 rows and the rows of the lease")
     total = _locked(database, connection, lease.principal, lease.model, _TOTAL)
     if total.restocks != lease.restocks:
-        # The budget was made full without these rows; with them it would be more than full.
+        # The budget was restocked without these rows; with them it would exceed its limit.
         return
     _set(connection, lease.principal, lease.model, _TOTAL, Rows(total.taken_forward, total.taken_backward) - rows)
     if lease.window_s is not None:
@@ -76,20 +76,20 @@ def give_back(database: Database, connection: Connection, lease: Lease, rows: Ro
 
 
 def restock(database: Database, connection: Connection, principal: str, model: str) -> None:
-    """Makes a budget full again, its windows too. Leases that servers hold stay theirs, and are not taken back."""
+    """Makes a budget full again, including its windows. Servers keep their leases."""
     _locked(database, connection, principal, model, _TOTAL)
     here = (budgets.c.principal == principal) & (budgets.c.model == model)
     connection.execute(update(budgets).where(here).values(taken_forward=0, taken_backward=0, restocks=budgets.c.restocks + 1))
 
 
 def taken(connection: Connection, principal: str, model: str, window_s: int | None, now: float) -> Taken:
-    """What has been taken, without taking anything."""
+    """Returns the rows taken from a budget."""
     here = (budgets.c.principal == principal) & (budgets.c.model == model)
     return _taken(connection.execute(select(budgets).where(here)), window_s, now)
 
 
 def taken_of(connection: Connection, windows: Mapping[tuple[str, str], int | None], now: float) -> dict[tuple[str, str], Taken]:
-    """The same of many budgets, by principal and model, in one query."""
+    """Returns the rows taken from many budgets, by principal and model, in one query."""
     rows: dict[tuple[str, str], list[Row[Any]]] = {key: [] for key in windows}
     for row in connection.execute(select(budgets)):
         if (row.principal, row.model) in rows:
@@ -111,7 +111,7 @@ def _taken(found: Iterable[Row[Any]], window_s: int | None, now: float) -> Taken
 
 
 class _Bound(NamedTuple):
-    """What has been taken under one limit: of the total, or of a window."""
+    """Rows taken under one limit: the total, or a window."""
 
     window_s: int | None
     taken: Rows
@@ -128,7 +128,7 @@ def _bounds(limits: BudgetLimits, total: Rows, in_window: Rows, window_start: in
 
 
 def _room(bounds: list[_Bound], least: Rows) -> dict[Literal["forward", "backward"], float]:
-    """Rows that can be taken, by direction. Raises BudgetShort if they are fewer than are needed."""
+    """Returns the rows that can be taken, by direction. Raises BudgetShort if they are fewer than needed."""
     room: dict[Literal["forward", "backward"], float] = {}
     for direction in _DIRECTIONS:
         needed, left = getattr(least, direction), math.inf
@@ -147,7 +147,7 @@ def _room(bounds: list[_Bound], least: Rows) -> dict[Literal["forward", "backwar
 
 
 def _window(database: Database, connection: Connection, principal: str, model: str, window_s: int, now: float) -> tuple[int, Rows]:
-    """The window that now counts, and what has been taken in it."""
+    """Returns the start of the current window, and the rows taken in it."""
     row = _locked(database, connection, principal, model, str(window_s))
     start = _start(window_s, now)
     if start > row.window_start:
@@ -164,7 +164,7 @@ def _limits(forward: int | None, backward: int | None) -> dict[str, int | None]:
 
 
 def _locked(database: Database, connection: Connection, principal: str, model: str, period: str) -> Row[Any]:
-    """A budget's row, made if it is not there, which is this transaction's until it ends."""
+    """Returns a budget's row, created if missing, locked until the transaction ends."""
     key = {"principal": principal, "model": model, "period": period}
     query = select(budgets).filter_by(**key).with_for_update()
     found = connection.execute(query).one_or_none()

@@ -1,7 +1,7 @@
-"""One database: connections to it, and transactions on it that are exact on SQLite and PostgreSQL alike.
+"""Connections and serialised transactions on SQLite or PostgreSQL.
 
-A write transaction on SQLite begins with the write lock, so that what it reads is still true when it writes; on PostgreSQL the
-rows that it goes by are locked by what reads them. Whatever the database raises leaves here as StoreUnavailable.
+A write transaction on SQLite begins with the write lock, so that its reads are still valid when it writes; on PostgreSQL
+its reads lock the rows that it depends on. Errors of the database are raised as StoreUnavailable.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from gradwire.server.errors import StoreConfigError, StoreUnavailable
-from gradwire.server.store.errors import broken_off, retryable, shown, unavailable
+from gradwire.server.store.translation import broken_off, retryable, shown, unavailable
 
 T = TypeVar("T")
 
 LOCK_TIMEOUT_S = 10.0
-"""A lock that is held longer than this is not waited for. A batch of the ledger holds one for milliseconds."""
+"""Longest wait for a lock. A batch of the ledger holds one for milliseconds."""
 _ATTEMPTS = 10
-"""Of a transaction that the database undoes because of others. Each attempt, somebody gets through."""
+"""Attempts at a transaction that the database rolls back because of others. Each round, at least one succeeds."""
 _WRITES = "gradwire_writes"
 _EXPECTED = "expected sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE"
 
 
 class Database:
-    """Thread-safe. A connection is made when one is needed, and again after it was lost."""
+    """A database, for any thread. Connections are opened on demand, and replaced after a loss."""
 
     def __init__(self, url: str | URL, *, create: bool = True) -> None:
-        """Connects to nothing yet.
+        """Checks the URL, without connecting.
 
         Args:
             url: ``sqlite:///FILE`` or ``postgresql+psycopg://USER@HOST/DATABASE``.
-            create: Whether a SQLite file that is not there is made, for its owner alone, with its folder.
+            create: Creates a missing SQLite file, readable only by its owner, and its folder.
 
         Raises:
-            StoreConfigError: The URL is wrong, or there is no such file to be opened, or a driver is missing.
+            StoreConfigError: The URL is invalid, the file does not exist, or a driver is missing.
         """
         self.url = checked_url(url)
         self._file: Path | None = None
@@ -56,21 +56,21 @@ class Database:
         if self.sqlite:
             self._file = Path(str(self.url.database)).absolute()
             self._inode = _made(self._file, create)
-            # SQLite's own waiting is polling, up to 0.1 s at a time; threads of one process can do better.
+            # SQLite waits by polling, up to 0.1 s at a time; a lock between threads of one process is faster.
             self._writing = threading.Lock()
         self.engine = _sqlite_engine(self.url) if self.sqlite else _postgresql_engine(self.url)
 
     @property
     def sqlite(self) -> bool:
-        """Or else PostgreSQL."""
+        """True for SQLite, False for PostgreSQL."""
         return self.url.get_backend_name() == "sqlite"
 
     def insert(self, table: Table) -> Any:
-        """An INSERT of this dialect, which has ON CONFLICT."""
+        """Returns an INSERT of this dialect, with support for ON CONFLICT."""
         return sqlite_insert(table) if self.sqlite else postgresql_insert(table)
 
     def write(self, work: Callable[[Connection], T]) -> T:
-        """Runs ``work`` in a transaction, and again if the database undid it because of another one."""
+        """Runs ``work`` in a transaction, and retries it if the database rolls it back because of another one."""
         for attempt in range(_ATTEMPTS):
             if attempt:
                 time.sleep(random.uniform(0, 0.01 * 2**attempt))
@@ -91,31 +91,31 @@ class Database:
                     return result
             except SQLAlchemyError as e:
                 if not retryable(e) or attempt + 1 == _ATTEMPTS:
-                    raise self._told(e, uncertain=committing and broken_off(e)) from e
+                    raise self._translated(e, uncertain=committing and broken_off(e)) from e
         raise AssertionError("the last attempt returns or raises")
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
-        """A transaction that reads; on SQLite, all of it from one moment."""
+        """Opens a read transaction; on SQLite, a snapshot."""
         try:
             self._check_file()
             with self.engine.connect() as connection:
                 yield connection
         except SQLAlchemyError as e:
-            raise self._told(e) from e
+            raise self._translated(e) from e
 
     def close(self) -> None:
-        """Ends all connections that are not in use."""
+        """Closes all idle connections."""
         self.engine.dispose()
 
-    def _told(self, error: SQLAlchemyError, *, uncertain: bool = False) -> Exception:
-        """A wrong statement or value is a mistake of ours, and not the database's."""
-        if isinstance(error, SQLAlchemyError) and _is_a_mistake(error):
+    def _translated(self, error: SQLAlchemyError, *, uncertain: bool = False) -> Exception:
+        """Returns StoreUnavailable for an error of the database; invalid statements and values stay as they are."""
+        if isinstance(error, SQLAlchemyError) and _is_bug(error):
             return error
         return unavailable(error, self.url, uncertain=uncertain)
 
     def _check_file(self) -> None:
-        """SQLite goes on writing into a file that has been removed, and all would be lost at the end."""
+        """Raises StoreUnavailable if the file was removed: SQLite would go on writing to it, and lose all at the end."""
         if self._file is None:
             return
         try:
@@ -125,36 +125,36 @@ class Database:
         if not same:
             raise StoreUnavailable(
                 f"the store {shown(self.url)} is not available: its file was removed or replaced while the server runs; "
-                "put it back if you can, and restart the server"
+                "restore it if possible, and restart the server"
             )
 
 
 def checked_url(url: str | URL) -> URL:
-    """A URL that the store can be opened with; ``postgresql://`` means the driver psycopg. Raises StoreConfigError."""
+    """Returns a valid URL of a store; ``postgresql://`` selects the driver psycopg. Raises StoreConfigError."""
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
-        raise StoreConfigError(f"the store's URL cannot be read; {_EXPECTED}") from None
+        raise StoreConfigError(f"the store's URL is invalid; {_EXPECTED}") from None
     if parsed.drivername in ("postgresql", "postgres"):
         parsed = parsed.set(drivername="postgresql+psycopg")
     if parsed.drivername not in ("sqlite", "sqlite+pysqlite", "postgresql+psycopg"):
-        raise StoreConfigError(f"the store {shown(parsed)} is of a kind that is not supported; {_EXPECTED}")
+        raise StoreConfigError(f"the store {shown(parsed)} is of an unsupported kind; {_EXPECTED}")
     if parsed.get_backend_name() == "sqlite":
         if not parsed.database or parsed.database == ":memory:" or parsed.database.startswith("file:"):
-            raise StoreConfigError(f"the store {shown(parsed)} names no file, and would be forgotten with the process; {_EXPECTED}")
+            raise StoreConfigError(f"the store {shown(parsed)} needs a file, or it would end with the process; {_EXPECTED}")
     elif find_spec("psycopg") is None:
         raise StoreConfigError(f"the store {shown(parsed)} needs psycopg, which is not installed: pip install 'gradwire[postgres]'")
     return parsed
 
 
 def _made(file: Path, create: bool) -> int:
-    """The inode of a file that is there, or is made with its folder. What SQLite puts beside it gets the same mode."""
+    """Returns the inode of a file, created with its folder if needed. SQLite creates its other files with the same mode."""
     try:
         if create:
             file.parent.mkdir(parents=True, exist_ok=True)
             os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
         if not file.is_file():
-            raise StoreConfigError(f"the store's file {file} is not there; a server makes it when it starts, or name another one")
+            raise StoreConfigError(f"the store's file {file} does not exist; start a server, which creates it, or name another")
         return os.stat(file).st_ino
     except OSError as e:
         raise StoreConfigError(f"the store's file {file} cannot be opened: {e.strerror}; name one that this user can write") from e
@@ -165,16 +165,16 @@ def _sqlite_engine(url: URL) -> Engine:
 
     @event.listens_for(engine, "connect")
     def _(connection: Any, _record: Any) -> None:
-        # Transactions are begun below: the driver would begin them only before the first change.
+        # Transactions begin in the handler below: the driver would begin them only before the first change.
         connection.isolation_level = None
         mode = _write_ahead(connection)
         if mode != "wal":
             connection.close()
             raise StoreConfigError(
-                f"the store {shown(url)} is on a file system that SQLite's write-ahead log does not work on ({mode}), "
-                "a network share perhaps; name a file on a local disk, or a PostgreSQL database"
+                f"the store {shown(url)} is on a file system without support for SQLite's write-ahead log ({mode}), "
+                "perhaps a network share; name a file on a local disk, or a PostgreSQL database"
             )
-        # A call that was answered stays charged, also after a power cut.
+        # An answered call stays charged even after a power failure.
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute(f"PRAGMA journal_size_limit={64 << 20}")
 
@@ -189,7 +189,7 @@ def _sqlite_engine(url: URL) -> Engine:
 
 
 def _begin_to_write(connection: Connection) -> None:
-    """Takes SQLite's write lock. SQLite itself looks for it every 0.1 s, and a busy process starves another one so (measured)."""
+    """Takes SQLite's write lock. SQLite itself polls every 0.1 s, so a busy process would starve others (measured)."""
     raw: Any = connection.connection.dbapi_connection
     until = time.monotonic() + LOCK_TIMEOUT_S
     raw.execute("PRAGMA busy_timeout=0")
@@ -202,14 +202,14 @@ def _begin_to_write(connection: Connection) -> None:
                 if "locked" not in str(e):
                     break
             time.sleep(random.uniform(0.0002, 0.002))
-        # Once more, for an error that SQLAlchemy has wrapped.
+        # A last attempt through SQLAlchemy, which wraps the error.
         connection.exec_driver_sql("BEGIN IMMEDIATE")
     finally:
         raw.execute(f"PRAGMA busy_timeout={LOCK_TIMEOUT_S * 1000:.0f}")
 
 
 def _write_ahead(connection: Any) -> str:
-    """Turns the write-ahead log on, which stays with the file. SQLite does not wait for its lock here, so we do."""
+    """Enables the write-ahead log, permanently for the file. SQLite does not wait for its lock here, so this does."""
     until = time.monotonic() + LOCK_TIMEOUT_S
     while True:
         try:
@@ -222,7 +222,7 @@ def _write_ahead(connection: Any) -> str:
 
 
 def _postgresql_engine(url: URL) -> Engine:
-    """What the URL says of these settings goes first."""
+    """Creates the engine; parameters of the URL override these settings."""
     limits = {
         "statement_timeout": "15s",
         "lock_timeout": f"{LOCK_TIMEOUT_S * 1000:.0f}ms",
@@ -231,7 +231,7 @@ def _postgresql_engine(url: URL) -> Engine:
     settings = {
         "connect_timeout": 5,
         "application_name": "gradwire",
-        # A host that vanished is noticed in seconds.
+        # A lost host is detected in seconds.
         "keepalives_idle": 10,
         "keepalives_interval": 5,
         "keepalives_count": 3,
@@ -241,7 +241,7 @@ def _postgresql_engine(url: URL) -> Engine:
     return create_engine(
         url,
         connect_args={key: value for key, value in settings.items() if key not in url.query},
-        # One for budgets, one for the ledger, one for grants; an export has its own process.
+        # One connection for budgets, one for the ledger, one for grants; an export has its own process.
         pool_size=3,
         max_overflow=3,
         pool_timeout=LOCK_TIMEOUT_S,
@@ -250,11 +250,11 @@ def _postgresql_engine(url: URL) -> Engine:
     )
 
 
-def _is_a_mistake(error: SQLAlchemyError) -> bool:
-    """Wrong SQL or a value that the database cannot hold: nothing that the database could do about."""
+def _is_bug(error: SQLAlchemyError) -> bool:
+    """True for an invalid statement or value, which is a bug and no failure of the database."""
     from sqlalchemy.exc import DataError, IntegrityError, ProgrammingError, StatementError
 
     if isinstance(error, ProgrammingError):
-        # A table that somebody dropped, or a right that somebody took, is the database's state.
+        # A dropped table or a revoked privilege is a state of the database.
         return not str(getattr(error.orig, "sqlstate", "") or "").startswith("42")
     return isinstance(error, (DataError, IntegrityError)) or type(error) is StatementError

@@ -1,6 +1,6 @@
-"""The ledger as a file: CSV or Parquet, written batch by batch, so that any number of calls takes the same memory.
+"""Export of the ledger as CSV or Parquet, batch by batch, in constant memory.
 
-Both hold the same columns in the same order: a call's fields, its time as a timestamp in UTC with microseconds.
+Both have the same columns in the same order: the fields of a call, with its time as a UTC timestamp in microseconds.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ _TEXTS = {"server", "principal", "model", "version", "operation", "outcome", "re
 
 
 def write_csv(batches: Iterable[list[CallRecord]], file: IO[str]) -> Iterator[int]:
-    """Writes calls as CSV with a heading; yields the size of each batch when it is written.
+    """Writes calls as CSV with a heading; yields the size of each written batch.
 
     Args:
-        batches: What `Store.calls` gives.
-        file: Open for text, with ``newline=""``.
+        batches: Batches of `Store.calls`.
+        file: Text file, opened with ``newline=""``.
     """
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -32,7 +32,7 @@ def write_csv(batches: Iterable[list[CallRecord]], file: IO[str]) -> Iterator[in
 
 
 def write_parquet(batches: Iterable[list[CallRecord]], path: Path) -> Iterator[int]:
-    """Writes calls as Parquet; yields the size of each batch when it is written.
+    """Writes calls as Parquet; yields the size of each written batch.
 
     Raises:
         StoreConfigError: pyarrow is not installed.

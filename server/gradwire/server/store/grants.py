@@ -1,4 +1,4 @@
-"""The table of grants. Every change raises the generation in the same transaction, so that servers notice it by one number."""
+"""Table of grants, with a generation number that every change raises, so that servers notice it."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ _PLAIN = [field.name for field in fields(StoredGrant) if field.name not in ("acc
 
 
 def changes(connection: Connection) -> int:
-    """How often the grants have changed."""
+    """Returns the generation: the number of changes of grants."""
     return connection.scalar(select(generation.c.changes)) or 0
 
 
 def all_grants(connection: Connection) -> StoredGrants:
-    """All, the revoked too, in order of their names."""
-    # The number first: a change that comes between is then seen again, and none is missed.
+    """Returns all grants, including revoked ones, sorted by name."""
+    # The number is read first: a change in between is then seen twice, and none is missed.
     number = changes(connection)
     found = connection.execute(select(grants).order_by(grants.c.principal, grants.c.model))
     return StoredGrants(number, tuple(_grant(row) for row in found))
 
 
 def put(database: Database, connection: Connection, grant: StoredGrant, now: datetime) -> None:
-    """Adds a grant, or replaces that of the same principal and model."""
+    """Adds a grant, or replaces the one of the same principal and model."""
     values: dict[str, Any] = {name: getattr(grant, name) for name in _PLAIN}
     values["access"] = grant.access
     values["operations"] = None if grant.operations is None else ",".join(sorted(operation.value for operation in grant.operations))
@@ -43,7 +43,7 @@ def put(database: Database, connection: Connection, grant: StoredGrant, now: dat
 
 
 def forget(database: Database, connection: Connection, principal: str, model: str) -> bool:
-    """Removes what is there of a principal and a model, the mark that it is revoked too. Returns whether there was anything."""
+    """Removes the grant or revocation of a principal and model; True if one existed."""
     found = connection.execute(delete(grants).where(grants.c.principal == principal, grants.c.model == model)).rowcount > 0
     if found:
         _count(database, connection)

@@ -1,7 +1,7 @@
-"""Brings a database's tables to what this program knows, whoever else tries the same at the same time.
+"""Migration of a database's tables to this program's version, safe for concurrent servers.
 
-All happens in one transaction that holds a lock, and is there whole or not at all. Alembic is imported only where there is an
-older database to migrate: it takes as long as SQLAlchemy itself. An empty one gets the tables as they are now, at once.
+A migration is one transaction under a lock, and is applied completely or not at all. Alembic is imported only to migrate an
+older database: it takes as long as SQLAlchemy itself. An empty database gets the current tables directly.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from sqlalchemy import Column, Connection, MetaData, String, Table, inspect, sel
 from gradwire.server.errors import StoreConfigError
 from gradwire.server.store import schema
 from gradwire.server.store.database import Database
-from gradwire.server.store.errors import shown
+from gradwire.server.store.translation import shown
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 _LOCK = 0x67726164
-"""PostgreSQL's advisory locks are numbers; this one is ours."""
-# Alembic's own table, as it would make it.
+"""Number of gradwire's advisory lock in PostgreSQL."""
+# Alembic's table, as Alembic creates it.
 _version = Table("alembic_version", MetaData(), Column("version_num", String(32), primary_key=True))
 
 
 def migrate(database: Database, *, create: bool = True) -> None:
-    """Makes the tables, or brings them from an older version to this one's.
+    """Creates the tables, or migrates them from an older version.
 
     Args:
-        database: Of any version, or empty.
-        create: Whether it may be changed.
+        database: Database of any version, or empty.
+        create: Allows changes to the database.
 
     Raises:
-        StoreConfigError: It is of a newer version, or holds something else; or it is not of this one, and may not be changed.
+        StoreConfigError: The database is of a newer version or another program, or may not be changed and is not current.
         StoreUnavailable: The database does not work.
     """
     with database.read() as connection:
@@ -39,8 +39,8 @@ def migrate(database: Database, *, create: bool = True) -> None:
         return
     if not create:
         raise StoreConfigError(
-            f"the store {shown(database.url)} is {_told(found)}, and this program's is {schema.VERSION}; start a server on it "
-            "once, which migrates it"
+            f"the store {shown(database.url)} is {_described(found)}, and this program needs {schema.VERSION}; start a server on "
+            "it once, which migrates it"
         )
     database.write(lambda connection: _locked(database, connection))
 
@@ -48,7 +48,7 @@ def migrate(database: Database, *, create: bool = True) -> None:
 def _locked(database: Database, connection: Connection) -> None:
     if not database.sqlite:
         connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _LOCK})
-    # Another server may have done it while this one waited.
+    # Another server may have migrated it while this one waited.
     found = _found(connection)
     if found == schema.VERSION:
         return
@@ -61,7 +61,7 @@ def _locked(database: Database, connection: Connection) -> None:
             f"the store {shown(database.url)} has tables of another program ({', '.join(sorted(present))}); name an empty database"
         )
     schema.metadata.create_all(connection, checkfirst=False)
-    # It is there, and empty, where all migrations were undone.
+    # The table exists, and is empty, where all migrations were undone.
     _version.create(connection, checkfirst=True)
     connection.execute(_version.insert().values(version_num=schema.VERSION))
 
@@ -77,17 +77,17 @@ def _upgrade(database: Database, connection: Connection, found: str) -> None:
     if found not in known:
         raise StoreConfigError(
             f"the store {shown(database.url)} is of version {found}, which is newer than this program's, {schema.VERSION}; "
-            "install the gradwire that made it, or a newer one"
+            "install the version of gradwire that made it, or a newer one"
         )
     command.upgrade(config, "head")
 
 
 def _found(connection: Connection) -> str | None:
-    """The version of the tables; None if there are none."""
+    """Returns the version of the tables; None if there are none."""
     if not inspect(connection).has_table(_version.name):
         return None
     return connection.scalar(select(_version.c.version_num))
 
 
-def _told(found: str | None) -> str:
+def _described(found: str | None) -> str:
     return "empty" if found is None else f"of version {found}"

@@ -1,6 +1,6 @@
-"""What goes into the store and comes out of it, as plain values.
+"""Records of the store as plain values: grants, budgets, calls and charges.
 
-Times are microseconds since the epoch, UTC, where calls are counted by the thousand, and aware datetimes elsewhere.
+Times are microseconds since the epoch, UTC, in frequent records such as calls, and aware datetimes elsewhere.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 @dataclass(frozen=True)
 class StoredGrant:
-    """What a principal may do with a model, or, revoked, that it may do nothing whatever a file says.
+    """Grant of a principal for a model, or a revocation, which overrides the grants file.
 
     Attributes:
-        operations: No other operations than these; None: all that the access gives.
-        decimals: Digits after the point that scores are rounded to; None: all.
-        top_k: Scores that are answered of each row, the greatest; None: all.
-        max_forward: Rows that may go forward in all; None: any number. So for the other limits.
-        window_s: Length of the windows, which begin at its multiples since the epoch; None: there are none.
-        rows_per_s: Rows of both directions; None: as fast as the model is.
-        expires_at: When the grant ends; None: never.
-        updated_at: Set by the store.
+        operations: Allowed operations; None: all of the access level.
+        decimals: Decimals that scores are rounded to; None: not rounded.
+        top_k: Number of the largest scores that are answered of each row; None: all.
+        max_forward: Limit of forward rows in total; None: no limit, as for the other limits.
+        window_s: Length of the windows, which begin at its multiples since the epoch; None: no windows.
+        rows_per_s: Limit of rows per second, both directions together; None: no limit.
+        expires_at: Expiry of the grant; None: never.
+        updated_at: Time of the last change, set by the store.
     """
 
     principal: str
@@ -50,13 +50,13 @@ class StoredGrant:
 
     @property
     def limits(self) -> BudgetLimits:
-        """Of the grant's budget."""
+        """Limits of the grant's budget."""
         return BudgetLimits(self.max_forward, self.max_backward, self.window_s, self.window_forward, self.window_backward)
 
 
 @dataclass(frozen=True)
 class StoredGrants:
-    """All grants, and the generation that they are at least as new as."""
+    """All grants, with a generation that they are at least as new as."""
 
     generation: int
     grants: tuple[StoredGrant, ...]
@@ -64,10 +64,10 @@ class StoredGrants:
 
 @dataclass(frozen=True)
 class BudgetLimits:
-    """Rows that may be taken of a budget, in all and in each window; None: any number.
+    """Limits of a budget, in total and in each window; None: no limit.
 
     Raises:
-        ValueError: A window's limit without its length, or a number that cannot be one.
+        ValueError: A window's limit has no length, or a number is negative.
     """
 
     max_forward: int | None = None
@@ -88,12 +88,12 @@ class BudgetLimits:
 
 @dataclass(frozen=True)
 class Lease:
-    """Rows that have been taken of a budget and are the holder's to use.
+    """Rows taken from a budget, for use by the holder of the lease.
 
     Attributes:
-        window_s: The window that they count in, None if only the total does.
-        window_start: When that window began, seconds since the epoch.
-        restocks: How often the budget had been restocked.
+        window_s: Length of the window that they count in; None if only the total counts.
+        window_start: Start of that window, seconds since the epoch.
+        restocks: Number of restocks of the budget before the lease.
     """
 
     principal: str
@@ -105,16 +105,18 @@ class Lease:
 
     @property
     def window_end(self) -> int | None:
-        """When the window ends, seconds since the epoch; rows used later still count in it."""
+        """End of the window, seconds since the epoch; rows used later still count in it."""
         return None if self.window_s is None else self.window_start + self.window_s
 
 
 @dataclass(frozen=True)
 class Taken:
-    """Rows of a budget that servers have taken, whether used by now or still held.
+    """Rows of a budget that servers have taken, used or still leased.
 
     Attributes:
-        window: Those of the window that began at ``window_start``; none if it is not asked for.
+        total: Rows in total.
+        window: Rows in the window that began at ``window_start``; none without a window.
+        window_start: Start of the window, seconds since the epoch.
     """
 
     total: Rows
@@ -123,17 +125,17 @@ class Taken:
 
 
 class CallRecord(NamedTuple):
-    """One call, as the ledger keeps it.
+    """A call in the ledger.
 
     Attributes:
-        at_us: When it began, microseconds since the epoch.
-        server: The server process that answered.
-        version: Of the model.
-        operation: As the contract's clients name it, for example ``loss_gradient``.
+        at_us: Start of the call, microseconds since the epoch.
+        server: Server process that answered.
+        version: Version of the model.
+        operation: Operation in the client's words, for example ``loss_gradient``.
         rows: Rows that the caller sent.
-        forward, backward: Rows that it was charged.
+        forward, backward: Charged rows.
         outcome: ``OK``, or the name of the contract's ErrorReason without ``ERROR_REASON_``.
-        latency_us: Until the answer was complete.
+        latency_us: Time until the answer was complete.
     """
 
     at_us: int
@@ -151,10 +153,10 @@ class CallRecord(NamedTuple):
 
 
 class ChargeRecord(NamedTuple):
-    """What has been charged for one request id and content, so that another server does not charge it again.
+    """Charge for one request id and content, stored so that another server does not charge it again.
 
     Attributes:
-        lease: What the rows were taken of, to give them back if another server turns out to have charged the same; it is not kept.
+        lease: Lease of the rows, for a refund if another server has charged the same; not stored.
     """
 
     principal: str
@@ -169,7 +171,7 @@ class ChargeRecord(NamedTuple):
 
 @dataclass(frozen=True)
 class UsedRows:
-    """What one principal used of one model: the sum of the ledger."""
+    """Rows that one principal used of one model: the sum of the ledger."""
 
     principal: str
     model: str
@@ -178,11 +180,11 @@ class UsedRows:
 
 @dataclass(frozen=True)
 class CallFilter:
-    """Which calls of the ledger; None: whatever they say there.
+    """Filter of calls in the ledger; None matches every value.
 
     Attributes:
-        since: The first moment.
-        until: The first moment after.
+        since: First time included.
+        until: First time excluded.
     """
 
     principal: str | None = None
@@ -194,7 +196,7 @@ class CallFilter:
 
 
 def microseconds(moment: datetime) -> int:
-    """Of an aware datetime since the epoch, exactly."""
+    """Returns the exact microseconds since the epoch of an aware datetime."""
     if moment.tzinfo is None:
         raise ValueError(f"{moment} has no time zone; expected an aware datetime, for example in timezone.utc")
     since = moment - _EPOCH
@@ -202,6 +204,6 @@ def microseconds(moment: datetime) -> int:
 
 
 def moment(us: int) -> datetime:
-    """The inverse of `microseconds`, in UTC."""
+    """Returns the UTC datetime of microseconds since the epoch; the inverse of `microseconds`."""
     seconds, rest = divmod(us, 1_000_000)
     return datetime.fromtimestamp(seconds, timezone.utc).replace(microsecond=rest)

@@ -1,6 +1,6 @@
-"""The tables as they are now. The migrations lead there; a test holds the two together.
+"""Current tables of the database. A test compares them with the result of the migrations.
 
-Numbers of rows and microseconds are 64 bits wide. Names are text of any length: what may be in them is checked where they enter.
+Numbers of rows and microseconds have 64 bits. Names are text of any length: they are checked where they enter the server.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, LargeBinary, MetaData, Table, Text
 
 VERSION = "0001"
-"""The newest migration: what `gradwire.server.store.migrate` brings a database to."""
+"""Newest migration, the target of `gradwire.server.store.migrate`."""
 
 metadata = MetaData()
 
@@ -33,7 +33,7 @@ grants = Table(
     Column("updated_at_us", BigInteger, nullable=False),
 )
 
-# One row: how often the grants have changed.
+# One row: the number of changes of grants.
 generation = Table(
     "generation",
     metadata,
@@ -41,7 +41,7 @@ generation = Table(
     Column("changes", BigInteger, nullable=False),
 )
 
-# period: '' for the total, else the length of a window in seconds. restocks: of the total's row only.
+# period: '' for the total, else the length of a window in seconds. restocks: used in the row of the total only.
 budgets = Table(
     "budgets",
     metadata,
@@ -84,7 +84,7 @@ calls = Table(
     Index("calls_by_model", "model", "at_us"),
 )
 
-# booked: whether a call of the ledger holds the rows.
+# booked: true if a call in the ledger has the rows.
 charges = Table(
     "charges",
     metadata,
@@ -99,7 +99,7 @@ charges = Table(
     Index("charges_by_time", "at_us"),
 )
 
-# The last batch of calls that each writer has written: one that is tried again is not written twice.
+# The last batch of each writer, so that a retried batch is not written twice.
 writers = Table(
     "writers",
     metadata,

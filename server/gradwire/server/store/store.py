@@ -1,7 +1,7 @@
-"""What must outlive a server, and hold across several: grants, budgets, the ledger. One SQL database.
+"""Store of grants, budgets and the ledger in one SQL database, durable and shared by servers.
 
-Every method is one transaction: when it returns, what it says is durable; when it raises, nothing has happened, or, with
-``uncertain``, it is not known. All may be called from any thread, and all wait for the database, so none from the event loop.
+Every method is one transaction: its changes are durable when it returns, and none is made when it raises, or, with
+``uncertain``, that is unknown. Any thread may call them except the event loop's, because they wait for the database.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from types import TracebackType
 
-from gradwire.server.store import budgets, grants, ledger
+from gradwire.server.store import budgets, calls, grants
 from gradwire.server.store.database import Database
-from gradwire.server.store.errors import shown
 from gradwire.server.store.migrate import migrate
 from gradwire.server.store.records import (
     BudgetLimits,
@@ -26,27 +25,28 @@ from gradwire.server.store.records import (
     UsedRows,
     microseconds,
 )
+from gradwire.server.store.translation import shown
 from gradwire.server.values.rows import Rows
 
 
 class Store:
-    """An open store. Close it when it is not needed any more, or use it as a context manager."""
+    """An open store. Close it after use, or use it as a context manager."""
 
     def __init__(self, database: Database) -> None:
-        """From a database that has been migrated; see `open`."""
+        """Wraps a migrated database; use `open`."""
         self._database = database
 
     @classmethod
     def open(cls, url: str, *, create: bool = True) -> Store:
-        """Connects, and makes or migrates the tables; several servers may do so at the same time.
+        """Connects, and creates or migrates the tables; several servers may do so at the same time.
 
         Args:
-            url: ``sqlite:///FILE`` (relative to the working directory) or ``postgresql+psycopg://USER@HOST/DATABASE``. A
-                password is better kept in PGPASSWORD or ~/.pgpass, which libpq reads.
-            create: Whether what is not there is made, and what is old migrated; else that is an error.
+            url: ``sqlite:///FILE`` (relative to the working directory) or ``postgresql+psycopg://USER@HOST/DATABASE``. Keep
+                the password in PGPASSWORD or ~/.pgpass, which libpq reads.
+            create: Creates a missing database and migrates an old one; without it, both are errors.
 
         Raises:
-            StoreConfigError: The store cannot be used as it is configured, or is of a newer gradwire.
+            StoreConfigError: The store cannot be used as configured, or is of a newer gradwire.
             StoreUnavailable: The database does not work now.
         """
         database = Database(url, create=create)
@@ -59,182 +59,189 @@ class Store:
 
     @property
     def shown(self) -> str:
-        """The store's URL without what is secret in it, for logs."""
+        """URL of the store without secrets, for logs."""
         return shown(self._database.url)
 
     def close(self) -> None:
-        """Ends its connections."""
+        """Closes its connections."""
         self._database.close()
 
     def __enter__(self) -> Store:
+        """Returns the open store."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Closes the store."""
         self.close()
 
     # Grants
 
     def grants_generation(self) -> int:
-        """A number that changes with every change of the grants, by whatever server; one small query."""
+        """Returns a number that every change of grants by any server changes; one small query."""
         with self._database.read() as connection:
             return grants.changes(connection)
 
     def grants(self) -> StoredGrants:
-        """All grants, the revoked too."""
+        """Returns all grants, including revoked ones."""
         with self._database.read() as connection:
             return grants.all_grants(connection)
 
     def put_grant(self, grant: StoredGrant) -> None:
-        """Adds a grant, or replaces that of the same principal and model; what has been taken of its budget stays taken."""
+        """Adds a grant, or replaces the one of the same principal and model; the rows taken from its budget stay taken."""
         now = datetime.now(timezone.utc)
         self._database.write(lambda connection: grants.put(self._database, connection, grant, now))
 
     def revoke_grant(self, principal: str, model: str) -> None:
-        """Marks that a principal may do nothing with a model, whatever a file says."""
+        """Revokes the access of a principal to a model, overriding the grants file."""
         self.put_grant(StoredGrant(principal, model, access="labels", activations=False, revoked=True))
 
     def forget_grant(self, principal: str, model: str) -> bool:
-        """Removes a grant or the mark that it is revoked: what a file says holds again. Returns whether there was one."""
+        """Removes a grant or revocation, so that the grants file applies again; True if one existed."""
         return self._database.write(lambda connection: grants.forget(self._database, connection, principal, model))
 
     # Budgets
 
     def take(self, principal: str, model: str, least: Rows, wish: Rows, limits: BudgetLimits, now: float) -> Lease:
-        """Takes rows of a budget, which nobody else can take then.
+        """Takes a lease of rows from a budget.
 
-        Of each direction, forward and backward, what is wished for is taken, but at most half of what is left; and in any case
-        as much as is needed.
+        For each direction, forward and backward, it takes the wished rows, but at most half of those left, and always at least
+        the needed rows.
 
         Args:
-            principal: Whose budget it is.
-            model: For which model.
-            least: What is needed.
-            wish: What would be useful.
-            limits: How large the budget is; it may change from one time to the next.
-            now: Seconds since the epoch. In windows, time never goes back, whatever a server's clock says.
+            principal: Principal of the budget.
+            model: Model of the budget.
+            least: Needed rows.
+            wish: Wished rows.
+            limits: Limits of the budget, which may change between calls.
+            now: Seconds since the epoch. In windows, time never goes back, even if a server's clock does.
 
         Raises:
-            BudgetShort: There is less than what is needed; nothing was taken.
-            StoreUnavailable: The database does not work; where ``uncertain``, a lease may have been taken and lost.
+            BudgetShort: Fewer rows are left than needed; none were taken.
+            StoreUnavailable: The database does not work; if ``uncertain``, a lease may have been taken and lost.
         """
         return self._database.write(
             lambda connection: budgets.take(self._database, connection, principal, model, least, wish, limits, now)
         )
 
     def give_back(self, lease: Lease, rows: Rows) -> None:
-        """Returns rows of a lease that were not used: to the total, and to the window they are from if that is not over.
+        """Returns unused rows of a lease to the total, and to their window if that has not ended.
 
-        Of a lease from before the budget was restocked nothing comes back, since the budget was made full without it.
+        Rows of a lease from before a restock are dropped, since the restock already made the budget full.
 
         Args:
-            lease: What `take` returned.
-            rows: At most the lease's; over several times, at most in all.
+            lease: Lease from `take`.
+            rows: Unused rows, in total at most those of the lease.
 
         Raises:
-            StoreUnavailable: Where ``uncertain``, they may be back: do not give them back again.
+            StoreUnavailable: If ``uncertain``, the rows may be returned already: do not return them again.
         """
         self._database.write(lambda connection: budgets.give_back(self._database, connection, lease, rows))
 
     def check(self, principal: str, model: str, least: Rows, limits: BudgetLimits, now: float) -> None:
-        """Raises BudgetShort where `take` would now. Takes nothing."""
+        """Raises BudgetShort if `take` would now. Takes nothing."""
         with self._database.read() as connection:
             budgets.check(connection, principal, model, least, limits, now)
 
     def take_for(self, charge: ChargeRecord, limits: BudgetLimits, now: float) -> Lease | None:
-        """Takes just the rows of a charge, and keeps it, in one transaction.
+        """Takes exactly the rows of a charge, and stores the charge, in one transaction.
 
         Args:
-            charge: What is to be charged under a request id, and for what.
+            charge: Rows to charge under a request id and fingerprint.
             limits: As for `take`.
             now: As for `take`.
 
         Returns:
-            The rows; None if the same charge is there already, and nothing was taken.
+            Their lease; None if the charge exists already, and nothing was taken.
 
         Raises:
             BudgetShort, StoreUnavailable: As for `take`.
         """
-        return self._database.write(lambda connection: ledger.take_for(self._database, connection, charge, limits, now))
+        return self._database.write(lambda connection: calls.take_for(self._database, connection, charge, limits, now))
 
     def give_back_for(self, charge: ChargeRecord, lease: Lease) -> None:
-        """Undoes `take_for`, unless it was called for the same charge again since: then somebody else answers for it.
+        """Refunds the rows of `take_for`, unless another call has used the same charge since.
 
         Raises:
             StoreUnavailable: As for `give_back`.
         """
-        self._database.write(lambda connection: ledger.give_back_for(self._database, connection, charge, lease))
+        self._database.write(lambda connection: calls.give_back_for(self._database, connection, charge, lease))
 
     def restock(self, principal: str, model: str) -> None:
-        """Makes a budget full again, its windows too. Leases that servers hold stay theirs."""
+        """Makes a budget full again, including its windows. Servers keep their leases."""
         self._database.write(lambda connection: budgets.restock(self._database, connection, principal, model))
 
     def taken(self, principal: str, model: str, window_s: int | None, now: float) -> Taken:
-        """What servers have taken of a budget: used, or still held in leases."""
+        """Returns the rows that servers have taken from a budget, used or still leased."""
         with self._database.read() as connection:
             return budgets.taken(connection, principal, model, window_s, now)
 
     def taken_of(self, windows: Mapping[tuple[str, str], int | None], now: float) -> dict[tuple[str, str], Taken]:
-        """The same of many budgets, in one query: by principal and model, the length of each one's windows."""
+        """Returns the rows taken from many budgets, in one query.
+
+        Args:
+            windows: Length of the windows of each budget, by principal and model.
+            now: Seconds since the epoch.
+        """
         with self._database.read() as connection:
             return budgets.taken_of(connection, windows, now)
 
     # The ledger
 
     def write_calls(self, batch: Sequence[CallRecord], charges: Iterable[ChargeRecord], *, writer: str, number: int) -> bool:
-        """Adds calls to the ledger and to what it sums up to, and keeps what was charged. All or nothing, and once.
+        """Adds a batch of calls to the ledger and to usage, and stores charges; all or nothing, and once.
 
         Args:
             batch: Calls.
-            charges: What is charged under request ids now.
-            writer: A name that is nobody else's, now or later, a UUID.
-            number: Greater with every batch of a writer. The same number again is the same batch, and is not written again.
+            charges: Charges of the calls under request ids.
+            writer: Name of the writer, unique for ever, such as a UUID.
+            number: Number of the batch, which increases for each writer. A batch with the same number is not written again.
 
         Returns:
-            Whether the batch was not there yet.
+            True if the batch was not written before.
         """
         now_us = microseconds(datetime.now(timezone.utc))
         return self._database.write(
-            lambda connection: ledger.write(self._database, connection, batch, charges, writer, number, now_us)
+            lambda connection: calls.write(self._database, connection, batch, charges, writer, number, now_us)
         )
 
     def usage(self, principal: str | None = None, model: str | None = None) -> list[UsedRows]:
-        """What was used, by principal and model: always the sum of the ledger, with what was forgotten of it."""
+        """Returns used rows by principal and model: the sum of the ledger, including removed calls."""
         with self._database.read() as connection:
-            return ledger.used(connection, principal, model)
+            return calls.used(connection, principal, model)
 
     def charged(self, principal: str, model: str, request_id: str) -> dict[bytes, Rows]:
-        """What any server has charged under a request id, by what was asked."""
+        """Returns the rows that servers have charged under a request id, by fingerprint."""
         with self._database.read() as connection:
-            return ledger.charged(connection, principal, model, request_id)
+            return calls.charged(connection, principal, model, request_id)
 
     def prune_charges(self, before: datetime) -> int:
-        """Forgets what was charged before a moment; a retry that comes later is charged anew. Returns how many."""
-        return self._database.write(lambda connection: ledger.prune(connection, microseconds(before)))
+        """Removes charges before a time, whose later retries are charged again. Returns their number."""
+        return self._database.write(lambda connection: calls.prune(connection, microseconds(before)))
 
     def forget_calls(self, before: datetime, most: int = 1000) -> int:
-        """Removes calls that began before a moment from the ledger, the earliest first; usage and budgets stay as they are.
+        """Removes calls before a time from the ledger, earliest first; usage and budgets do not change.
 
-        Few at a time, because others wait for a transaction that writes.
+        It removes at most ``most`` calls, because other writers wait meanwhile.
 
         Returns:
-            How many were removed; none: there are no more, or others are removing them.
+            Number of removed calls; 0: none is left, or others are removing them.
         """
-        return self._database.write(lambda connection: ledger.forget(connection, microseconds(before), most))
+        return self._database.write(lambda connection: calls.forget(connection, microseconds(before), most))
 
     def calls(self, wanted: CallFilter = CallFilter()) -> Iterator[list[CallRecord]]:  # noqa: B008
-        """The calls that a filter leaves, the earliest first, in batches as they are read.
+        """Yields the calls that match a filter, earliest first, in batches, in constant memory.
 
-        A ledger of any length takes the same memory. Calls that are added meanwhile are not among them.
+        Calls that are added meanwhile are not included.
         """
         with self._database.read() as connection:
-            yield from ledger.batches(connection, wanted)
+            yield from calls.batches(connection, wanted)
 
     def last_calls(self, count: int, wanted: CallFilter = CallFilter()) -> list[CallRecord]:  # noqa: B008
-        """The last calls that a filter leaves, the latest first."""
+        """Returns the last calls that match a filter, latest first."""
         with self._database.read() as connection:
-            return ledger.last_calls(connection, wanted, count)
+            return calls.last_calls(connection, wanted, count)
 
     def count_calls(self, wanted: CallFilter = CallFilter()) -> int:  # noqa: B008
-        """How many calls a filter leaves."""
+        """Returns the number of calls that match a filter."""
         with self._database.read() as connection:
-            return ledger.count_calls(connection, wanted)
+            return calls.count_calls(connection, wanted)

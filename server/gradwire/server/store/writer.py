@@ -1,8 +1,8 @@
-"""Calls on their way into the ledger: appended by the event loop in a microsecond, written by a thread of their own.
+"""Writer of the ledger: the event loop appends calls in a microsecond, and a thread writes them in batches.
 
-Every appended call is pending, flushed or lost, and is counted as one of the three; none is written twice. When the store is gone
-calls are kept and tried again, until there is no more room: then `full` is true, so that a server can refuse calls rather than
-answer some that nobody will ever see.
+Every appended call is pending, flushed or lost, and counted as such; none is written twice. While the store is unavailable,
+calls are kept and retried, until the buffer is full: then `full` is true, so that a server can refuse calls rather than
+answer unrecorded ones.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _log = logging.getLogger(__name__)
 
 _Entry: TypeAlias = tuple[CallRecord, Sequence[ChargeRecord]]
 _ROOM_LEFT = 0.9
-"""Beyond this part of the room no call should begin: those under way must still fit."""
+"""Fraction of the buffer above which no call should begin: running calls must still fit."""
 
 
-class LedgerWriter:
-    """Writes to one store until it is closed. `append` and the properties may be used from any thread, and never wait."""
+class CallWriter:
+    """Writes calls to one store. `append` and the properties are for any thread, and never block."""
 
     def __init__(
         self, store: Store, *, period_s: float = 0.5, batch_calls: int = 1000, capacity_calls: int = 100_000, retry_s: float = 5.0
@@ -36,11 +36,11 @@ class LedgerWriter:
         """Starts the thread.
 
         Args:
-            store: Where to write; it must stay open until the writer is closed.
-            period_s: How long a call may be kept in memory, with a store that works.
-            batch_calls: So many are written at once, before the period is over too.
-            capacity_calls: Calls that are kept at most, about 1 kB each.
-            retry_s: The longest pause between attempts at a store that does not work.
+            store: Store of the ledger; it must stay open until the writer is closed.
+            period_s: Longest time that a call stays in memory while the store works.
+            batch_calls: Calls per batch; a full batch is written before the period ends.
+            capacity_calls: Size of the buffer in calls, about 1 kB each.
+            retry_s: Longest pause between attempts while the store is unavailable.
         """
         self._store = store
         self._period_s = period_s
@@ -61,7 +61,7 @@ class LedgerWriter:
         self._thread.start()
 
     def append(self, call: CallRecord, charges: Sequence[ChargeRecord] = ()) -> None:
-        """Takes a call that has ended, and what it was charged under its request id. Beyond the room, the call is lost."""
+        """Adds an ended call and the charges of its request id. If the buffer is full, the call is lost."""
         if len(self._pending) >= self._capacity or self._closing_at is not None:
             self._lose(1)
             return
@@ -71,31 +71,31 @@ class LedgerWriter:
 
     @property
     def full(self) -> bool:
-        """Whether no call should begin, because it might not be written."""
+        """True if no call should begin, because it might not be written."""
         return len(self._pending) >= self._capacity * _ROOM_LEFT
 
     @property
     def pending(self) -> int:
-        """Calls that are not written yet."""
+        """Number of calls not written yet."""
         return len(self._pending) + len(self._in_hand)
 
     @property
     def flushed(self) -> int:
-        """Calls that are in the store."""
+        """Number of calls in the store."""
         return self._flushed
 
     @property
     def lost(self) -> int:
-        """Calls that never will be."""
+        """Number of calls that are lost."""
         return self._lost
 
     @property
     def problem(self) -> str | None:
-        """Why the last attempt to write failed, for health checks and logs; None if it did not."""
+        """Reason that the last attempt to write failed, for health checks and logs; None after success."""
         return self._problem
 
     def flush(self, timeout_s: float) -> bool:
-        """Waits until everything that was appended before has been written; False if the time was too short."""
+        """Waits until all calls appended so far are written; False after the timeout."""
         until = time.monotonic() + timeout_s
         with self._done:
             wanted = self._flushed + self._lost + self.pending
@@ -109,25 +109,27 @@ class LedgerWriter:
         return True
 
     def close(self, timeout_s: float) -> int:
-        """Writes what is pending, and ends the thread. Returns how many calls were lost in all.
+        """Writes pending calls, and ends the thread. Returns the number of calls lost in total.
 
         Args:
-            timeout_s: What is not written after so long is lost.
+            timeout_s: Time after which pending calls are lost.
         """
         if self._closing_at is None:
             self._closing_at = time.monotonic() + timeout_s
             self._wake.set()
-        # An attempt that waits for the database at the deadline is left to itself: the process is about to end.
+        # An attempt that still waits for the database at the deadline is abandoned: the process is about to end.
         self._thread.join(max(0.0, self._closing_at - time.monotonic()) + 0.1)
         left = self.pending
         if left and self._thread.is_alive():
             _log.error("%d calls were not written to the ledger when the server ended: %s", left, self._problem or "out of time")
         return self._lost + left
 
-    def __enter__(self) -> LedgerWriter:
+    def __enter__(self) -> CallWriter:
+        """Returns the running writer."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Closes the writer."""
         self.close(10.0)
 
     def _run(self) -> None:
@@ -145,14 +147,14 @@ class LedgerWriter:
                 pause_s = 0.05
             except StoreUnavailable as e:
                 if self._problem is None:
-                    _log.warning("calls cannot be written to the ledger; they are kept and tried again: %s", e)
+                    _log.warning("calls cannot be written to the ledger; they are kept and retried: %s", e)
                 self._problem = str(e)
                 if self._out_of_time():
                     return
                 self._sleep(pause_s)
                 pause_s = min(2 * pause_s, self._retry_s)
             except Exception:
-                _log.exception("a batch of %d calls cannot be written to the ledger; each is tried alone", len(self._in_hand))
+                _log.exception("a batch of %d calls cannot be written to the ledger; retrying each call alone", len(self._in_hand))
                 self._write_each()
 
     def _wait(self) -> None:
@@ -161,7 +163,7 @@ class LedgerWriter:
         self._wake.clear()
 
     def _sleep(self, pause_s: float) -> None:
-        """A pause that ends early when the writer is to be closed, though not for every call that is appended."""
+        """Pauses, but ends early when the writer is closed. Appended calls do not end the pause."""
         until = time.monotonic() + pause_s
         while (left := until - time.monotonic()) > 0:
             if self._closing_at is not None:
@@ -182,16 +184,16 @@ class LedgerWriter:
 
     def _take(self) -> None:
         self._number += 1
-        # Whoever counts what is pending, flush, must not see a call in both places, or in neither.
+        # `flush` counts pending calls, and must not see a call in both places, or in neither.
         with self._done:
             while self._pending and len(self._in_hand) < self._batch_calls:
                 self._in_hand.append(self._pending.popleft())
 
     def _write(self) -> None:
-        """A number stays with its batch until that is known to be written."""
+        """Writes a batch, which keeps its number until it is known to be written."""
         self._send(self._in_hand, self._number)
         if self._problem is not None:
-            _log.warning("calls are written to the ledger again; %d are waiting", self.pending)
+            _log.warning("calls are written to the ledger again; %d are pending", self.pending)
             self._problem = None
         self._count(len(self._in_hand))
 

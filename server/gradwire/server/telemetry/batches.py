@@ -1,12 +1,11 @@
-"""What has been computed: how many batches, of how many calls' blocks and rows."""
+"""Counts of computed batches, their row blocks and rows, and of waiting times."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Hashable
 from dataclasses import dataclass, field
 
-from gradwire.server.telemetry.counts import Histogram, family
+from gradwire.server.telemetry.counts import Histogram
 
 ROWS_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 """Upper bounds of the histogram's buckets; the last bucket has none."""
@@ -17,12 +16,12 @@ class Batches:
     """Batches of one operation of one model since the server's start.
 
     Attributes:
-        batches: Computed, in the framework or in pieces.
-        blocks: In them; more than batches where blocks of several calls were computed as one.
-        rows: In them.
-        seconds: That they took; those that failed are not counted.
-        by_rows: How many batches had at most as many rows as the bound of the same place in `ROWS_BOUNDS`, and more than
-            the one before; the last place is for more than that.
+        batches: Computed batches.
+        blocks: Row blocks in them; more than batches where blocks of several calls were merged.
+        rows: Rows in them.
+        seconds: Computing time of batches that did not fail.
+        by_rows: Batches by number of rows: each entry counts those above the bound before and up to its own bound in
+            `ROWS_BOUNDS`; the last entry counts those above all bounds.
     """
 
     batches: int = 0
@@ -41,20 +40,19 @@ class Batches:
 
 
 class Tally:
-    """The batches of a server by model and operation, and by model how long row blocks waited for the device."""
+    """Batches of a server by model and operation, and waiting times of row blocks by model."""
 
     def __init__(self) -> None:
         self.of: dict[tuple[str, str], Batches] = {}
         self.waits: dict[str, Histogram] = {}
 
-    def add(self, model: Hashable, operation: str, blocks: int, rows: int, seconds: float) -> None:
-        """Counts one batch; that of a clone for the model that it comes from."""
-        self.of.setdefault((family(model), operation), Batches()).add(blocks, rows, seconds)
+    def add(self, model: str, operation: str, blocks: int, rows: int, seconds: float) -> None:
+        """Counts one batch."""
+        self.of.setdefault((model, operation), Batches()).add(blocks, rows, seconds)
 
-    def waited(self, model: Hashable, seconds: float) -> None:
-        """Counts one row block that the device was given to; 0 seconds if it was free."""
-        name = family(model)
-        waits = self.waits.get(name)
+    def waited(self, model: str, seconds: float) -> None:
+        """Counts the waiting time of one row block for the device; 0 seconds if the device was free."""
+        waits = self.waits.get(model)
         if waits is None:
-            waits = self.waits[name] = Histogram()
+            waits = self.waits[model] = Histogram()
         waits.add(seconds)

@@ -1,7 +1,7 @@
-"""What has been asked of a server: calls by served name, operation and outcome, their rows and how long they took.
+"""Counts of calls by served name, operation and outcome, with their rows and durations.
 
-Labels are bounded: a name that a caller makes up counts as `UNKNOWN`, and clones count for the name that they come from.
-Counted on the event loop's thread, where a call costs about a microsecond; read from any thread.
+Labels are bounded: names that are not served count as `UNKNOWN`, and clones count for their original name.
+Calls are counted on the event loop's thread, at about a microsecond each; any thread may read the counts.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from dataclasses import dataclass, field
 from gradwire.server.values.rows import Rows
 
 UNKNOWN = "(unknown)"
-"""In place of names that are not served; no model can have it."""
+"""Label of names that are not served; no model can have it."""
 
 REFUSED = "(refused)"
-"""In place of the operation of calls that were refused before that was read."""
+"""Label of the operation of calls that were refused before it was read."""
 
 SECONDS_BOUNDS = tuple(base * 10.0**power for power in range(-4, 3) for base in (1, 2, 5))
-"""Upper bounds of the buckets of durations, 0.1 ms to 500 s; the last bucket has none."""
+"""Upper bounds of the buckets of durations, 0.1 ms to 500 s; the last bucket has no bound."""
 
 
 @dataclass
 class Histogram:
-    """How many values were at most each bound, and more than the one before; the last count is for more than all bounds."""
+    """Counts of values by bucket: above the bound before and up to its own; the last bucket has no bound."""
 
     bounds: Sequence[float] = SECONDS_BOUNDS
     total: float = 0.0
@@ -34,7 +34,7 @@ class Histogram:
         self.counts = [0] * (len(self.bounds) + 1)
 
     def add(self, value: float) -> None:
-        """Counts one value."""
+        """Counts a value."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
@@ -44,10 +44,10 @@ class Calls:
     """Calls of one operation of one served name since the server's start.
 
     Attributes:
-        outcomes: How many ended how, by the ledger's words.
-        forward: Rows charged.
-        backward: Likewise.
-        seconds: How long they took on the server, from their first message to their last.
+        outcomes: Numbers of calls by outcome, in the words of the ledger.
+        forward: Forward rows charged.
+        backward: Backward rows charged.
+        seconds: Durations on the server, from the first message to the last.
     """
 
     outcomes: dict[str, int] = field(default_factory=dict)
@@ -57,12 +57,12 @@ class Calls:
 
 
 class Traffic:
-    """What comes and goes besides calls that are in the ledger.
+    """Bytes on open streams, and refused calls that are not in the ledger.
 
     Attributes:
-        received_nbytes: Of the messages on open streams, without what gRPC and TLS put around them.
-        sent_nbytes: Likewise.
-        refused: Calls that ended before anything was written down of them, by outcome; not those of callers who are not known.
+        received_nbytes: Bytes of received messages, without the overhead of gRPC and TLS.
+        sent_nbytes: Bytes of sent messages, likewise.
+        refused: Calls by outcome that ended without an entry in the ledger, except unauthenticated calls.
     """
 
     __slots__ = ("received_nbytes", "refused", "sent_nbytes")
@@ -74,13 +74,13 @@ class Traffic:
 
 
 class Counts:
-    """The calls of a server.
+    """Counts of the calls of a server.
 
     Args:
         names: The served names of the configuration.
 
     Attributes:
-        of: By served name and operation.
+        of: Counts by served name and operation.
     """
 
     def __init__(self, names: Iterable[str] = ()) -> None:
@@ -91,11 +91,11 @@ class Counts:
         """Counts one call.
 
         Args:
-            model: What the caller named, or what that is charged as.
-            operation: One of the server's own words, as the outcome is.
-            outcome: As in the ledger.
-            rows: Charged.
-            seconds: It took.
+            model: Name that the caller gave, or the name that the call is charged under.
+            operation: Operation, as in the ledger.
+            outcome: Outcome, as in the ledger.
+            rows: Charged rows.
+            seconds: Duration of the call.
         """
         key = (model, operation)
         calls = self.of.get(key)
@@ -108,5 +108,5 @@ class Counts:
 
 
 def family(model: object) -> str:
-    """The loaded model that a clone's work counts for, or the model itself."""
+    """Returns the original model of a clone's name, or the name itself."""
     return str(model).partition("~")[0]

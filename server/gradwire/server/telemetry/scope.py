@@ -1,7 +1,7 @@
-"""Which call is under way, for the log: everything that is logged on the call's own task says which call it belongs to.
+"""The current call of a task, which every log line of that task names.
 
-A call that went well leaves nothing behind. One that failed stays named until the next call of its task begins, because
-its error is logged after it has ended.
+A successful call leaves nothing behind. A failed call stays current until the next call of its task begins, because
+its error is logged after its end.
 """
 
 from __future__ import annotations
@@ -11,24 +11,25 @@ from contextvars import ContextVar
 from typing import Protocol
 
 
-class Told(Protocol):
-    """A call that can say what it is."""
+class LoggedCall(Protocol):
+    """A call that describes itself for the log."""
 
-    def told(self) -> dict[str, str]:
-        """Who calls, and what: principal, model, operation, request_id."""
+    def log_fields(self) -> dict[str, str]:
+        """Returns the principal, model, operation and request_id of the call."""
         ...
 
 
-CALL: ContextVar[Told | None] = ContextVar("gradwire_call", default=None)
+CALL: ContextVar[LoggedCall | None] = ContextVar("gradwire_call", default=None)
 
 
 class CallFields(logging.Filter):
-    """Adds what the call under way is to log records, and lets all of them pass."""
+    """Filter that adds the fields of the current call to log records, and passes all records."""
 
     def filter(self, record: logging.LogRecord) -> bool:
+        """Adds the fields that the record lacks; see `logging.Filter`."""
         call = CALL.get()
         if call is not None:
-            for key, value in call.told().items():
+            for key, value in call.log_fields().items():
                 if value and key not in record.__dict__:
                     record.__dict__[key] = value
         return True

@@ -1,7 +1,7 @@
-"""Traces of calls, over OpenTelemetry: the call, and in it the waits for the device, the computations and the answer.
+"""Traces of calls over OpenTelemetry, with spans for queue waits, computations and the answer.
 
-Whether a call is traced is decided once, when it begins: by its caller, if it sends a trace context, else by chance. Of a
-call that is, only times are noted while it runs; spans are made of them when it has ended. A call that is not costs nothing.
+The decision to trace a call is taken when it begins: by the caller's trace context, if it sends one, else at random.
+Traced calls record timestamps only; spans are built when the call ends. Untraced calls cost nothing.
 
 This file is imported only where tracing is configured; see the extra ``tracing``.
 """
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _MAX_TRACEPARENT = 64
 """Characters; version 00 has 55."""
 _MAX_BLOCKS = 64
-"""Of one call; a fit or a million rows would make spans without end."""
+"""Most spans of computations per call; a fit or a million rows would create too many."""
 _FLUSH_MS = 5_000
 _S = 1_000_000_000
 
@@ -37,12 +37,12 @@ Attributes = Mapping[str, str | int]
 
 
 class Tracing:
-    """Makes and exports the spans of one server.
+    """Creates and exports the spans of one server.
 
     Args:
-        processor: Where ended spans go.
-        ratio: Part of the calls without a trace context that are traced.
-        server: What this server process is called.
+        processor: Receives ended spans.
+        ratio: Fraction of calls without a trace context that is traced.
+        server: Name of this server process.
     """
 
     def __init__(self, processor: SpanProcessor, ratio: float, server: str) -> None:
@@ -57,16 +57,16 @@ class Tracing:
 
     @classmethod
     def to(cls, endpoint: str, ratio: float, server: str) -> Tracing:
-        """Exports to an OTLP collector over HTTP; its ``/v1/traces`` unless the endpoint has a path."""
+        """Creates a tracing that exports to an OTLP collector over HTTP; to ``/v1/traces`` unless the endpoint has a path."""
         return cls(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint)), ratio, server)
 
     def begin(self, operation: str, traceparent: str, at_us: int) -> CallTrace | None:
-        """Begins a call's trace, or not.
+        """Begins the trace of a call; returns None if the call is not traced.
 
         Args:
-            operation: Names the span.
-            traceparent: The caller's W3C trace context; empty: none. One that makes no sense is none.
-            at_us: When the call began, microseconds since the epoch.
+            operation: Operation, for the name of the span.
+            traceparent: W3C trace context of the caller; empty for none. An invalid one counts as none.
+            at_us: Start of the call, microseconds since the epoch.
         """
         context = self._propagator.extract({"traceparent": traceparent[:_MAX_TRACEPARENT]}) if traceparent else Context()
         if not context and random.random() >= self._ratio:
@@ -80,13 +80,13 @@ class Tracing:
         child.end(end_ns)
 
     def close(self) -> None:
-        """Exports what has not been exported, if the collector takes it in time."""
+        """Exports the remaining spans, if the collector accepts them within 5 seconds."""
         self._provider.force_flush(_FLUSH_MS)
         self._provider.shutdown()
 
 
 class _Block(NamedTuple):
-    """One row block that was computed, or a step of a fit; times by time.monotonic()."""
+    """A computed row block or step of a fit; times are those of time.monotonic()."""
 
     operation: str
     queued_s: float
@@ -97,7 +97,7 @@ class _Block(NamedTuple):
 
 
 class CallTrace:
-    """What is noted of one call while it runs. `computed` may be called from any thread."""
+    """Timestamps of one traced call. `computed` may be called from any thread."""
 
     def __init__(self, tracing: Tracing, span: Span) -> None:
         self._tracing = tracing
@@ -109,14 +109,14 @@ class CallTrace:
         self._written = 0
 
     def computed(self, operation: str, queued_s: float, taken_s: float, blocks: int, rows: int) -> None:
-        """A row block has been computed, just now.
+        """Records a row block whose computation has just ended.
 
         Args:
-            operation: What was computed.
-            queued_s: When it was queued, by time.monotonic().
-            taken_s: When the device was given to it.
-            blocks: That were computed as one with it, itself among them.
-            rows: Of all of these.
+            operation: Computed operation.
+            queued_s: Time of queueing, by time.monotonic().
+            taken_s: Time when the computation began.
+            blocks: Number of blocks in the same batch, including this one.
+            rows: Rows of the batch.
         """
         if len(self._blocks) < _MAX_BLOCKS:
             self._blocks.append(_Block(operation, queued_s, taken_s, time.monotonic(), blocks, rows))
@@ -124,12 +124,12 @@ class CallTrace:
             self._left_out += 1
 
     def wrote(self, since_s: float, nbytes: int) -> None:
-        """A message of the answer has been sent, since then by time.monotonic()."""
+        """Records a sent message of the answer, and the time when sending began, by time.monotonic()."""
         self._writes = (since_s if self._writes is None else self._writes[0], time.monotonic())
         self._written += nbytes
 
     def end(self, call: CallRecord) -> None:
-        """The call has ended."""
+        """Ends the trace, and builds its spans."""
         span = self._span
         span.set_attributes(
             {

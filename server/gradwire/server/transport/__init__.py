@@ -1,1 +1,1 @@
-"""How calls come in and answers go out: streams over gRPC or a host's own sockets, their messages, their limits."""
+"""Transport: calls and answers over gRPC streams or this host's socket, their messages and limits."""

@@ -1,4 +1,4 @@
-"""One call as it comes in on a stream: its first message, the tensors that are held, and the row blocks that follow."""
+"""Incoming calls on a stream: the first message, tensors read whole, and the row blocks that follow."""
 
 from __future__ import annotations
 
@@ -13,48 +13,64 @@ from gradwire.v1.errors_pb2 import ERROR_REASON_BAD_FRAME, ERROR_REASON_BAD_TENS
 from gradwire.wire.codecs import CODINGS, name_of
 from gradwire.wire.errors import WireError
 from gradwire.wire.frames import Chunk, chunk_of
-from gradwire.wire.tensors import Assembler, TensorSpec, inline, spec_of
+from gradwire.wire.tensors import Assembler, inline, specs_of
 
 MAX_TENSORS = 2
-"""Of one call: what it works on, and labels, a label or a cotangent."""
+"""Tensors of one call: the rows, and labels, a label or a cotangent."""
 
 MAX_REQUEST_ID = 128
-"""Characters; ids are remembered."""
+"""Characters of a request id; ids are kept in memory."""
 
 Read = Callable[[], Awaitable[bytes | Chunk | None]]
 """Reads the next message of the stream; None at its end."""
 
 
 def check_call_rows(rows: int, max_rows: int | None) -> None:
-    """Raises WireError if a call has more rows than one may have."""
+    """Checks the number of rows of a call. Raises WireError."""
     if max_rows is not None and rows > max_rows:
         raise WireError(ERROR_REASON_TOO_LARGE, f"the call has {rows} rows; the limit max_rows is {max_rows}; send fewer at once")
 
 
 def parse(message: bytes | Chunk, request: type[Any]) -> Any:
-    """A message of a stream. Raises WireError."""
+    """Parses a message of a stream. Raises WireError."""
     if isinstance(message, Chunk):
-        raise WireError(ERROR_REASON_BAD_FRAME, f"a chunk came where a {request.DESCRIPTOR.name} was expected")
+        raise WireError(ERROR_REASON_BAD_FRAME, f"expected a {request.DESCRIPTOR.name}; got a chunk")
     try:
         return request.FromString(message)
     except (DecodeError, UnicodeDecodeError):  # the latter from protobuf in pure Python
         raise WireError(ERROR_REASON_BAD_FRAME, f"{len(message)} bytes are not a {request.DESCRIPTOR.name}") from None
 
 
-def check_request_id(request_id: str) -> None:
-    """Raises InvalidValue."""
+def opening(message: bytes | Chunk, request: type[Any]) -> Any:
+    """Parses the first message of a call.
+
+    Raises:
+        WireError: The message is of another type, or has no field ``open``.
+        InvalidValue: The request id is too long.
+    """
+    first = parse(message, request)
+    if not first.HasField("open"):
+        raise WireError(
+            ERROR_REASON_BAD_FRAME, f"the first message of a call is a {request.DESCRIPTOR.name} with open; got one without"
+        )
+    request_id = first.open.call.request_id
     if len(request_id) > MAX_REQUEST_ID:
         raise InvalidValue(f"request_id has {len(request_id)} characters; expected at most {MAX_REQUEST_ID}")
+    return first
 
 
 class IncomingTensors:
-    """The tensors that one message declares, as their bytes come in.
+    """Tensors that a message declares, read as their bytes arrive.
 
     Args:
-        first: The message that declares them.
-        request: The type of the stream's messages.
-        read: Reads the messages that follow.
-        max_tensor_bytes: Of one tensor.
+        first: Message that declares them.
+        request: Type of the stream's messages.
+        read: Reads the next message.
+        max_tensor_bytes: Largest size of one tensor.
+
+    Attributes:
+        specs: Specifications of the tensors, in the declared order.
+        names: Their names.
     """
 
     def __init__(self, first: Any, request: type[Any], read: Read, max_tensor_bytes: int) -> None:
@@ -64,14 +80,15 @@ class IncomingTensors:
             raise WireError(
                 ERROR_REASON_BAD_FRAME, f"a message declares {len(first.tensors)} tensors; expected at most {MAX_TENSORS}"
             )
-        self.specs: list[TensorSpec] = [spec_of(header, max_tensor_bytes) for header in first.tensors]
+        self.specs = specs_of(first.tensors, max_tensor_bytes)
+        self.names = tuple(spec.name for spec in self.specs)
         for spec in self.specs:
             if spec.codec and CODINGS[spec.codec].of_gradients:
                 raise WireError(
                     ERROR_REASON_BAD_TENSOR,
-                    f"tensor {spec.name!r} has codec {name_of(spec.codec)}, which is for results; send it in another, or as it is",
+                    f"tensor {spec.name!r} has codec {name_of(spec.codec)}, which is for results only; use another codec, or none",
                 )
-        # What came whole, in the order of the declaration; None for what follows in chunks.
+        # Tensors that came with the message, in the declared order; None for those that follow in chunks.
         self._inline = [
             inline(data, spec) if (data := header.data) or not spec.nbytes else None
             for header, spec in zip(first.tensors, self.specs, strict=True)
@@ -80,7 +97,7 @@ class IncomingTensors:
         self._read = read
 
     async def whole(self, index: int, max_nbytes: int, into: Array | None = None) -> Array:
-        """All of one tensor. Tensors must be taken in order. Raises WireError."""
+        """Reads one tensor whole. Tensors must be read in order. Raises WireError."""
         spec, array = self.specs[index], self._inline[index]
         if max_nbytes and spec.nbytes > max_nbytes:
             raise WireError(
@@ -95,10 +112,19 @@ class IncomingTensors:
         else:
             into[...] = array
             return into
-        raise AssertionError("an assembler that is complete has yielded its block")
+        raise AssertionError("a complete assembler yields its block")
 
-    async def blocks(self, index: int, block_rows: int) -> AsyncIterator[Array]:
-        """One tensor, block by block of its rows, as they come. Raises WireError."""
+    async def held(self, max_nbytes: int) -> dict[str, Array]:
+        """Reads all tensors but the last whole, by name. Raises WireError."""
+        return {spec.name: await self.whole(index, max_nbytes) for index, spec in enumerate(self.specs[:-1])}
+
+    async def last(self) -> Array:
+        """Reads the last tensor whole. Raises WireError."""
+        return await self.whole(len(self.specs) - 1, 0)
+
+    async def blocks(self, block_rows: int) -> AsyncIterator[Array]:
+        """Reads the last tensor in blocks of rows, as they arrive. Raises WireError."""
+        index = len(self.specs) - 1
         array = self._inline[index]
         if array is not None:
             for begin in range(0, len(array), block_rows):
@@ -113,7 +139,7 @@ class IncomingTensors:
             if message is None:
                 raise WireError(
                     ERROR_REASON_BAD_FRAME,
-                    f"the stream ended before all {assembler.spec.wire_nbytes} bytes of tensor {assembler.spec.name!r}",
+                    f"the stream ended before all {assembler.spec.wire_nbytes} bytes of tensor {assembler.spec.name!r} arrived",
                 )
             for block in assembler.feed(*self._chunk(message, assembler.spec.name)):
                 yield block

@@ -1,4 +1,4 @@
-"""What results may travel in: checked before a call is computed, and made so off the event loop where that takes long."""
+"""Codecs of results: checked before a call is computed, and encoded off the event loop if the result is large."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ _GRADIENTS = frozenset({Operation.LOSS_GRADIENT, Operation.CLASS_GRADIENT, Opera
 
 
 def check_result_codec(operation: Operation, codec: int) -> None:
-    """Raises InvalidValue if the results of an operation do not travel in a codec, or nobody knows it."""
+    """Checks the codec of an operation's results. Raises InvalidValue."""
     if not codec:
         return
     known = [number for number in CODINGS if operation in _GRADIENTS or not CODINGS[number].of_gradients]
     if operation in (Operation.FIT, Operation.FIT_BATCHES):
-        raise InvalidValue(f"result_codec is {name_of(codec)}; a fit has no result that could travel so; leave it out")
+        raise InvalidValue(f"result_codec is {name_of(codec)}; a fit has no result to encode; leave it out")
     if codec not in known:
         raise InvalidValue(
-            f"result_codec is {name_of(codec)}; what {operation.value} answers travels as it is, "
+            f"result_codec is {name_of(codec)}; results of {operation.value} travel unencoded "
             f"or in one of: {', '.join(map(name_of, known))}"
         )
 
 
 async def ready(result: Array, codec: Codec) -> Outgoing:
-    """A result made ready to travel. Others are served while a large one is encoded."""
+    """Encodes a result. A large one is encoded on another thread, while other calls are served."""
     if codec and result.nbytes > CHUNK_NBYTES:
         return await asyncio.to_thread(outgoing, result, codec)
     return outgoing(result, codec)

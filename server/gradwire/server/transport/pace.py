@@ -1,7 +1,7 @@
-"""How fast a peer sends and takes the bytes of a call.
+"""Least pace at which a peer must send and take the bytes of a call.
 
-A peer that drips, a byte now and then, is never silent for long, and would hold a call's place and memory for hours. So what
-counts is bytes in the time for which the peer is waited for; the time in which the server computes is not the peer's.
+A peer that sends a byte now and then is never silent for long, and could hold a call and its memory for hours. Its pace is
+the bytes moved in the time spent waiting for it; the server's own computing time does not count.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from gradwire.server.errors import Stalled
 
 
 class Pace:
-    """The pace of the call under way.
+    """Pace of the call under way.
 
     Args:
-        min_bytes_per_s: Slower than this is too slow; 0: nothing is.
-        window_s: How long a peer must have been waited for before its pace is judged; then it is judged anew.
+        min_bytes_per_s: Least pace; 0: any pace will do.
+        window_s: Waiting time over which the pace is measured; then the measurement starts again.
     """
 
     __slots__ = ("_min_bytes_per_s", "_nbytes", "_waited_s", "_window_s")
@@ -25,12 +25,12 @@ class Pace:
         self.begin()
 
     def begin(self) -> None:
-        """A new call begins."""
+        """Starts the measurement for a new call."""
         self._waited_s = 0.0
         self._nbytes = 0
 
     def waited(self, seconds: float, nbytes: int) -> None:
-        """The peer was waited for, and sent or took some bytes then. Raises Stalled."""
+        """Counts time spent waiting for the peer, and the bytes moved in it. Raises Stalled."""
         self._waited_s += seconds
         self._nbytes += nbytes
         if self._waited_s < self._window_s:

@@ -1,8 +1,7 @@
-"""The estimator's streams for callers on this host: over a Unix socket, with no gRPC between the two.
+"""Unix socket for callers on this host: the estimator's streams without gRPC.
 
-What the streams carry and who serves them is the same as over gRPC. The socket is an abstract one with a name that nobody
-can guess, so that no file stays behind; and because names can be listed, only processes of the server's own user are let
-in, by the kernel's word.
+The streams carry the same messages as over gRPC, to the same services. The socket is abstract, so that no file remains, and
+has a random name. Since names can be listed, the kernel is asked for the peer's user: only the server's own user may connect.
 """
 
 from __future__ import annotations
@@ -34,25 +33,25 @@ from gradwire.wire.status import DETAILS_KEY
 log = logging.getLogger("gradwire.server")
 
 _SCRATCH_NBYTES = 64 << 10
-"""Frames within it are read at once with their header."""
+"""Frames up to this size are read together with their header."""
 _QUEUED_NBYTES = 4 << 20
-"""What is read ahead of a call that is computed meanwhile."""
+"""Bytes read ahead while a call is computed."""
 _MESSAGE_NBYTES = 64
-"""What a message counts for besides its bytes, so that empty ones count too."""
+"""Bytes that each message counts for besides its own, so that empty ones count too."""
 _SMALL_NBYTES = 64 << 10
-"""Messages up to here are copied behind their header rather than sent by a second call."""
+"""Messages up to this size are copied behind their header and sent in one system call."""
 _QUEUED_MESSAGES = 4 * SLOTS
-"""Chunks in shared memory that are announced and not read; a caller that keeps to the rules has no more than the slots."""
+"""Most chunks in shared memory that are announced and not read; a correct client never has more than the slots."""
 _MAX_CLIENT = 64
-"""Characters of a client's name that count."""
+"""Characters of a client's name that are kept."""
 _HELLO_TIMEOUT_S = 10.0
 _GOODBYE_S = 5.0
 _LAST_WORDS_S = 0.5
-"""For answers to leave the process at its end."""
+"""Time for answers to be sent before the process ends."""
 
 
-class Place(NamedTuple):
-    """Where a chunk lies in the shared memory."""
+class SharedChunk(NamedTuple):
+    """Place of a chunk in shared memory."""
 
     slot: int
     offset: int
@@ -60,12 +59,12 @@ class Place(NamedTuple):
 
 
 class SameHost(TransportServiceServicer):
-    """Listens on a socket of this host, and tells callers of the gRPC server its name.
+    """Listens on a Unix socket, and gives its name to callers of the gRPC server.
 
     Args:
-        handlers: gRPC's handlers of the estimator's streams, by method.
-        max_message_bytes: Of one frame.
-        identity: Tells who calls.
+        handlers: Handlers of the estimator's streams, by method.
+        max_message_bytes: Largest frame.
+        identity: Authenticates callers.
     """
 
     def __init__(self, handlers: Mapping[str, grpc.RpcMethodHandler], max_message_bytes: int, identity: Identity) -> None:
@@ -77,14 +76,14 @@ class SameHost(TransportServiceServicer):
         self._left = False
 
     async def GetSameHost(self, request: GetSameHostRequest, context: Any) -> GetSameHostResponse:  # noqa: N802, gRPC's name
-        """The contract's: where the socket is. There is no TLS there, so what a certificate has shown here goes along."""
+        """Answers the socket's name, with a signed ticket in place of the caller's certificate: the socket has no TLS."""
         if self._left:
             told = fault(Draining(DRAINING))
             await context.abort(told.code, told.text, told.metadata())
         return GetSameHostResponse(socket=self._name, ticket=self._identity.ticket(context) if self._name else "")
 
     async def start(self) -> None:
-        """Listens, where the system can."""
+        """Listens, if the system supports it."""
         if not supported():
             return
         name = f"gradwire-{secrets.token_hex(16)}"
@@ -93,13 +92,13 @@ class SameHost(TransportServiceServicer):
         self._name = name
 
     def leave(self) -> None:
-        """Takes no new streams; those that are open go on."""
+        """Accepts no new streams; open ones go on."""
         self._left = True
         if self._name:
             self._server.close()
 
     async def stop(self) -> None:
-        """Ends what is still open."""
+        """Ends all open streams."""
         self.leave()
         loop = asyncio.get_running_loop()
         end_s = loop.time() + _LAST_WORDS_S
@@ -112,7 +111,7 @@ class SameHost(TransportServiceServicer):
 
 
 class Connection(asyncio.BufferedProtocol):
-    """One stream. To the servicers it is what a gRPC context is."""
+    """One stream, with the methods of a gRPC context that the services use."""
 
     inline_nbytes = INLINE_NBYTES
 
@@ -125,15 +124,15 @@ class Connection(asyncio.BufferedProtocol):
         self._metadata: tuple[tuple[str, str], ...] = ()
         self._scratch = bytearray(_SCRATCH_NBYTES)
         self._scratch_filled = 0
-        # A frame too large for the scratch memory, while it comes.
+        # A frame too large for the scratch memory, while it arrives.
         self._large = bytearray()
         self._large_filled = self._large_kind = 0
-        self._messages: deque[bytes | bytearray | Place] = deque()
+        self._messages: deque[bytes | bytearray | SharedChunk] = deque()
         self._segment: Segment | None = None
-        # The slot whose chunk is being read, and those that have been.
+        # The slot whose chunk is being read, and those that were read.
         self._lent: int | None = None
         self._returned = Returned()
-        # Whether the last call has ended, and the next one not begun.
+        # Whether the last call has ended and the next one has not begun.
         self._answered = False
         self._queued = 0
         self._paused = False
@@ -141,23 +140,23 @@ class Connection(asyncio.BufferedProtocol):
         self._writer: asyncio.Future[None] | None = None
         self._full = False
 
-    # The servicers' side: what they use of a gRPC context.
+    # Methods of a gRPC context, for the services.
 
     def peer(self) -> str:
-        """Names the client, with all its streams. Nobody shares the turns of another process by taking its name."""
+        """Name of the client and of all its streams. It holds the process id, so that no other process can claim it."""
         return f"same-host:{self._pid}:{self._client}"
 
     def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
-        """What the caller said when it opened the stream."""
+        """Metadata that the caller sent when it opened the stream."""
         return self._metadata
 
     async def read(self) -> Any:
-        """The next message. Whoever hangs up cancels the stream's task, as in gRPC."""
+        """Reads the next message. A client that disconnects cancels the stream's task, as in gRPC."""
         if self._lent is not None:
             frames, self._lent = self._returned.add(self._lent), None
             if frames:
                 self._transport.write(frames)
-                while self._full:  # a caller who takes nothing gets no more of these
+                while self._full:  # a caller that reads nothing gets no more of these
                     self._writer = self._loop.create_future()
                     await self._writer
         while not self._messages:
@@ -165,11 +164,11 @@ class Connection(asyncio.BufferedProtocol):
             await self._reader
         message = self._messages.popleft()
         if self._answered and self._segment is not None:
-            # A new call begins; what answered the last one has been read.
+            # A new call begins, so the answer to the last one has been read.
             self._segment.all_freed()
         self._answered = False
-        if isinstance(message, Place):
-            assert self._segment is not None  # what is in the queue came after it, and goes with it
+        if isinstance(message, SharedChunk):
+            assert self._segment is not None  # queued chunks arrive after it, and are cleared with it
             self._lent = message.slot
             return Chunk(message.offset, self._segment.get(message.slot, message.nbytes))
         self._queued -= len(message) + _MESSAGE_NBYTES
@@ -179,14 +178,14 @@ class Connection(asyncio.BufferedProtocol):
         return message
 
     async def write(self, message: bytes) -> None:
-        """Sends a message, and waits until there is room for another."""
+        """Sends a message, and waits until the next one can be sent."""
         self._send(MESSAGE, message)
         while self._full:
             self._writer = self._loop.create_future()
             await self._writer
 
     async def write_chunk(self, offset: int, data: memoryview, head: bytes) -> None:
-        """Sends a chunk; through shared memory if the caller has offered some. ``head`` is a message to go before, or empty."""
+        """Sends a chunk, through shared memory if the client offered some. ``head`` is a message to send first, or empty."""
         if self._segment is None:
             if head:
                 self._send(MESSAGE, head)
@@ -198,10 +197,14 @@ class Connection(asyncio.BufferedProtocol):
         place = _frame(SHARED, PLACE.pack(self._segment.put(data), offset, len(data)))
         self._transport.write(_frame(MESSAGE, head) + place if head else place)
 
-    def read_all(self) -> None:
-        """A call has ended: its slots are free without a word, and those of its answer when the next one begins."""
+    async def next_call(self) -> Any:
+        """Reads the first message of the next call.
+
+        The slots of the call before are free without a message, and those of its answer once the next call begins.
+        """
         self._lent, self._answered = None, True
         self._returned.clear()
+        return await self.read()
 
     async def abort(self, code: grpc.StatusCode, text: str, metadata: Any = ()) -> None:
         """Ends the stream with an error."""
@@ -209,20 +212,22 @@ class Connection(asyncio.BufferedProtocol):
         self._end(details or Status(code=code.value[0], message=text).SerializeToString())
         raise grpc.aio.AbortError
 
-    # The event loop's side.
+    # Callbacks of the event loop.
 
     def connection_made(self, transport: Any) -> None:
+        """Accepts a connection of the server's own user."""
         self._transport = transport
         peer = peer_of(transport.get_extra_info("socket"))
         self._pid = peer.pid
         if peer.uid != os.geteuid():
-            log.warning("another user's process was turned away", extra={"pid": peer.pid, "uid": peer.uid})
+            log.warning("refused a process of another user", extra={"pid": peer.pid, "uid": peer.uid})
             transport.abort()
             return
         self._host.connections.add(self)
         self._hello_due = self._loop.call_later(_HELLO_TIMEOUT_S, self.abandon)
 
     def connection_lost(self, error: Exception | None) -> None:
+        """Ends the stream's task and frees its memory."""
         self._host.connections.discard(self)
         if self._hello_due is not None:
             self._hello_due.cancel()
@@ -231,40 +236,45 @@ class Connection(asyncio.BufferedProtocol):
         for waiting in (self._reader, self._writer):
             if waiting is not None and not waiting.done():
                 waiting.cancel()
-        # Now, and not when the last reference goes: sixteen megabytes and a file.
+        # Freed now, not with the last reference: sixteen megabytes and a file.
         self._segment = None
         self._messages.clear()
 
     @property
     def closing(self) -> bool:
-        """Whether all has been said, and some of it is still to be sent."""
+        """True if the stream has ended and some bytes are still to be sent."""
         return bool(self._transport.is_closing() and self._transport.get_write_buffer_size())
 
     def abandon(self) -> None:
-        """Ends the stream without a word."""
+        """Ends the stream without a status."""
         self._transport.abort()
 
     def eof_received(self) -> bool:
+        """Closes the connection when the client closes its side."""
         return False
 
     def pause_writing(self) -> None:
+        """Makes writers wait."""
         self._full = True
 
     def resume_writing(self) -> None:
+        """Lets writers go on."""
         self._full = False
         _wake(self._writer)
 
     def get_buffer(self, sizehint: int) -> memoryview:
+        """Memory for the next bytes."""
         if self._large:
             return memoryview(self._large)[self._large_filled :]
         return memoryview(self._scratch)[self._scratch_filled :]
 
     def buffer_updated(self, nbytes: int) -> None:
+        """Splits received bytes into frames."""
         if self._large:
             self._large_filled += nbytes
             if self._large_filled == len(self._large):
                 kind, frame, self._large = self._large_kind, self._large, bytearray()
-                self._took(kind, frame)
+                self._received(kind, frame)
             return
         self._scratch_filled += nbytes
         at = 0
@@ -276,10 +286,10 @@ class Connection(asyncio.BufferedProtocol):
             begin = at + HEADER.size
             if self._scratch_filled - begin >= length:
                 at = begin + length
-                self._took(kind, bytes(memoryview(self._scratch)[begin:at]))
+                self._received(kind, bytes(memoryview(self._scratch)[begin:at]))
                 continue
             if length > _SCRATCH_NBYTES - HEADER.size:
-                # No more than the limit, whatever is announced.
+                # At most the limit, whatever length the header gives.
                 self._large, self._large_kind = bytearray(length), kind
                 self._large_filled = self._scratch_filled - begin
                 self._large[: self._large_filled] = memoryview(self._scratch)[begin : self._scratch_filled]
@@ -290,7 +300,7 @@ class Connection(asyncio.BufferedProtocol):
             self._scratch[: len(rest)] = rest
             self._scratch_filled = len(rest)
 
-    def _took(self, kind: int, frame: bytes | bytearray) -> None:
+    def _received(self, kind: int, frame: bytes | bytearray) -> None:
         if self.task is None:
             self._greet(kind, bytes(frame))
         elif kind == MESSAGE:
@@ -311,8 +321,8 @@ class Connection(asyncio.BufferedProtocol):
         try:
             self._segment = attach(self._pid, number)
         except OSError as e:
-            # In a container of its own, say; chunks come in messages then.
-            log.info("no memory is shared", extra={"peer": self.peer(), "reason": str(e)})
+            # The client may be in another container; chunks then travel in messages.
+            log.info("shared memory is not used", extra={"peer": self.peer(), "reason": str(e)})
         self._send(SHARE, b"\1" if self._segment else b"\0")
 
     def _about_slot(self, segment: Segment, kind: int, frame: bytes | bytearray) -> None:
@@ -321,12 +331,12 @@ class Connection(asyncio.BufferedProtocol):
                 segment.freed(*SLOT.unpack(frame))
                 _wake(self._writer)
                 return
-            place = Place(*PLACE.unpack(frame))
+            place = SharedChunk(*PLACE.unpack(frame))
             segment.get(place.slot, place.nbytes)
             if len(self._messages) > _QUEUED_MESSAGES:
                 raise ValueError(f"more than {_QUEUED_MESSAGES} chunks at once")
         except (ValueError, struct.error) as e:
-            self._refuse(f"a frame about shared memory makes no sense: {e}")
+            self._refuse(f"invalid frame about shared memory: {e}")
             return
         self._messages.append(place)
         _wake(self._reader)
@@ -338,7 +348,7 @@ class Connection(asyncio.BufferedProtocol):
             hello = SameHostHello()
         handler = self._host.handlers.get(hello.method)
         if kind != HELLO or handler is None:
-            self._refuse(f"a stream begins with a hello that names one of: {', '.join(self._host.handlers)}")
+            self._refuse(f"the first frame of a stream is a hello with one of the methods: {', '.join(self._host.handlers)}")
             return
         assert self._hello_due is not None
         self._hello_due.cancel()
@@ -356,7 +366,7 @@ class Connection(asyncio.BufferedProtocol):
             self._hang_up()
 
     def _hang_up(self) -> None:
-        """Closes, once what has been said is sent; a peer that takes nothing any more is not waited for."""
+        """Closes once all bytes are sent, or after a while if the peer does not read."""
         self._transport.close()
         if self._transport.get_write_buffer_size():
             self._loop.call_later(_GOODBYE_S, self._transport.abort)

@@ -1,6 +1,6 @@
-"""Training data on its way to a fit: in memory up to a limit, beyond it in a memory-mapped file without a name.
+"""Spool for training data: in memory up to a limit, beyond it in an unnamed memory-mapped file.
 
-The file is unlinked as soon as it is open, so that nothing is left behind however the server ends.
+The file is unlinked as soon as it is open, so that nothing remains however the server ends.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from gradwire.backends.backend import Array
 
 
 def spooled(shape: tuple[int, ...], dtype: np.dtype[Any], memory_nbytes: int, folder: Path | None) -> Array:
-    """An uninitialised array for data that is about to come.
+    """Makes an uninitialised array for incoming data.
 
     Args:
-        shape: Of the array.
-        dtype: Of the array.
-        memory_nbytes: An array of more bytes than these is memory-mapped.
-        folder: Where the file goes; the system's temporary folder if None.
+        shape: Shape of the array.
+        dtype: Dtype of the array.
+        memory_nbytes: Arrays above this size are memory-mapped.
+        folder: Folder of the file; None: the system's temporary folder.
 
     Returns:
         An ndarray, or an np.memmap.
 
     Raises:
-        OSError: The disk has no room: it is asked for all of it at once, not page by page in the middle of a fit.
+        OSError: The disk is full. All space is reserved at once, not page by page during a fit.
     """
     nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     if nbytes <= memory_nbytes:

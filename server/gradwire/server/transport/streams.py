@@ -1,9 +1,8 @@
-"""The server's side of the open streams: reading, writing, and ending them for a reason.
+"""Open streams, server side: reading, writing, and ending them with a reason.
 
-A stream is waited for either between calls (idle) or in the middle of one. A sweep ends those that have waited too
-long, so that a client that stops sending, or stops taking results, holds nothing but its socket. What is ended between calls,
-because it is idle, or old, or because the server is leaving, has cost nobody a call: a client's next one was not seen, and
-goes to a new stream.
+The server waits for a stream either between calls (idle) or in the middle of one. A sweep ends those that have waited too
+long, so that a client that stops sending, or stops reading, holds nothing but its socket. A stream that ends between calls,
+because it is idle or old or the server drains, loses no call: the client's next call goes to a new stream.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ from gradwire.server.errors import Draining, Stalled, TimedOut
 from gradwire.server.faults import fault
 from gradwire.server.telemetry.counts import Traffic
 from gradwire.server.telemetry.refused import REFUSALS
+from gradwire.server.transport.caller_counts import CallerCounts
 from gradwire.server.transport.pace import Pace
-from gradwire.server.transport.places import Places
 from gradwire.server.trust.identity.callers import Identity
 from gradwire.server.values.principals import ANONYMOUS
 from gradwire.wire.frames import CHUNK_NBYTES, Chunk, chunk_messages
@@ -34,41 +33,43 @@ if TYPE_CHECKING:
 log = logging.getLogger("gradwire.server")
 
 _AGES = (1.1, 1.3)
-"""Of connections' greatest age, which gRPC itself spreads by a tenth, streams get as much: what a client opens after one that
-began with its connection is on a new connection, and not all clients come back at once."""
+"""A stream's maximum age, as a multiple of the connection's, which gRPC itself spreads by a tenth; random, so that clients
+do not reconnect together, and above 1, so that the next stream is on a new connection."""
 
-DRAINING = "the server is about to end and takes no new calls; another one may be there soon"
+DRAINING = "the server is shutting down and accepts no new calls; retry, on another server if there is one"
 
 
 class OpenStream:
     """One open stream.
 
     Attributes:
-        peer: Who is at the other end, as gRPC names it.
-        principal: Who makes the call under way, or made the last one.
+        peer: Address of the client, as gRPC gives it.
+        principal: Caller of the call under way, or of the last one.
+        caller: Name that the stream counts under: the principal, or for anonymous callers the host.
+        queue: Name of the queue in the scheduler: the principal, or for anonymous callers the connection.
         in_call: Whether a call is under way.
-        waiting_since_s: Loop time since when the peer is waited for; None while it is not.
-        pace: How fast the peer sends and takes the bytes of the call under way.
-        place: Whose limits it counts for; empty before it has been let in.
-        trace: Of the call under way; None if it is not traced.
-        inline_nbytes: Most data that an answer's first message should have.
+        waiting_since_s: Loop time since which the server waits for the peer; None while it does not.
+        pace: Pace of the peer in the call under way.
+        counted_as: Caller whose streams it counts among; empty before it is admitted.
+        trace: Spans of the call under way; None if it is not traced.
+        inline_nbytes: Most data in an answer's first message.
     """
 
     def __init__(self, context: Any, identity: Identity, limits: Limits, traffic: Traffic) -> None:
         self.peer: str = context.peer()
         self.pace = Pace(limits.min_bytes_per_s, limits.stall_timeout_s)
-        self.place = ""
+        self.counted_as = ""
         self.trace: CallTrace | None = None
         self._traffic = traffic
         self._max_call_s = limits.max_call_s
-        self.principal = ""
-        self._caller = identity.caller(context)
+        self.principal = self.caller = self.queue = ""
+        self._identity = identity.caller(context)
         self.in_call = False
         self.waiting_since_s: float | None = None
         self._context = context
-        # A stream on this host has a shorter way for chunks than messages, and wants to know where calls end.
+        # A stream on this host sends chunks without messages, and is told where a call begins.
         self._write_chunk = getattr(context, "write_chunk", None)
-        self._read_all = getattr(context, "read_all", None)
+        self._next_call = getattr(context, "next_call", context.read)
         self.inline_nbytes: int = getattr(context, "inline_nbytes", CHUNK_NBYTES)
         self._loop = asyncio.get_running_loop()
         self._old_s = _old_s(self._loop.time(), None if self.same_host else limits.max_connection_age_s)
@@ -80,47 +81,48 @@ class OpenStream:
 
     @property
     def reason(self) -> Exception | None:
-        """Why the server has ended it, or is about to; None if it has not."""
+        """Reason for which the server ended the stream or is about to; None if it does not."""
         return self._reason
 
     @property
     def same_host(self) -> bool:
-        """Whether it is one of a socket's of this host. These do not age: whoever opens another comes back to the same process."""
+        """True on a socket of this host. Such streams do not age: a new one would reach the same process."""
         return self.peer.startswith("same-host:")
 
     @property
     def old(self) -> bool:
-        """Whether it should give way to a new one, once no call is under way."""
+        """True if the stream should be replaced by a new one after the call under way."""
         return self._loop.time() > self._old_s
 
     def identify(self) -> None:
-        """Asks who calls, now. Raises Unauthenticated."""
-        self.principal = self._caller.principal()
-
-    @property
-    def caller(self) -> str:
-        """Whom the stream counts for: the principal, or of those who are not told apart, the host."""
-        if self.principal != ANONYMOUS:
-            return self.principal
-        return self.peer.partition(":")[0] if self.same_host else self.peer.rpartition(":")[0]
-
-    @property
-    def queue(self) -> str:
-        """Who it takes turns with others as: the principal, or of those who are not told apart, the connection."""
-        return self.peer if self.principal == ANONYMOUS else self.principal
+        """Authenticates the caller, now. Raises Unauthenticated."""
+        principal = self._identity.principal()
+        if principal == self.principal:
+            return
+        self.principal = self.caller = self.queue = principal
+        if principal == ANONYMOUS:
+            self.queue = self.peer
+            self.caller = self.peer.partition(":")[0] if self.same_host else self.peer.rpartition(":")[0]
 
     async def read(self) -> bytes | Chunk | None:
-        """The next message of the call under way; None once the client has closed its side. Raises Stalled."""
+        """Reads the next message of the call under way; None once the client has closed its side. Raises Stalled."""
         message = await self.read_next()
         if message is not None:
             self.pace.waited(self._waited_s, len(message.data if isinstance(message, Chunk) else message))
         return message
 
     async def read_next(self) -> bytes | Chunk | None:
-        """The message that a call begins with, or something else that a client may take its time for."""
-        self._heed()
+        """Reads a message that the client may take its time for: the next batch of a fit, for example."""
+        return await self._read(self._context.read)
+
+    async def read_call(self) -> bytes | Chunk | None:
+        """Reads the first message of the next call."""
+        return await self._read(self._next_call)
+
+    async def _read(self, read: Callable[[], Awaitable[Any]]) -> bytes | Chunk | None:
+        self._raise_reason()
         self.waiting_since_s = since_s = self._loop.time()
-        message = await self._context.read()
+        message = await read()
         self._waited_s = self._loop.time() - since_s
         self.waiting_since_s = None
         if message is grpc.aio.EOF:
@@ -130,15 +132,15 @@ class OpenStream:
         return taken
 
     async def write(self, message: bytes) -> None:
-        """Sends a message, as soon as the client has room for it."""
-        self._heed()
+        """Sends a message once the client can receive it."""
+        self._raise_reason()
         self.waiting_since_s = since_s = self._loop.time()
         self._writing = True
         await self._context.write(message)
         self._wrote(since_s, len(message))
 
     async def write_data(self, data: memoryview, begin: int = 0, head: bytes = b"") -> None:
-        """Sends data as chunks; it stands at byte ``begin`` of its tensor, and ``head`` is the message that goes before."""
+        """Sends data as chunks. It starts at byte ``begin`` of its tensor; ``head`` is a message to send first."""
         if self._write_chunk is None:
             if head:
                 await self.write(head)
@@ -146,7 +148,7 @@ class OpenStream:
                 await self.write(message)
             return
         for at in range(0, len(data), CHUNK_NBYTES):
-            self._heed()
+            self._raise_reason()
             self.waiting_since_s = since_s = self._loop.time()
             self._writing = True
             await self._write_chunk(begin + at, part := data[at : at + CHUNK_NBYTES], head)
@@ -162,23 +164,21 @@ class OpenStream:
             self.trace.wrote(since_s, nbytes)
 
     def call_ended(self) -> None:
-        """The call under way has been answered; that its time was over meanwhile no longer matters."""
+        """Ends the call under way, which has been answered; a timeout in the meantime no longer matters."""
         self.in_call = False
         self.trace = None
-        if self._read_all is not None:
-            self._read_all()
         if not self._ended:
             self._reason = None
 
-    def _heed(self) -> None:
-        """Raises what `end` could not say while a write was under way."""
+    def _raise_reason(self) -> None:
+        """Raises the reason that `end` could not send while a write was under way."""
         if self._reason is not None and not self._ended:
             raise self._reason
 
     def end(self, reason: Exception | None, stuck: bool = False) -> None:
-        """Ends the stream from outside its task, with an error, or, without a reason, as if all had been said.
+        """Ends the stream from outside its task, with an error, or without a reason normally.
 
-        A write under way is waited for, unless it is ``stuck``: gRPC sends no status beside it.
+        A write under way is awaited first, unless it is ``stuck``: gRPC sends no status beside it.
         """
         if self._ended or self._task is None:
             return
@@ -191,9 +191,9 @@ class OpenStream:
         """Ends the stream with TimedOut unless the handle is cancelled in time.
 
         Args:
-            timeout_s: What the caller gives the call; not above 0: it did not say. The server's own limit ends it before.
+            timeout_s: The caller's timeout; 0 or less: none. The server's own limit may be shorter.
         """
-        given = f"the {timeout_s:g} s it was given"
+        given = f"its timeout of {timeout_s:g} s"
         if self._max_call_s is not None and not 0 < timeout_s <= self._max_call_s:
             timeout_s, given = self._max_call_s, f"the {self._max_call_s:g} s of the limit max_call_s; send fewer rows at once"
         if not timeout_s > 0:
@@ -201,7 +201,7 @@ class OpenStream:
         return self._loop.call_later(timeout_s, self.end, TimedOut(f"the call took longer than {given}"))
 
     async def abort(self, error: Exception, idle: bool = False) -> None:
-        """Ends the stream with an error, from inside its task; ``idle``: between calls, so that no call failed."""
+        """Ends the stream with an error from inside its task; ``idle`` if no call is under way."""
         told = fault(error)
         if told.code is grpc.StatusCode.INTERNAL:
             log.error("call failed", extra={"peer": self.peer, "reason": told.text}, exc_info=error)
@@ -212,13 +212,13 @@ class OpenStream:
         except grpc.aio.AbortError:
             raise
         except Exception:
-            # Beside a write that is stuck no status can be sent; the client finds the stream ended.
+            # No status can be sent beside a stuck write; the client sees the stream end.
             log.info("no status could be sent", extra={"peer": self.peer, "reason": told.text})
 
     async def ended(self) -> None:
-        """What to do when the task was cancelled: tells the client why, if it was `end` that did it."""
+        """Handles the cancellation of the task: sends the reason if `end` caused it."""
         if not self._ended:
-            raise asyncio.CancelledError  # the client has cancelled, or is gone
+            raise asyncio.CancelledError  # the client cancelled, or disconnected
         if self._reason is not None:
             await self.abort(self._reason, idle=not self.in_call)
 
@@ -227,13 +227,13 @@ class OpenStreams:
     """All open streams of a server.
 
     Args:
-        limits: What is taken from callers.
-        identity: Tells who calls.
+        limits: Limits on callers.
+        identity: Authenticates callers.
 
     Attributes:
-        draining: Whether no new calls are taken because the server is about to end.
-        refusing: Why no new calls are taken for now; None while they are.
-        traffic: What has come and gone on them.
+        draining: Whether the server is shutting down and accepts no new calls.
+        refusing: Why no new calls are accepted for now; None while they are.
+        traffic: Bytes and refusals, for metrics.
     """
 
     def __init__(self, limits: Limits, identity: Identity) -> None:
@@ -244,7 +244,7 @@ class OpenStreams:
         self._idle_timeout_s = limits.idle_timeout_s
         self._sweep_s = min(limits.stall_timeout_s, limits.idle_timeout_s, limits.max_connection_age_s or 4.0, 4.0) / 4
         self.traffic = Traffic()
-        self._places = Places(limits.max_streams, limits.max_queued_calls)
+        self._counts = CallerCounts(limits.max_streams, limits.max_queued_calls)
         self._open: set[OpenStream] = set()
         self._unary: set[asyncio.Task[Any]] = set()
         self._refused: set[asyncio.Task[Any]] = set()
@@ -254,13 +254,13 @@ class OpenStreams:
         return len(self._open)
 
     async def serve(self, context: Any, call: Callable[[OpenStream, bytes | Chunk], Awaitable[None]]) -> None:
-        """Serves calls on a stream, one after the other, until the client closes it or a call fails."""
+        """Serves the calls of a stream one after the other, until the client closes it or a call fails."""
         stream = OpenStream(context, self.identity, self._limits, self.traffic)
         try:
-            # Strangers are not listened to, and of friends each call is asked about: they may be none by then.
+            # Authenticate when the stream opens and again at each call: credentials may expire meanwhile.
             stream.identify()
             self._let_in(stream)
-            while (message := await stream.read_next()) is not None:
+            while (message := await stream.read_call()) is not None:
                 if self.draining:
                     raise Draining(DRAINING)
                 stream.identify()
@@ -282,36 +282,36 @@ class OpenStreams:
         self, stream: OpenStream, call: Callable[[OpenStream, bytes | Chunk], Awaitable[None]], message: bytes | Chunk
     ) -> None:
         caller = stream.caller
-        self._places.begin_call(caller)
+        self._counts.begin_call(caller)
         try:
             stream.in_call = True
             stream.pace.begin()
             await call(stream, message)
             stream.call_ended()
         finally:
-            self._places.end_call(caller)
+            self._counts.end_call(caller)
 
     def _let_in(self, stream: OpenStream) -> None:
-        """Raises QueueFull if the caller has too many streams; one that is idle makes room, and its client opens another."""
+        """Counts a stream, ending an idle one of the caller's to make room. Raises QueueFull if it has too many."""
         caller = stream.caller
-        if self._places.crowded(caller):
-            idle = [s for s in self._open if s.place == caller and not s.in_call and s.waiting_since_s is not None]
+        if self._counts.crowded(caller):
+            idle = [s for s in self._open if s.counted_as == caller and not s.in_call and s.waiting_since_s is not None]
             if idle:
                 longest = min(idle, key=lambda s: s.waiting_since_s or 0.0)
                 longest.end(None)
                 self._let_out(longest)
-        self._places.open_stream(caller)
-        stream.place = caller
+        self._counts.open_stream(caller)
+        stream.counted_as = caller
         self._open.add(stream)
 
     def _let_out(self, stream: OpenStream) -> None:
         if stream in self._open:
             self._open.remove(stream)
-            self._places.close_stream(stream.place)
+            self._counts.close_stream(stream.counted_as)
 
     @contextmanager
     def unary(self) -> Iterator[None]:
-        """A unary call, which ends when calls are refused too: with that reason."""
+        """Runs a unary call, which `refuse` ends with its reason."""
         task = asyncio.current_task()
         assert task is not None
         self._unary.add(task)
@@ -326,7 +326,7 @@ class OpenStreams:
             self._refused.discard(task)
 
     def refuse(self, reason: Exception | None) -> None:
-        """Ends all calls with an error, and takes no new ones; with None, takes them again."""
+        """Ends all calls with an error and accepts no new ones; with None, accepts them again."""
         self.refusing = reason
         if reason is None:
             return
@@ -338,14 +338,14 @@ class OpenStreams:
             task.cancel()
 
     def drain(self) -> None:
-        """Ends the streams that are between calls, and lets each of the others finish the call it is in."""
+        """Ends the streams between calls, and each of the others after its call."""
         self.draining = True
         for stream in list(self._open):
             if not stream.in_call:
                 stream.end(Draining(DRAINING))
 
     async def sweep(self) -> None:
-        """Ends what has waited too long or is too old, over and over."""
+        """Ends streams that have waited too long or are too old, periodically."""
         while True:
             await asyncio.sleep(self._sweep_s)
             now_s = asyncio.get_running_loop().time()
@@ -354,12 +354,12 @@ class OpenStreams:
                     continue
                 waited_s = now_s - stream.waiting_since_s
                 if stream.in_call and waited_s > self._stall_timeout_s:
-                    told = Stalled(f"nothing was sent or taken for {self._stall_timeout_s:g} s in the middle of the call")
+                    told = Stalled(f"the client sent and read nothing for {self._stall_timeout_s:g} s in the middle of the call")
                     stream.end(told, stuck=True)
                 elif not stream.in_call and (waited_s > self._idle_timeout_s or stream.old):
                     stream.end(None)
 
 
 def _old_s(now_s: float, connection_age_s: float | None) -> float:
-    """When a stream that begins now is old."""
+    """Loop time at which a stream that begins now is old."""
     return float("inf") if connection_age_s is None else now_s + connection_age_s * random.uniform(*_AGES)

@@ -1,4 +1,4 @@
-"""Unary calls: one answer, or one error as a status."""
+"""Unary calls: one answer, or one error as a gRPC status."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 async def answered(context: Any, streams: OpenStreams, answer: Coroutine[Any, Any, T]) -> T:
-    """Awaits the answer to a unary call; an error becomes the call's status."""
+    """Awaits the answer to a unary call, and turns an error into the call's status."""
     try:
         if streams.draining:
             raise Draining(DRAINING)
@@ -36,5 +36,5 @@ async def answered(context: Any, streams: OpenStreams, answer: Coroutine[Any, An
         await context.abort(told.code, told.text, told.metadata())
         raise AssertionError("abort raises") from e
     finally:
-        # One that was never begun: the call was refused.
+        # A refused call never began it.
         answer.close()

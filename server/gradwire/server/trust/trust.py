@@ -1,4 +1,4 @@
-"""What a server knows of who may do what, how much, and who did: grants, accounts and the ledger, around one store."""
+"""Grants, budgets and the ledger, opened around one store."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 from gradwire.server.config.server import ServerConfig, TracingConfig
 from gradwire.server.errors import ConfigError, NotGranted, StoreConfigError, StoreUnavailable
-from gradwire.server.store.place import store_url
 from gradwire.server.store.store import Store
-from gradwire.server.store.writer import LedgerWriter
+from gradwire.server.store.url import store_url
+from gradwire.server.store.writer import CallWriter
 from gradwire.server.telemetry.counts import Counts
 from gradwire.server.trust.budgets.account import Desk
 from gradwire.server.trust.budgets.accounts import Accounts
 from gradwire.server.trust.budgets.left import BudgetsLeft
 from gradwire.server.trust.grants.book import GrantBook, read_grants
 from gradwire.server.trust.identity.files import Watched
-from gradwire.server.trust.ledger import Ledger
+from gradwire.server.trust.recorder import CallRecorder
 from gradwire.server.values.access import AccessLevel
 from gradwire.server.values.clock import SteadyClock
 
@@ -34,36 +34,36 @@ if TYPE_CHECKING:
 log = logging.getLogger("gradwire.server")
 
 _LOOK_S = 0.5
-"""How often the store is asked whether another server has changed a grant."""
+"""Period of checks for grants that other servers have changed in the store."""
 _CHARGES_KEPT = timedelta(hours=1)
-"""How long a request id that another server has charged is known."""
+"""Age until which charges of request ids by other servers are kept."""
 _FORGET_S = 900.0
-"""How often it is looked for what is too old to be kept."""
+"""Period of removals of old charges and calls."""
 _BETWEEN_S = 0.05
 _CALLS_AT_ONCE = 1000
-"""That are removed in one transaction, for which whoever wants rows of a budget waits."""
+"""Calls removed in one transaction, during which leases of budgets wait."""
 _CLOSE_S = 10.0
 
 
 class Trust:
-    """Opened before a server's event loop runs, started and ended on it.
+    """Grants, budgets and the ledger of a server. Opened before its event loop runs, started and closed on it.
 
     Args:
-        config: Of the server.
+        config: Configuration of the server.
 
     Attributes:
-        book: Who may do what.
-        accounts: What is left to whom.
-        ledger: Where calls are written down.
-        desk: The store, for accounts.
-        store: The same.
-        server: What this process is called in the ledger.
-        writer: Brings the ledger to the store.
-        counts: The calls, as the ledger gets them.
-        left: What is left of all budgets.
+        book: Grants in force.
+        accounts: Budgets of principals.
+        recorder: Recorder of calls.
+        desk: Access of accounts to the store.
+        store: The store.
+        server: Name of this process in the ledger.
+        writer: Writer of the ledger.
+        counts: Counts of recorded calls.
+        left: Rows left of all budgets.
 
     Raises:
-        ConfigError: The store cannot be opened, or the grants are wrong.
+        ConfigError: The store cannot be opened, or the grants are invalid.
     """
 
     def __init__(self, config: ServerConfig) -> None:
@@ -80,10 +80,10 @@ class Trust:
             raise ConfigError(f"store: {e}") from e
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="gradwire-store")
         self.server = f"{socket.gethostname()}:{os.getpid()}"
-        self.writer = LedgerWriter(self.store)
+        self.writer = CallWriter(self.store)
         self.counts = Counts(model.name for model in config.models)
         self._tracing = _tracing(config.tracing, self.server)
-        self.ledger = Ledger(self.writer, self.server, self.counts, self._tracing)
+        self.recorder = CallRecorder(self.writer, self.server, self.counts, self._tracing)
         self.desk = Desk(self.store, self._thread, clock, config.lease_rows)
         self.accounts = Accounts(self.desk)
         self.left = BudgetsLeft(self.book, self.accounts, self.store)
@@ -91,20 +91,20 @@ class Trust:
         self._generation = -1
         self._read_grants()
         self._tasks: list[asyncio.Task[None]] = []
-        # Of its own: while the store is gone each wait takes its time, and others need the loop's threads.
+        # A separate thread: while the store is unavailable each wait is long, and others need the loop's threads.
         self._flushing = ThreadPoolExecutor(1, "gradwire-flush")
 
     @property
     def watched(self) -> list[Watched[Any]]:
-        """Files to read again when they change."""
+        """Files to reload when they change."""
         return [] if self._file is None else [self._file]
 
     def start(self) -> None:
-        """Begins to look after grants and accounts."""
+        """Starts the periodic tasks for grants, accounts and old records."""
         self._tasks = [asyncio.create_task(task) for task in (self._look(), self.accounts.return_idle(), self._forget())]
 
     async def close(self) -> None:
-        """Gives back what is not used, writes what is not written, and closes the store."""
+        """Returns unused rows, writes pending calls, and closes the store."""
         for task in self._tasks:
             task.cancel()
         for task in self._tasks:
@@ -119,19 +119,19 @@ class Trust:
         self.store.close()
 
     def check_admin(self, principal: str) -> None:
-        """Raises NotGranted if a principal may not look after others."""
+        """Raises NotGranted if a principal is not an admin."""
         if principal not in self._admins:
-            raise NotGranted(f"{principal!r} is none of the admins of this server; identity.admins in its configuration names them")
+            raise NotGranted(f"{principal!r} is not an admin of this server; identity.admins in its configuration lists them")
 
     async def change(self, function: Callable[..., Any], *args: Any) -> None:
-        """Changes grants in the store, and takes note of it here."""
+        """Changes grants in the store, and reloads them here."""
         await self.desk.ask(function, *args)
         await self.desk.ask(self._read_grants)
 
     async def flush(self) -> None:
-        """Waits until what has been done is written. Raises StoreUnavailable."""
+        """Waits until all recorded calls are written. Raises StoreUnavailable."""
         if not await asyncio.get_running_loop().run_in_executor(self._flushing, self.writer.flush, _CLOSE_S):
-            raise StoreUnavailable(f"the ledger cannot be written now: {self.writer.problem or 'it takes too long'}; try again")
+            raise StoreUnavailable(f"the ledger cannot be written now: {self.writer.problem or 'the write takes too long'}; retry")
 
     def _read_grants(self) -> None:
         stored = self.store.grants()
@@ -139,7 +139,7 @@ class Trust:
         self.book.take_stored(stored.grants)
 
     async def _look(self) -> None:
-        """Notices what other servers of the store grant and revoke. While the store is gone, what was known holds."""
+        """Reloads grants that other servers change. While the store is unavailable, the last known grants hold."""
         while True:
             await asyncio.sleep(_LOOK_S)
             try:
@@ -148,8 +148,8 @@ class Trust:
             except StoreUnavailable:
                 continue
             except Exception:
-                # Whatever it is, the next half second must not miss out on it: somebody may be revoked then.
-                log.exception("the grants of the store could not be read; what was known holds")
+                # No error may end this task: later revocations must be noticed.
+                log.exception("the grants of the store could not be read; the last known grants hold")
 
     async def _forget(self) -> None:
         while True:
@@ -160,10 +160,10 @@ class Trust:
                     while await self.desk.ask(self.store.forget_calls, now - self._calls_kept, _CALLS_AT_ONCE):
                         await asyncio.sleep(_BETWEEN_S)
             except StoreUnavailable as e:
-                log.warning("what is too old could not be removed from the store; it is tried again", extra={"reason": str(e)})
+                log.warning("old records could not be removed from the store; retrying later", extra={"reason": str(e)})
             except Exception:
-                # Whatever it is, it must not keep the server from giving back what it has taken, at its end.
-                log.exception("what is too old could not be removed from the store; it is tried again")
+                # No error may end this task, or the server could not close in order.
+                log.exception("old records could not be removed from the store; retrying later")
             await asyncio.sleep(_FORGET_S)
 
 
@@ -173,7 +173,7 @@ def _tracing(config: TracingConfig | None, server: str) -> Tracing | None:
     try:
         from gradwire.server.telemetry.tracing import Tracing
     except ImportError as e:
-        raise ConfigError(f"tracing: {e.name} is not installed here; install it with: pip install 'gradwire[tracing]'") from e
+        raise ConfigError(f"tracing: {e.name} is not installed; install it with: pip install 'gradwire[tracing]'") from e
     return Tracing.to(config.endpoint, config.ratio, server)
 
 

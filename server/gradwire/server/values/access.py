@@ -1,4 +1,4 @@
-"""What each level of access lets a caller do. The levels include one another."""
+"""Access levels and the operations of each. Each level includes the one before."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ GRANTED: dict[AccessLevel, frozenset[Operation]] = {
     "gradients": _GRADIENTS,
     "trainer": frozenset(Operation),
 }
-"""Operations by level. ``labels`` and ``scores`` differ in what predict answers."""
+"""Operations by level. ``labels`` and ``scores`` differ in the answer of predict."""
 
 
 def least_access(operation: Operation) -> AccessLevel:
-    """The lowest level that has the operation, for error texts."""
+    """Returns the lowest level that includes the operation, for error texts."""
     return next(level for level, operations in GRANTED.items() if operation in operations)

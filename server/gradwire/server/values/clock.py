@@ -1,7 +1,7 @@
-"""The time of day, for budgets and expiries: it never goes back.
+"""Time of day that never goes back, for budgets and expiries.
 
-A machine's clock may be set back; then time stands still here until the clock has caught up, so that no window opens
-twice and nothing that has expired comes back.
+If the machine's clock is set back, time stands still here until the clock has caught up. So no window opens twice, and
+no expired grant or token becomes valid again.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ import time
 
 
 class SteadyClock:
-    """Seconds since 1970, UTC."""
+    """Clock in seconds since 1970, UTC."""
 
     def __init__(self) -> None:
         self._latest_s = 0.0
 
     def now_s(self) -> float:
+        """Returns the time, at least as late as any time returned before."""
         self._latest_s = max(self._latest_s, time.time())
         return self._latest_s

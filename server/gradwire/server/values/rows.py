@@ -1,4 +1,4 @@
-"""Rows, counted as AttackBench does (arXiv 2404.19460): forward and backward apart."""
+"""Counts of forward and backward rows, kept apart as in AttackBench (arXiv 2404.19460)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Rows(NamedTuple):
-    """Rows that went forward, and rows that gradients came back for. Many are made for each call, which tuples are quick at."""
+    """Counts of forward and of backward rows. A tuple, because each call creates many and tuples are fast."""
 
     forward: int = 0
     backward: int = 0
@@ -21,17 +21,17 @@ class Rows(NamedTuple):
         return bool(self.forward or self.backward)
 
     def within(self, other: Rows) -> bool:
-        """Whether there are no more of them than of the others, forward and backward each."""
+        """True if both counts are at most those of ``other``."""
         return self.forward <= other.forward and self.backward <= other.backward
 
     def beyond(self, other: Rows) -> Rows:
-        """What the others do not cover, forward and backward each."""
+        """Returns the rows that exceed ``other``, for forward and backward each."""
         return Rows(max(0, self.forward - other.forward), max(0, self.backward - other.backward))
 
     def at_most(self, other: Rows) -> Rows:
-        """The smaller of the two, forward and backward each."""
+        """Returns the smaller count of the two, for forward and backward each."""
         return Rows(min(self.forward, other.forward), min(self.backward, other.backward))
 
     def at_least(self, other: Rows) -> Rows:
-        """The larger of the two, forward and backward each."""
+        """Returns the larger count of the two, for forward and backward each."""
         return Rows(max(self.forward, other.forward), max(self.backward, other.backward))

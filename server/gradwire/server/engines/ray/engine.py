@@ -1,7 +1,7 @@
-"""The engine ``ray``: every model is a deployment of Ray Serve, whose replicas Ray places, starts again, balances and scales.
+"""Engine ``ray``: every model is a deployment of Ray Serve, whose replicas Ray places, restarts, balances and scales.
 
-This process is the front: it is a driver of the cluster, and computes nothing. What it deploys goes when it ends; what a front
-that was killed has left behind, the next one of the same ``ray.app`` takes over.
+This process is the front: a driver of the cluster, which computes nothing. It deletes its deployments when it ends; those of a
+front that was killed are replaced by the next one of the same ``ray.app``.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from gradwire.server.errors import ConfigError, ReplicaLost
 
 log = logging.getLogger("gradwire.server")
 
-_AT_A_REPLICA = 2
-"""Row blocks that are sent to each replica at the same time: one is computed while the next one is on its way."""
+_BLOCKS_A_REPLICA = 2
+"""Row blocks sent to each replica at the same time: one is computed while the next is transferred."""
 
 _UPSCALE_S = 5.0
-"""How long row blocks must have waited before another replica is started."""
+"""Time for which row blocks must wait before another replica is started."""
 
 
 @contextmanager
 def deployed(config: ServerConfig) -> Iterator[dict[str, ReplicatedEstimator]]:
-    """Deploys the models of a configuration, as long as the context lasts. Raises ConfigError."""
+    """Context in which the models of a configuration are deployed. Raises ConfigError."""
     made = {served.name: deployment(served, _owners_paths()) for served in config.models if served.model is not None}
     joined = not ray.is_initialized()
     if joined:
         _join(config.ray.address)
     try:
-        # Callers come through this process: Ray's own proxies would know neither identity nor budgets.
+        # Callers connect to this process: Ray's own proxies would check neither identity nor budgets.
         serve.start(proxy_location="Disabled")
         try:
-            yield reached(_run(made, config), config, {name: _app(config, name) for name in made})
+            yield connect_replicas(_run(made, config), config, {name: _app(config, name) for name in made})
         finally:
             for name in made:
                 with suppress(Exception):
@@ -55,63 +55,63 @@ def deployed(config: ServerConfig) -> Iterator[dict[str, ReplicatedEstimator]]:
 
 
 def deployment(served: ServedModel, paths: list[str]) -> serve.Application:
-    """A model as a deployment, for `serve.run` or an application of a cluster's own."""
+    """Makes a deployment of a model, for `serve.run` or a declared application."""
     assert served.model is not None, f"{served.name} is another name of a model"
     if served.model.made_of:
         members = ", ".join(served.model.made_of)
         raise ConfigError(
             f"{served.name}: members: replicas cannot be made of other models ({members}); "
-            "serve the members, and add them up in the client: gradwire.client.RemoteEnsemble"
+            "serve the members, and add them up in the client with gradwire.client.RemoteEnsemble"
         )
-    wanted = served.replicas
-    scaled: dict[str, Any] = {"num_replicas": wanted.least}
-    if wanted.most > wanted.least:
-        scaling = {"min_replicas": wanted.least, "max_replicas": wanted.most, "target_ongoing_requests": wanted.queue}
+    replicas = served.replicas
+    scaled: dict[str, Any] = {"num_replicas": replicas.least}
+    if replicas.most > replicas.least:
+        scaling = {"min_replicas": replicas.least, "max_replicas": replicas.most, "target_ongoing_requests": replicas.queue}
         scaling["upscale_delay_s"] = _UPSCALE_S
         scaled = {"autoscaling_config": scaling}
     deploy = serve.deployment(
         name=served.name,
-        max_ongoing_requests=2 * _AT_A_REPLICA,
-        ray_actor_options={"num_cpus": wanted.cpus, "num_gpus": wanted.gpus},
+        max_ongoing_requests=2 * _BLOCKS_A_REPLICA,
+        ray_actor_options={"num_cpus": replicas.cpus, "num_gpus": replicas.gpus},
         health_check_period_s=2.0,
         **scaled,
     )
     return deploy(RayReplica).bind(served.model, paths)
 
 
-def reached(handles: Mapping[str, Any], config: ServerConfig, apps: Mapping[str, str]) -> dict[str, ReplicatedEstimator]:
-    """The models behind handles of their deployments, in these applications. Raises ConfigError if one could not be loaded."""
-    found = {}
+def connect_replicas(handles: Mapping[str, Any], config: ServerConfig, apps: Mapping[str, str]) -> dict[str, ReplicatedEstimator]:
+    """Makes estimators of deployments from their handles and applications. Raises ConfigError if a model failed to load."""
+    estimators = {}
     for served in config.models:
         if served.model is None:
             continue
         replicas = RayHandles(served.name, apps[served.name], handles[served.name], config.ray.patience_s)
         try:
             facts = replicas.facts()
-            found[served.name] = ReplicatedEstimator(facts, served.model, replicas, _places(served.replicas))
+            estimators[served.name] = ReplicatedEstimator(facts, served.model, replicas, _parallel_blocks(served.replicas))
         except (BackendError, ReplicaLost) as e:
             raise ConfigError(f"{served.name}: {e}") from e
         extra = {"model": served.name, "backend": served.model.backend, "device": facts.device, "replicas": served.replicas.least}
         log.info("deployed", extra=extra)
-    return found
+    return estimators
 
 
-def _places(wanted: ReplicaOptions) -> int:
-    return wanted.most * _AT_A_REPLICA
+def _parallel_blocks(replicas: ReplicaOptions) -> int:
+    return replicas.most * _BLOCKS_A_REPLICA
 
 
 def _join(address: str | None) -> None:
-    # What is served here, and how much, is nobody else's business; and this server has a log of its own.
+    # Ray sends usage statistics to its makers by default; and this server has a log of its own.
     logging.getLogger("ray").setLevel(logging.WARNING)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         ray.init(address=address, namespace="gradwire", include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
     except (ConnectionError, RuntimeError, ValueError) as e:
-        raise ConfigError(f"ray.address: there is no Ray cluster at {address!r} ({e}); without it one is started here") from e
+        raise ConfigError(f"ray.address: no Ray cluster answers at {address!r} ({e}); without the key one is started here") from e
 
 
 def _run(made: Mapping[str, serve.Application], config: ServerConfig) -> dict[str, Any]:
-    """Handles by model, once every replica is there."""
+    """Deploys the models, and returns their handles by name once every replica runs."""
     try:
         handles = serve.run_many([serve.RunTarget(of, name=_app(config, name), route_prefix=None) for name, of in made.items()])
     except RuntimeError as e:
@@ -124,5 +124,5 @@ def _app(config: ServerConfig, name: str) -> str:
 
 
 def _owners_paths() -> list[str]:
-    """Where this process finds code that is not installed."""
+    """Entries of this process's module search path with code that is not installed."""
     return [path for path in sys.path if path and "site-packages" not in path and not path.startswith(sys.base_prefix)]

@@ -1,6 +1,6 @@
-"""How the front reaches the replicas of one model: through a handle of Ray Serve, which knows where they are and which is free.
+"""Replicas of one model behind a handle of Ray Serve, which chooses a free one for each request.
 
-Serve does not send a request again whose replica is gone; what is safe to repeat is repeated here, until a replica answers.
+Serve does not retry a request whose replica is lost; requests that are safe to retry are retried here until a replica answers.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from ray.util.queue import Queue
 
 from gradwire.backends.backend import Array
 from gradwire.backends.training import FitOptions, FitProgress
-from gradwire.server.engines.replica import Failed, NotLoaded, Weights
+from gradwire.server.engines.replica import ErrorMessage, NotLoaded, Weights
 from gradwire.server.errors import ReplicaLost
 
 log = logging.getLogger("gradwire.server")
 T = TypeVar("T")
 
-_LOOK_S = 2.0
-_PAUSE_S = 0.2
-_DEATHS = 6
-"""As many replicas have died of one request, perhaps: on a node that is lost some more may have been asked."""
-_GONE = (RayError, RayServeException)
+_CHECK_PERIOD_S = 2.0
+_RETRY_PAUSE_S = 0.2
+_MOST_DEATHS = 6
+"""Replicas that may end during one request. It may be the cause, but several attempts may also reach one lost node."""
+_LOST = (RayError, RayServeException)
 
 
 class RayHandles:
-    """A `Replicas` of Ray Serve's.
+    """Implementation of `Replicas` for Ray Serve.
 
     Args:
-        name: Of the model, which is that of its deployment of `RayReplica`.
-        app: Of the application that this is part of.
-        handle: Of the deployment.
-        patience_s: How long nobody may answer.
+        name: Name of the model and of its deployment of `RayReplica`.
+        app: Name of the application with the deployment.
+        handle: Handle of the deployment.
+        patience_s: Longest time without an answer or a running replica.
     """
 
     def __init__(self, name: str, app: str, handle: Any, patience_s: float) -> None:
@@ -47,93 +47,98 @@ class RayHandles:
         self._patience_s = patience_s
         self._app = app
         self._handle = handle
-        self._given_up = threading.Event()
+        self._no_more_waiting = threading.Event()
 
-    def give_up(self) -> None:
-        """Whoever waits for a replica now waits no longer; who waits for an answer does."""
-        self._given_up.set()
+    def stop_waiting(self) -> None:
+        """Stops waiting for missing replicas; requests that a replica computes still wait for their results."""
+        self._no_more_waiting.set()
 
     def facts(self) -> Any:
-        """What there is to know of the model. Raises BackendError if it could not be loaded."""
-        return self._asked("facts", lambda: self._handle.facts.remote())
+        """Facts about the model. Raises BackendError if it could not be loaded."""
+        return self._call("facts", lambda: self._handle.facts.remote())
 
     def compute(self, weights: Weights, method: str, rows: dict[str, Array], options: dict[str, Any]) -> Any:
-        return self._asked(method, lambda: self._handle.compute.remote(weights, method, rows, options))
+        """As in `Replicas`."""
+        return self._call(method, lambda: self._handle.compute.remote(weights, method, rows, options))
 
     def file(self, weights: Weights) -> bytes:
-        return cast(bytes, self._asked("save", lambda: self._handle.file.remote(weights)))
+        """As in `Replicas`."""
+        return cast(bytes, self._call("save", lambda: self._handle.file.remote(weights)))
 
     def keep(self, file: bytes) -> Any:
+        """Puts a file into Ray's object store."""
         return ray.put(file)
 
     def fit(self, weights: Weights, key: str, x: Array, y: Array, options: FitOptions) -> RayFitting:
-        self.facts()  # there is somebody to ask
+        """As in `Replicas`."""
+        self.facts()  # waits until a replica runs
         responses = self._handle.options(stream=True).fit.remote(weights, key, x, y, options)
         return RayFitting(self._name, responses)
 
     def fit_batches(self, weights: Weights, key: str, batches: Iterator[tuple[Array, Array]], training_mode: bool) -> RayFitting:
+        """As in `Replicas`."""
         self.facts()
         feed = Queue(1, actor_options={"num_cpus": 0})
         responses = self._handle.options(stream=True).fit_batches.remote(weights, key, feed, training_mode)
         return RayFitting(self._name, responses, lambda: feed.put(next(batches, None)), lambda: feed.shutdown(force=True))
 
-    def _asked(self, method: str, ask: Callable[[], Any]) -> Any:
+    def _call(self, method: str, send: Callable[[], Any]) -> Any:
         end_s, deaths = time.monotonic() + self._patience_s, 0
         while True:
             try:
-                answer = self._answer(ask())
+                result = self._result(send())
             except RayTaskError:
                 raise
-            except _GONE as e:
+            except _LOST as e:
                 deaths += isinstance(e, ActorDiedError)
-                if deaths >= _DEATHS:
-                    raise ReplicaLost(f"{deaths} replicas of {self._name!r} have ended while they were at {method}") from e
+                if deaths >= _MOST_DEATHS:
+                    raise ReplicaLost(f"{deaths} replicas of {self._name!r} have ended while they computed {method}") from e
                 why = type(e).__name__
             else:
-                if not isinstance(answer, NotLoaded):
-                    if isinstance(answer, Failed):
-                        raise answer.error()
-                    return answer
+                if not isinstance(result, NotLoaded):
+                    if isinstance(result, ErrorMessage):
+                        raise result.error()
+                    return result
                 if method == "facts":
-                    raise answer.why.error()
-                why = answer.why.text
-            if time.monotonic() > end_s or self._given_up.is_set():
+                    raise result.why.error()
+                why = result.why.text
+            if time.monotonic() > end_s or self._no_more_waiting.is_set():
                 raise ReplicaLost(f"no replica of {self._name!r} has answered for {self._patience_s:g} s; try again later ({why})")
-            log.warning("another replica is asked", extra={"model": self._name, "operation": method, "reason": why})
-            time.sleep(_PAUSE_S)
+            log.warning("retrying on another replica", extra={"model": self._name, "operation": method, "reason": why})
+            time.sleep(_RETRY_PAUSE_S)
 
-    def _answer(self, response: Any) -> Any:
-        """Waits for as long as there is somebody who may answer: without, Serve would wait for ever."""
-        nobody_since_s = None
+    def _result(self, response: Any) -> Any:
+        """Waits for a response while any replica runs; Serve alone would wait forever for missing replicas."""
+        missing_since_s = None
         while True:
             try:
-                return response.result(timeout_s=_LOOK_S)
+                return response.result(timeout_s=_CHECK_PERIOD_S)
             except TimeoutError:
                 now_s = time.monotonic()
-                if self._somebody():
-                    nobody_since_s = None
+                if self._any_replica_runs():
+                    missing_since_s = None
                     continue
-                nobody_since_s = nobody_since_s or now_s
-                if now_s - nobody_since_s < self._patience_s and not self._given_up.is_set():
+                missing_since_s = missing_since_s or now_s
+                if now_s - missing_since_s < self._patience_s and not self._no_more_waiting.is_set():
                     continue
                 response.cancel()
-                raise ReplicaLost(f"there is no replica of {self._name!r}; try again later") from None
+                raise ReplicaLost(f"no replica of {self._name!r} is running; try again later") from None
 
-    def _somebody(self) -> bool:
+    def _any_replica_runs(self) -> bool:
         try:
             deployment = serve.status().applications[self._app].deployments[self._name]
-        except (KeyError, *_GONE):
+        except (KeyError, *_LOST):
             return False
         return any(state == "RUNNING" and count > 0 for state, count in deployment.replica_states.items())
 
 
 class RayFitting:
-    """A fit that one replica is at.
+    """A fit in one replica.
 
     Args:
-        name: Of the model.
-        responses: What the replica tells.
-        feed: Called before each step, to hand over what it needs.
+        name: Name of the model.
+        responses: Stream of the replica's responses.
+        feed: Called before each step, to send its batch.
         ended: Called at the end.
     """
 
@@ -151,21 +156,21 @@ class RayFitting:
             done = next(self._responses)
         except RayTaskError:
             raise
-        except (*_GONE, StopIteration) as e:
-            raise ReplicaLost(f"the replica of {self._name!r} that was fitting is gone; the model is as it was: fit again") from e
+        except (*_LOST, StopIteration) as e:
+            raise ReplicaLost(f"the replica of {self._name!r} was lost during the fit; the model is unchanged: fit again") from e
         if isinstance(done, NotLoaded):
-            raise ReplicaLost(f"the replica of {self._name!r} that was to fit has no model ({done.why.text}); fit again")
-        if isinstance(done, Failed):
+            raise ReplicaLost(f"the replica of {self._name!r} chosen for the fit has no model ({done.why.text}); fit again")
+        if isinstance(done, ErrorMessage):
             raise done.error()
         if isinstance(done, bytes):
             self._ended()
         return cast(FitProgress | bytes, done)
 
     def close(self) -> None:
-        """Gives it up."""
+        """Cancels the fit."""
         try:
             self._responses.cancel()
-        except _GONE as e:
+        except _LOST as e:
             log.warning("a fit could not be cancelled", extra={"model": self._name, "reason": str(e)})
         finally:
             self._ended()

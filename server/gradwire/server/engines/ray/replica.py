@@ -1,6 +1,6 @@
-"""A replica as Ray Serve runs it: one model, one thread that computes, in a process that Ray places and starts again.
+"""Replica as an actor of Ray Serve: one model and one computing thread.
 
-Ray calls its methods. Answers travel as they are; errors of backends travel as `Failed`.
+Ray calls its methods. Errors of backends are returned as `ErrorMessage`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import ray
 
@@ -20,16 +20,16 @@ from gradwire.backends.errors import BackendError
 from gradwire.backends.load import load
 from gradwire.backends.training import FitOptions, FitProgress
 from gradwire.server.engines.facts import Facts
-from gradwire.server.engines.replica import Failed, NotLoaded, Replica, Weights
-from gradwire.server.system import keep_freed_memory, leave_alone_what_is_loaded
+from gradwire.server.engines.replica import ErrorMessage, NotLoaded, Replica, Weights
+from gradwire.server.system import freeze_loaded_objects, keep_freed_memory
 
 
 class RayReplica:
-    """What a deployment has several of.
+    """One replica of a deployment.
 
     Args:
-        config: Of the model.
-        paths: Where the owner's code is, besides what is installed: folders that every node has.
+        config: The model's configuration.
+        paths: Folders of the owner's code, which every node must have.
     """
 
     def __init__(self, config: ModelConfig, paths: list[str]) -> None:
@@ -37,40 +37,39 @@ class RayReplica:
         sys.path[:0] = [path for path in paths if path not in sys.path]
         self._device = ThreadPoolExecutor(1, "gradwire-device")
         self._problem: NotLoaded | None = None
-        self._told = False
+        self._problem_reported = False
         try:
-            # Where it computes: some frameworks keep what they make in the thread that made it.
+            # On the computing thread: some frameworks keep state in the thread that loads a model.
             self._replica = self._device.submit(Replica, partial(load, config)).result()
         except BackendError as e:
-            # Ray starts what fails again and again; this one can say why.
-            self._problem = NotLoaded(Failed.of(e))
-        leave_alone_what_is_loaded()
+            # Ray would restart a failing actor forever; this one stays, and reports the reason.
+            self._problem = NotLoaded(ErrorMessage.of(e))
+        freeze_loaded_objects()
 
     def check_health(self) -> None:
-        """Raises if there is no model, once somebody has been told why: Ray then starts another one, somewhere else perhaps."""
-        if self._problem is not None and self._told:
+        """Raises if loading failed and the reason was reported; Ray then starts another replica, possibly elsewhere."""
+        if self._problem is not None and self._problem_reported:
             raise RuntimeError(f"the model could not be loaded: {self._problem.why.text}")
 
     async def facts(self) -> Facts | NotLoaded:
-        """What there is to know of the model, or why it was not loaded."""
+        """Facts about the model, or the reason for which it was not loaded."""
         return self._not_loaded() or await self._on_device(lambda: self._replica.facts)
 
     async def compute(self, weights: Weights, method: str, rows: dict[str, Array], options: dict[str, Any]) -> Any:
-        """`Replica.compute` by these weights."""
-        return self._not_loaded() or await self._by(weights, lambda: self._replica.compute(method, rows, options))
+        """As `Replica.compute`, with these weights."""
+        return self._not_loaded() or await self._with_weights(weights, lambda: self._replica.compute(method, rows, options))
 
-    async def file(self, weights: Weights) -> bytes | Failed | NotLoaded:
+    async def file(self, weights: Weights) -> bytes | ErrorMessage | NotLoaded:
         """These weights as a file."""
-        result: bytes | Failed | NotLoaded = self._not_loaded() or await self._by(weights, lambda: self._replica.weights())
-        return result
+        return self._not_loaded() or cast(bytes | ErrorMessage, await self._with_weights(weights, lambda: self._replica.weights()))
 
     async def fit(self, weights: Weights, key: str, x: Array, y: Array, options: FitOptions) -> AsyncIterator[Any]:
-        """A fit from these weights: what was done, and at the end the new weights as a file, or `Failed`."""
+        """Fits from these weights: yields progress, and at the end the new weights as a file, or `ErrorMessage`."""
         async for done in self._fitting(weights, key, lambda: self._replica.begin_fit(x, y, options)):
             yield done
 
     async def fit_batches(self, weights: Weights, key: str, feed: Any, training_mode: bool) -> AsyncIterator[Any]:
-        """As `fit`, on batches from a queue; None is its end."""
+        """As `fit`, on batches from a queue that ends with None."""
         batches: Iterator[Any] = iter(feed.get, None)
         async for done in self._fitting(weights, key, lambda: self._replica.begin_fit_batches(batches, training_mode)):
             yield done
@@ -81,39 +80,39 @@ class RayReplica:
             yield problem
             return
         try:
-            failed = await self._by(weights, begin)
-            if failed is not None:
-                yield failed
+            error = await self._with_weights(weights, begin)
+            if error is not None:
+                yield error
                 return
             while isinstance(done := await self._on_device(partial(self._step, key)), FitProgress):
                 yield done
             yield done
         finally:
-            # Before whatever is asked next: there is one thread. A fit that came to its end is not there any more.
-            self._device.submit(self._replica.give_up_fit)
+            # The single thread runs this before the next request. For a fit that has ended it does nothing.
+            self._device.submit(self._replica.cancel_fit)
 
     def _not_loaded(self) -> NotLoaded | None:
-        self._told = True
+        self._problem_reported = True
         return self._problem
 
-    def _step(self, key: str) -> FitProgress | bytes | Failed:
+    def _step(self, key: str) -> FitProgress | bytes | ErrorMessage:
         try:
             return self._replica.next_step(key) or self._replica.weights()
         except BackendError as e:
-            return Failed.of(e)
+            return ErrorMessage.of(e)
 
-    async def _by(self, weights: Weights, function: Callable[[], Any]) -> Any:
-        return await self._on_device(partial(self._with, weights, function))
+    async def _with_weights(self, weights: Weights, function: Callable[[], Any]) -> Any:
+        return await self._on_device(partial(self._take_and_call, weights, function))
 
-    def _with(self, weights: Weights, function: Callable[[], Any]) -> Any:
+    def _take_and_call(self, weights: Weights, function: Callable[[], Any]) -> Any:
         try:
-            # Of a front that was killed in the middle of one.
-            self._replica.give_up_fit()
+            # A fit may be left over from a front that was killed.
+            self._replica.cancel_fit()
             if not self._replica.has(weights):
                 self._replica.take(weights, None if weights.file is None else ray.get(weights.file))
             return function()
         except BackendError as e:
-            return Failed.of(e)
+            return ErrorMessage.of(e)
 
     async def _on_device(self, function: Callable[[], Any]) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._device, function)

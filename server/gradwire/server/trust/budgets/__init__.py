@@ -1,1 +1,1 @@
-"""How many rows may still be queried, and what each call costs."""
+"""Budgets: the rows that principals may still query, and the charge of each call."""

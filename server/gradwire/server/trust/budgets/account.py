@@ -1,8 +1,8 @@
-"""The rows that one principal may still query of one model, as far as this server has taken them from the store.
+"""Rows of one principal's budget for one model that this server has leased from the store.
 
-The store decides: rows are charged there, durably, in leases, before this server serves them from memory. So a budget is
-never exceeded, whatever is killed, and short by at most one lease. Rows that are not used go back: when nobody has asked
-for a while, and when the server ends.
+The store decides: it charges leases durably before this server serves their rows from memory. So a kill never lets a
+budget be exceeded, and costs at most one lease. Unused rows return to the store: after a while without calls,
+and when the server ends.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from datetime import datetime, timezone
 from functools import partial
 from typing import Any, TypeVar
 
-from gradwire.server.errors import BudgetSpent, StoreUnavailable
-from gradwire.server.store.errors import BudgetShort
+from gradwire.server.errors import BudgetShort, BudgetSpent, StoreUnavailable
 from gradwire.server.store.records import BudgetLimits, ChargeRecord, Lease
 from gradwire.server.store.store import Store
 from gradwire.server.trust.budgets.rate import RowRate
@@ -32,13 +31,13 @@ T = TypeVar("T")
 
 
 class Desk:
-    """Where accounts get their rows: the store, asked on a thread of its own.
+    """Access of accounts to the store, on one thread.
 
     Args:
-        store: The durable counts.
-        thread: Runs what waits for the store; one thread.
-        clock: Of all budgets of this server.
-        lease_rows: How many rows to take at a time.
+        store: Durable counts.
+        thread: Executor with one thread, for calls of the store.
+        clock: Clock of all budgets of this server.
+        lease_rows: Number of rows to lease at a time.
     """
 
     def __init__(self, store: Store, thread: Executor, clock: SteadyClock, lease_rows: int) -> None:
@@ -49,24 +48,24 @@ class Desk:
 
     @property
     def exact(self) -> bool:
-        """Whether every block is charged in the store by itself, and nothing is held in memory."""
+        """True if every block is charged in the store, and no rows are held in memory."""
         return self.lease_rows == 1
 
     async def ask(self, function: Callable[..., T], *args: Any) -> T:
-        """Calls the store on its thread."""
+        """Calls a function of the store on its thread."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, partial(function, *args))
 
 
 class Account:
-    """What is left to one principal of one model on this server.
+    """Leased rows of one principal for one model on this server.
 
     Args:
-        principal: Whose.
-        model: The served name.
-        desk: Where more rows come from.
+        principal: Principal of the account.
+        model: Served name.
+        desk: Access to the store.
 
     Attributes:
-        rate: How fast it has been used.
+        rate: Limit of rows per second.
         asked_s: Loop time when rows were last taken.
     """
 
@@ -77,41 +76,41 @@ class Account:
         self.rate = RowRate()
         self.asked_s = -math.inf
         self._left = Rows()
-        # What `_left` is of; None while it is nothing.
+        # Lease of the rows in `_left`; None without one.
         self._lease: Lease | None = None
-        # The budget that it was taken under: less may be left of another.
+        # Limits that the lease was taken under: other limits may leave less.
         self._limits: BudgetLimits | None = None
-        # One errand to the store at a time.
+        # One request to the store at a time.
         self._busy = asyncio.Lock()
-        self._errands: set[asyncio.Task[Any]] = set()
+        self._requests: set[asyncio.Task[Any]] = set()
 
     @property
     def left(self) -> Rows:
-        """Rows that this server holds and has not used."""
+        """Rows that this server has leased and not used."""
         return self._left
 
     def left_of(self, window_start: int) -> Rows:
-        """Those of `left` that count in the window that began then, seconds since 1970."""
+        """Returns the rows of `left` that count in the window that began at ``window_start``, seconds since 1970."""
         return self._left if self._lease is not None and self._lease.window_start == window_start else Rows()
 
     async def take(self, rows: Rows, budget: Budget) -> Lease | None:
-        """Takes rows that a budget counts, and returns what they are of; None if it counts none of them.
+        """Takes the rows that a budget limits, and returns their lease; None if it limits none of them.
 
         Raises:
-            BudgetSpent: So many are not left. None were taken.
-            StoreUnavailable: More than this server holds are needed, and the store cannot be asked.
+            BudgetSpent: The budget has fewer rows left. None were taken.
+            StoreUnavailable: This server holds fewer rows than needed, and the store is unavailable.
         """
         needed = counted(rows, budget)
         if not needed:
             return None
         self.asked_s = asyncio.get_running_loop().time()
         while not self._has(needed, budget):
-            await self._errand(self._fetch(needed, budget))
+            await self._finish(self._fetch(needed, budget))
         self._left -= needed
         return self._lease
 
     async def check(self, rows: Rows, budget: Budget) -> None:
-        """Raises BudgetSpent if so many rows are not left to anybody now. Takes none."""
+        """Raises BudgetSpent if the store has fewer rows left. Takes none."""
         needed = counted(rows, budget)
         if not needed:
             return
@@ -121,7 +120,7 @@ class Account:
             raise _spent(self, needed, short) from None
 
     async def take_for(self, charge: ChargeRecord, budget: Budget) -> Lease | None:
-        """Takes the rows of a charge in the store alone; None if it has been charged before. Raises as `take`."""
+        """Takes the rows of one charge in the store; returns None if it was charged before. Raises as `take`."""
         taking = self._start(self.desk.ask(self.desk.store.take_for, charge, budget.limits, self.desk.clock.now_s()))
         try:
             return await asyncio.shield(taking)
@@ -131,32 +130,32 @@ class Account:
             taking.add_done_callback(partial(self._undo, charge))
             raise
 
-    def give_for(self, charge: ChargeRecord, lease: Lease) -> None:
-        """Undoes `take_for`."""
-        self._start(self._told(self.desk.store.give_back_for, charge, lease))
+    def refund_charge(self, charge: ChargeRecord, lease: Lease) -> None:
+        """Refunds the rows of `take_for`."""
+        self._start(self._sent(self.desk.store.give_back_for, charge, lease))
 
     def _undo(self, charge: ChargeRecord, taken: asyncio.Task[Lease | None]) -> None:
-        """What nobody waited for in the end was not wanted."""
+        """Refunds rows that were taken for a cancelled call."""
         if not taken.cancelled() and taken.exception() is None and (lease := taken.result()) is not None:
-            self.give_for(charge, lease)
+            self.refund_charge(charge, lease)
 
-    def give(self, rows: Rows, lease: Lease | None) -> None:
-        """Takes back rows that were taken of ``lease`` and not used."""
+    def refund(self, rows: Rows, lease: Lease | None) -> None:
+        """Refunds unused rows of ``lease``."""
         if lease is None or not rows:
             return
         if self._lease is not None and _same_window(self._lease, lease):
             self._left += rows
         else:
-            self._start(self._told(self.desk.store.give_back, lease, rows))
+            self._start(self._sent(self.desk.store.give_back, lease, rows))
 
     async def settle(self) -> None:
-        """Gives back to the store what is not used. Raises StoreUnavailable."""
-        await self._errand(self._settle())
+        """Returns unused rows to the store. Raises StoreUnavailable."""
+        await self._finish(self._settle())
 
     async def close(self) -> None:
-        """As `settle`, when all that is under way to the store has arrived: afterwards there is no thread for it."""
-        while self._errands:
-            await asyncio.wait(self._errands)
+        """Settles after all pending requests to the store have ended: afterwards their thread ends."""
+        while self._requests:
+            await asyncio.wait(self._requests)
         await self.settle()
 
     def _has(self, needed: Rows, budget: Budget) -> bool:
@@ -168,14 +167,14 @@ class Account:
             return False
         return lease.window_end is None or self.desk.clock.now_s() < lease.window_end
 
-    async def _errand(self, errand: Coroutine[Any, Any, None]) -> None:
-        """Waits for an errand. It goes on if the caller is cancelled: what the store has counted must arrive here."""
-        await asyncio.shield(self._start(errand))
+    async def _finish(self, request: Coroutine[Any, Any, None]) -> None:
+        """Waits for a request to the store. A cancelled caller does not cancel it: the store's result must arrive here."""
+        await asyncio.shield(self._start(request))
 
-    def _start(self, errand: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        task = asyncio.get_running_loop().create_task(errand)
-        self._errands.add(task)
-        task.add_done_callback(self._errands.discard)
+    def _start(self, request: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.get_running_loop().create_task(request)
+        self._requests.add(task)
+        task.add_done_callback(self._requests.discard)
         return task
 
     async def _fetch(self, needed: Rows, budget: Budget) -> None:
@@ -208,7 +207,7 @@ class Account:
         lease, left = self._lease, self._left
         if lease is None or not left:
             return
-        # Not to be used meanwhile; if the store does not take them, they are this server's as before.
+        # Not usable meanwhile; if the store does not accept them, this server keeps them.
         self._left = Rows()
         try:
             await self.desk.ask(self.desk.store.give_back, lease, left)
@@ -217,16 +216,16 @@ class Account:
                 self._left += left
             raise
 
-    async def _told(self, function: Callable[..., None], *args: Any) -> None:
-        """Tells the store what nobody waits for."""
+    async def _sent(self, function: Callable[..., None], *args: Any) -> None:
+        """Sends a refund to the store, and logs a failure."""
         try:
             await self.desk.ask(function, *args)
         except StoreUnavailable as e:
-            log.warning("rows could not be given back", extra={"principal": self.principal, "model": self.model, "reason": str(e)})
+            log.warning("rows could not be refunded", extra={"principal": self.principal, "model": self.model, "reason": str(e)})
 
 
 def counted(rows: Rows, budget: Budget) -> Rows:
-    """Those of the rows that a budget counts."""
+    """Returns the rows that a budget limits."""
     forward, backward = budget.counts
     if (forward or not rows.forward) and (backward or not rows.backward):
         return rows

@@ -1,4 +1,4 @@
-"""The accounts of a server: one for each principal and served name that has been called."""
+"""Accounts of a server: one for each principal and served name that it has called."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from gradwire.server.trust.budgets.charges import Charges
 log = logging.getLogger("gradwire.server")
 
 _IDLE_S = 5.0
-"""Rows of an account that nobody has asked for go back to the store after this long, where other servers may want them."""
+"""Unused rows return to the store after this long without calls, for other servers."""
 
 
 class Accounts:
-    """Makes accounts as they are asked for.
+    """Creates accounts on demand.
 
     Args:
-        desk: Where their rows come from.
+        desk: Access to the store.
     """
 
     def __init__(self, desk: Desk) -> None:
@@ -29,7 +29,7 @@ class Accounts:
         self._charges: dict[tuple[str, str], Charges] = {}
 
     def of(self, principal: str, model: str) -> Charges:
-        """The account of a principal for a served name, with what its request ids have paid for."""
+        """Returns the charges of a principal for a served name, with their account."""
         key = (principal, model)
         charges = self._charges.get(key)
         if charges is None:
@@ -37,28 +37,29 @@ class Accounts:
         return charges
 
     def known(self, principal: str, model: str) -> Account | None:
-        """An account that has been called; None if it has not. From any thread."""
+        """Returns an account if it exists already, else None. From any thread."""
         charges = self._charges.get((principal, model))
         return None if charges is None else charges.account
 
     async def return_idle(self) -> None:
-        """Gives back what is not used, over and over."""
+        """Returns unused rows to the store periodically, until it is cancelled."""
         while True:
             await asyncio.sleep(_IDLE_S / 2)
             now_s = asyncio.get_running_loop().time()
             for charges in list(self._charges.values()):
                 if charges.account.left and now_s - charges.account.asked_s > _IDLE_S:
-                    await _told(charges.account, charges.account.settle())
+                    await _returned(charges.account, charges.account.settle())
 
     async def close(self) -> None:
-        """Gives back all that is not used."""
-        await asyncio.gather(*(_told(charges.account, charges.account.close()) for charges in self._charges.values()))
+        """Returns all unused rows to the store."""
+        await asyncio.gather(*(_returned(charges.account, charges.account.close()) for charges in self._charges.values()))
 
 
-async def _told(account: Account, giving_back: Coroutine[Any, Any, None]) -> None:
+async def _returned(account: Account, giving_back: Coroutine[Any, Any, None]) -> None:
     try:
         await giving_back
     except StoreUnavailable as e:
         log.warning(
-            "unused rows could not be given back", extra={"principal": account.principal, "model": account.model, "reason": str(e)}
+            "unused rows could not be returned to the store",
+            extra={"principal": account.principal, "model": account.model, "reason": str(e)},
         )

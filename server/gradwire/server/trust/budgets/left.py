@@ -1,4 +1,4 @@
-"""What is left of every budget, for those who watch over many: one query, at most every few seconds, however often it is asked."""
+"""Rows left of every budget, for metrics: one query of the store at most every five seconds."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from gradwire.server.trust.grants.grant import Budget
 from gradwire.server.values.rows import Rows
 
 _KNOWN_S = 5.0
-"""How long an answer of the store is good for."""
+"""Time for which an answer of the store is reused."""
 
 Direction = Literal["forward", "backward"]
 _DIRECTIONS: tuple[Direction, Direction] = ("forward", "backward")
 
 
 class Left(NamedTuple):
-    """Rows that one principal may still use of one served name, now."""
+    """Rows that one principal may still use of one served name."""
 
     principal: str
     model: str
@@ -31,12 +31,12 @@ class Left(NamedTuple):
 
 
 class BudgetsLeft:
-    """Reads them; from any thread but the event loop's, because it waits for the store.
+    """Reads the rows left of all budgets. Not for the event loop's thread, because it waits for the store.
 
     Args:
-        book: Who has a budget.
-        accounts: What this server has taken of them and not used.
-        store: What all servers have taken.
+        book: Grants with their budgets.
+        accounts: Rows that this server has leased and not used.
+        store: Rows that all servers have taken.
     """
 
     def __init__(self, book: GrantBook, accounts: Accounts, store: Store) -> None:
@@ -48,7 +48,7 @@ class BudgetsLeft:
         self._latest_s = -_KNOWN_S
 
     def read(self) -> list[Left]:
-        """One entry a limited direction of a grant in force; none while the store cannot be asked."""
+        """Returns an entry per limited direction of each grant in force; none while the store is unavailable."""
         with self._reading:
             if time.monotonic() - self._latest_s >= _KNOWN_S:
                 try:

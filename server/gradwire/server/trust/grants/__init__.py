@@ -1,1 +1,1 @@
-"""Who may do what with which model."""
+"""Grants: the operations, answers and rows that each principal gets of each model."""

@@ -1,6 +1,6 @@
-"""All grants in force: those of the file, and those of the store, which win.
+"""All grants in force, from the grants file and the store; the store takes precedence.
 
-Looked up at every call. A grant that has ended, or was revoked, is as if it had never been.
+Every call looks up its grant. An expired or revoked grant counts as none.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ log = logging.getLogger("gradwire.server")
 
 
 class WrongGrants(ValueError):
-    """A grant cannot be given; the text says which and why."""
+    """Grants are invalid; the text names each and the reason."""
 
 
 class GrantBook:
     """Grants by principal and served name.
 
     Args:
-        access: By served name, the most that anybody gets of it.
-        clock: Says what has ended.
-        open_to_all: Whether callers are not told apart, and everybody gets what each name is served with.
+        access: Highest access level of each served name.
+        clock: Clock for expiries.
+        open_to_all: Grants every caller the access of each name; for servers without identity.
         without_classes: Names of regressions.
     """
 
@@ -45,45 +45,47 @@ class GrantBook:
         self._filed: tuple[Grant, ...] = ()
         self._stored: tuple[StoredGrant, ...] = ()
         self._grants: dict[tuple[str, str], Grant] = {}
-        # Files and store are read by threads of their own.
+        # The file and the store are read on different threads.
         self._changing = threading.Lock()
         self._merge()
 
     def of(self, principal: str, model: str) -> Grant | None:
-        """What a principal may do with a served name; None: nothing at all."""
+        """Returns the grant of a principal for a served name; None if there is none in force."""
         grant = self._grants.get((principal, model))
         if grant is None or (grant.expires is not None and grant.expires_s <= self._clock.now_s()):
             return None
         return grant
 
     def all(self) -> list[Grant]:
-        """Every grant in force."""
+        """Returns every grant in force."""
         return [grant for principal, model in list(self._grants) if (grant := self.of(principal, model)) is not None]
 
     def principals(self) -> list[str]:
-        """Everybody who has a grant in force, in order of their names."""
+        """Returns the principals with a grant in force, sorted."""
         return sorted({grant.principal for grant in self.all()})
 
     def check(self, grant: Grant) -> None:
-        """Raises WrongGrants if a grant is of a name that is not served, or gives more than the name is served with."""
+        """Raises WrongGrants for a grant of an unknown name, or of more access than the name has."""
         most = self._access.get(grant.model)
         if most is None:
-            raise WrongGrants(f"model: {grant.model!r} is not served here; there are: {', '.join(self._access)}")
+            raise WrongGrants(f"model: {grant.model!r} is not served here; expected one of: {', '.join(self._access)}")
         if not GRANTED[grant.access] <= GRANTED[most] or (grant.access == "scores" and most == "labels"):
-            raise WrongGrants(
-                f"access: {grant.access!r} is more than {grant.model!r} is served with: its own access, {most!r}, is the most "
-                "that anybody gets"
-            )
+            raise WrongGrants(f"access: {grant.access!r} exceeds the access of {grant.model!r}; expected at most {most!r}")
         if grant.access == "labels" and grant.model in self._without_classes:
             raise WrongGrants(
-                f"access: 'labels' is the top class alone, and {grant.model!r} is a regression, which has no classes; expected "
+                f"access: 'labels' shows only the top class, and {grant.model!r} is a regression without classes; expected "
                 "'scores', 'gradients' or 'trainer'"
             )
 
     def take_filed(self, grants: Iterable[Grant], source: str) -> None:
-        """Puts the file's grants in place of those that it had before.
+        """Replaces the grants of the file.
 
-        Raises WrongGrants, with all that is wrong, and calls the file ``source`` in it; then nothing has changed.
+        Args:
+            grants: New grants of the file.
+            source: Name of the file in errors.
+
+        Raises:
+            WrongGrants: Grants are invalid, and none is replaced; the text lists every problem.
         """
         grants = tuple(grants)
         first: dict[tuple[str, str], int] = {}
@@ -96,8 +98,8 @@ class GrantBook:
             before = first.setdefault((grant.principal, grant.model), index)
             if before != index:
                 problems.append(
-                    f"{source}: grants[{index}]: principal: {grant.principal!r} has a grant for {grant.model!r} already, "
-                    f"grants[{before}]; expected one"
+                    f"{source}: grants[{index}]: principal: {grant.principal!r} already has a grant for {grant.model!r}, "
+                    f"grants[{before}]; expected one grant"
                 )
         if problems:
             raise WrongGrants("\n".join(problems))
@@ -106,7 +108,7 @@ class GrantBook:
             self._merge()
 
     def take_stored(self, grants: Iterable[StoredGrant]) -> None:
-        """Puts the store's grants in place of those that it had before. Those of names that are not served here are passed over."""
+        """Replaces the grants of the store, and ignores those of names that are not served here."""
         with self._changing:
             self._stored = tuple(grants)
             self._merge()
@@ -122,7 +124,7 @@ class GrantBook:
                 grant = grant_of(stored)
                 self.check(grant)
             except ValueError as e:
-                # The configuration has become stricter since, or a newer server gave it; the store keeps what it was told.
+                # The configuration has become stricter, or a newer server wrote the grant; the store keeps it.
                 log.warning(
                     "a grant of the store is not in force here",
                     extra={"principal": stored.principal, "model": stored.model, "reason": str(e)},
@@ -133,45 +135,45 @@ class GrantBook:
 
 
 def read_grants(content: bytes, source: str) -> list[Grant]:
-    """What stands in a grants file; ``source`` is what to call it in errors. Raises WrongGrants."""
+    """Parses a grants file; ``source`` is its name in errors. Raises WrongGrants."""
     try:
         parsed = yaml.safe_load(content)
     except yaml.YAMLError as e:
-        raise WrongGrants(f"{source}: is not YAML: {e}") from e
+        raise WrongGrants(f"{source}: is not valid YAML: {e}") from e
     if parsed is None:
-        # Perhaps about to be written; it should not take everybody's access away meanwhile.
+        # The file may be about to be written; meanwhile it should not revoke all access.
         raise WrongGrants(f"{source}: is empty; expected a list of grants, or [] for none")
     return parse_grants(parsed, source)
 
 
 def parse_grants(content: Any, source: str) -> list[Grant]:
-    """Checks grants that have been read from YAML. Raises WrongGrants with every wrong key that was found."""
+    """Checks grants parsed from YAML. Raises WrongGrants, which lists every invalid key."""
     try:
         return TypeAdapter(list[Grant]).validate_python(content)
     except ValidationError as e:
         problems = []
         for problem in e.errors():
-            index, *keys = problem["loc"] or ("the whole",)
+            index, *keys = problem["loc"] or ("",)
             where = f"grants[{index}]" if isinstance(index, int) else "grants"
-            problems.append(f"{source}: {where}{': ' if keys else ''}{'.'.join(map(str, keys))}: {_said(problem, keys)}")
+            problems.append(f"{source}: {where}{': ' if keys else ''}{'.'.join(map(str, keys))}: {_explained(problem, keys)}")
         raise WrongGrants("\n".join(problems)) from e
 
 
-def _said(problem: Any, keys: list[int | str]) -> str:
+def _explained(problem: Any, keys: list[int | str]) -> str:
     if problem["type"] == "extra_forbidden":
         known = Budget.model_fields if keys[0] == "budget" and len(keys) > 1 else Grant.model_fields
-        return f"there is no such key; given: {problem['input']!r:.100}; expected one of: {', '.join(known)}"
+        return f"unknown key; given: {problem['input']!r:.100}; expected one of: {', '.join(known)}"
     if problem["type"] == "missing":
-        return "missing; it has no default"
+        return "required, without a default; set it"
     if keys == ["principal"]:
         return f"given: {problem['input']!r:.100}; expected 1 to 64 letters, digits, '.', '_', '@' and '-'"
     if keys == ["expires"]:
-        return f"given: {problem['input']!s:.100}; expected a time with its zone, for example 2027-01-31T12:00:00Z"
+        return f"given: {problem['input']!s:.100}; expected a time with a time zone, for example 2027-01-31T12:00:00Z"
     return f"{problem['msg'].removeprefix('Value error, ')}; given: {problem['input']!r:.100}"
 
 
 def grant_of(stored: StoredGrant) -> Grant:
-    """A grant of the store, in the form that the server works with."""
+    """Converts a grant of the store to the form of the server."""
     budget = Budget(
         forward=stored.max_forward,
         backward=stored.max_backward,
@@ -194,7 +196,7 @@ def grant_of(stored: StoredGrant) -> Grant:
 
 
 def stored_of(grant: Grant) -> StoredGrant:
-    """The inverse of `grant_of`."""
+    """Converts a grant to the form of the store; the inverse of `grant_of`."""
     budget = grant.budget
     return StoredGrant(
         principal=grant.principal,

@@ -1,4 +1,4 @@
-"""What one principal may do with one served name, and how much of it. A value: it knows neither models nor callers."""
+"""Grant of one principal for one served name, with its budget. A plain value, independent of models and callers."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ _Rows = Annotated[int, Field(ge=0, lt=1 << 62)]
 
 
 class Budget(BaseModel):
-    """Most rows, forward and backward counted apart. None: no limit."""
+    """Limits of forward and backward rows, counted apart; None: no limit."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     forward: _Rows | None = None
     backward: _Rows | None = None
     window_s: int | None = Field(default=None, ge=1, le=366 * 86_400)
-    """The window that ``window_forward`` and ``window_backward`` hold in; windows begin at multiples of it since 1970, UTC."""
+    """Length of the window of ``window_forward`` and ``window_backward``; windows begin at its multiples since 1970, UTC."""
     window_forward: _Rows | None = None
     window_backward: _Rows | None = None
     rows_per_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """Forward and backward together, on each server."""
+    """Forward and backward rows together, on each server."""
 
     @cached_property
     def counts(self) -> tuple[bool, bool]:
-        """Whether rows forward can run out, and rows backward."""
+        """True for forward and for backward rows if they are limited."""
         return (
             self.forward is not None or self.window_forward is not None,
             self.backward is not None or self.window_backward is not None,
@@ -39,19 +39,19 @@ class Budget(BaseModel):
 
     @property
     def counted(self) -> bool:
-        """Whether rows can run out."""
+        """True if forward or backward rows are limited."""
         return any(self.counts)
 
     @property
     def limits(self) -> BudgetLimits:
-        """As the store takes them."""
+        """Limits in the form of the store."""
         return BudgetLimits(self.forward, self.backward, self.window_s, self.window_forward, self.window_backward)
 
     @model_validator(mode="after")
     def _whole_window(self) -> Budget:
         limited = self.window_forward is not None or self.window_backward is not None
         if limited != (self.window_s is not None):
-            raise ValueError("window_s goes with window_forward, window_backward or both; give all that belongs together, or none")
+            raise ValueError("window_s goes with window_forward, window_backward or both; set them together, or none")
         return self
 
 
@@ -65,53 +65,53 @@ class Grant(BaseModel):
 
     principal: str = Field(pattern=PRINCIPAL)
     model: str
-    """The served name."""
+    """Served name."""
     access: AccessLevel
     activations: bool = False
-    """Of ``gradients`` and ``trainer``: activations, and products with the Jacobian of a layer, too."""
+    """Adds activations and products with a layer's Jacobian to ``gradients`` and ``trainer``."""
     operations: frozenset[Operation] | None = None
-    """No other operations than these, of those that ``access`` gives; None: all of them."""
+    """Allowed operations among those of ``access``; None: all of them."""
     decimals: int | None = Field(default=None, ge=0, le=15)
-    """Of ``scores``: outputs are rounded to so many decimals."""
+    """Decimals that outputs of ``scores`` are rounded to."""
     top_k: int | None = Field(default=None, ge=1)
-    """Of ``scores``: all but the largest outputs of a row are 0."""
+    """Number of outputs that ``scores`` shows of each row, the largest; the others become 0."""
     budget: Budget = UNLIMITED
     expires: AwareDatetime | None = None
 
     @model_validator(mode="after")
-    def _of_one_piece(self) -> Grant:
+    def _consistent(self) -> Grant:
         if (self.decimals is not None or self.top_k is not None) and self.access != "scores":
             raise ValueError(
-                f"decimals and top_k blur what access 'scores' answers; access {self.access!r} shows "
-                f"{'no scores' if self.access == 'labels' else 'them through gradients and losses anyway'}"
+                f"decimals and top_k need access 'scores'; access {self.access!r} shows "
+                f"{'no scores' if self.access == 'labels' else 'scores through gradients and losses anyway'}"
             )
         if self.activations and Operation.GET_ACTIVATIONS not in GRANTED[self.access]:
-            raise ValueError(f"activations goes with access 'gradients' or 'trainer', not {self.access!r}")
+            raise ValueError(f"activations needs access 'gradients' or 'trainer'; given: {self.access!r}")
         beyond = (self.operations or frozenset()) - GRANTED[self.access]
         if beyond:
             least = ", ".join(f"{operation.value} needs {least_access(operation)!r}" for operation in sorted(beyond))
-            raise ValueError(f"operations are some of those that access {self.access!r} gives; {least}")
+            raise ValueError(f"operations must be among those of access {self.access!r}; {least}")
         return self
 
     @property
     def granted(self) -> frozenset[Operation]:
-        """The operations that it gives, whatever the model can do."""
+        """Granted operations, whether or not the model has them."""
         given = GRANTED[self.access]
         if not self.activations:
             given -= {Operation.GET_ACTIVATIONS}
         return given if self.operations is None else given & self.operations
 
     @property
-    def blurs(self) -> bool:
-        """Whether outputs are made less telling."""
+    def rounded(self) -> bool:
+        """True if outputs are rounded or cut to the top scores."""
         return self.decimals is not None or self.top_k is not None
 
     @property
     def expires_s(self) -> float:
-        """In seconds since 1970; infinity: never."""
+        """Expiry in seconds since 1970; infinity: never."""
         return float("inf") if self.expires is None else self.expires.timestamp()
 
     @classmethod
     def of_everyone(cls, model: str, access: AccessLevel) -> Grant:
-        """What a served name gives to whoever calls, where callers are not told apart."""
+        """Returns the grant of every caller for a served name, on a server without identity."""
         return cls(principal=ANONYMOUS, model=model, access=access, activations=access in ("gradients", "trainer"))

@@ -1,1 +1,1 @@
-"""Who calls: tokens, client certificates, and the rule that only callers who are known are served."""
+"""Authentication of callers by tokens and client certificates."""

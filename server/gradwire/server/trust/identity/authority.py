@@ -1,7 +1,7 @@
-"""A certificate authority in a folder, for development and for networks that have none.
+"""Certificate authority in a folder, for development and for networks without one.
 
-Its one certificate is what clients trust and what servers trust clients by. Certificates of servers cannot pass for clients', and
-the other way round.
+Clients and servers both trust its one certificate. Servers' certificates cannot be used by clients, nor clients' by
+servers.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from gradwire.server.trust.identity.tokens import write_privately
 from gradwire.server.values.principals import check_principal
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
-"""What every server's certificate is good for."""
+"""Names of every server's certificate."""
 
 _CA_DAYS = 3650
 _BEFORE = timedelta(minutes=5)
-"""Clocks differ."""
+"""Start of validity before the present, because clocks differ."""
 
 
 class Authority:
     """The authority in a folder.
 
     Args:
-        folder: Where `make` has put it. The files are ca.pem and ca-key.pem, server.pem and server-key.pem, and for each client
-            client-NAME.pem and client-NAME-key.pem; the keys are for their owner alone.
+        folder: Folder that `make` filled: ca.pem and ca-key.pem, server.pem and server-key.pem, and for each client
+            client-NAME.pem and client-NAME-key.pem. Only the owner can read the keys.
 
     Raises:
-        ValueError: There is none in the folder.
+        ValueError: The folder has no authority.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -45,14 +45,14 @@ class Authority:
             self._certificate = x509.load_pem_x509_certificate((folder / "ca.pem").read_bytes())
             key = load_pem_private_key((folder / "ca-key.pem").read_bytes(), None)
         except FileNotFoundError as e:
-            raise ValueError(f"{e.filename}: there is no such file; `gradwire tls init {folder}` makes an authority") from None
+            raise ValueError(f"{e.filename}: the file does not exist; `gradwire tls init {folder}` makes an authority") from None
         if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise ValueError(f"{folder / 'ca-key.pem'}: not a key that `gradwire tls init` has made")
+            raise ValueError(f"{folder / 'ca-key.pem'}: not a key of `gradwire tls init`; expected an EC private key")
         self._key = key
 
     @classmethod
     def make(cls, folder: Path) -> Authority:
-        """A new authority, in place of the folder's if it has one."""
+        """Creates an authority, and replaces that of the folder if it has one."""
         folder.mkdir(parents=True, exist_ok=True)
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "gradwire development CA")])
@@ -128,7 +128,7 @@ def _alternative(host: str) -> x509.GeneralName:
     except ValueError:
         pass
     if not host or len(host) > 253 or not all(c.isalnum() or c in "-.*" for c in host) or not host.isascii():
-        raise ValueError(f"{host[:80]!r} is neither a host's name nor an IP address; expected one without a port")
+        raise ValueError(f"{host[:80]!r} is neither a host name nor an IP address; expected one without a port")
     return x509.DNSName(host)
 
 

@@ -1,8 +1,8 @@
-"""Who calls. A caller is known by a token, by a certificate, or is nobody that is served.
+"""Authentication of callers by token or certificate; others are rejected.
 
-A caller is asked for at every call, also on a stream that has been open for long: a token that was revoked, or a certificate
-whose time is over, ends the next call. What a stranger is told does not say whether a token has ever been good; the log does,
-and never holds the token.
+Every call is authenticated, also on a stream that is open already: a revoked token or an expired certificate fails the
+next call. The error for an invalid token does not reveal whether it was ever valid; the log does, and never contains the
+token.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 from gradwire.server.config.identity import IdentityConfig
 from gradwire.server.errors import ConfigError, Unauthenticated
+from gradwire.server.telemetry.limited_log import LimitedLog
 from gradwire.server.trust.identity.certificates import Certified, certified
 from gradwire.server.trust.identity.files import Polled, Watched
 from gradwire.server.trust.identity.tokens import Token, by_digest, digest
@@ -25,32 +26,30 @@ from gradwire.server.values.principals import ANONYMOUS
 log = logging.getLogger("gradwire.server")
 
 TICKET_KEY = "gradwire-ticket"
-"""The metadata in which a caller on this host shows what `Identity.ticket` gave."""
+"""Metadata key of the ticket that `Identity.ticket` returned, sent over this host's socket."""
 
 _SCHEME = "bearer "
-_LOGGED_PER_S = 20
-"""Refusals that are logged; of more only the number, so that a flood of them does not fill a disk."""
 
 _NO_TOKEN = (
-    "who calls? This server wants a token: connect(address, token=...), or the environment's GRADWIRE_TOKEN for commands; "
+    "this server requires a token: connect(address, token=...), or GRADWIRE_TOKEN in the environment for commands; "
     "its operator makes one with `gradwire token new NAME`"
 )
-_BAD_TOKEN = "the token is not valid, or not any more; the server's operator makes a new one with `gradwire token new NAME`"
-_BAD_CERTIFICATE = "the client's certificate names nobody that can be served, or its time is over; use another one"
+_BAD_TOKEN = "the token is unknown, expired or revoked; the server's operator makes a new one with `gradwire token new NAME`"
+_BAD_CERTIFICATE = "the client's certificate names no valid principal, or has expired; use another one"
 
 
 class Identity:
-    """How callers are told apart.
+    """Authenticates callers.
 
     Args:
-        config: None: everybody is the same anonymous caller.
+        config: Configuration; None: every caller is anonymous.
 
     Attributes:
-        admins: Principals that may do more.
-        refused_calls: Calls and streams of callers who were not known.
+        admins: Principals that may administer grants.
+        refused_calls: Number of unauthenticated calls and streams.
 
     Raises:
-        ConfigError: A file cannot be read or makes no sense.
+        ConfigError: A file cannot be read or is invalid.
     """
 
     def __init__(self, config: IdentityConfig | None = None) -> None:
@@ -59,36 +58,36 @@ class Identity:
         self.admins = frozenset(config.admins if config is not None else ())
         self._gone: dict[str, str] = {}
         self._tokens: Watched[Mapping[str, Token]] | None = None
-        # Tickets are good for this process; after it there is another socket too.
+        # Tickets are valid for this process only; the next one has another socket too.
         self._ticket_key = secrets.token_bytes(32)
-        self._refusals = _Refusals()
+        self._log = LimitedLog(logging.WARNING, "a caller was refused", "more callers were refused")
         self.refused_calls = 0
         if config is not None and config.tokens is not None:
             try:
                 self._tokens = Watched([config.tokens], self._read)
             except FileNotFoundError:
-                text = f"there is no such file; make it with: gradwire token new NAME --file {config.tokens}"
+                text = f"the file does not exist; make it with: gradwire token new NAME --file {config.tokens}"
                 raise ConfigError(f"identity.tokens: {config.tokens}: {text}") from None
             except (ValueError, OSError) as e:
                 raise ConfigError(f"identity.tokens: {config.tokens}: {e}") from e
 
     @property
     def watched(self) -> list[Polled]:
-        """What `files.watch` shall look at."""
+        """Files for `files.watch`."""
         return [] if self._tokens is None else [self._tokens]
 
     def caller(self, context: Any) -> Caller:
-        """Who is at the other end of a call or a stream: of gRPC's, or of the socket for callers on this host."""
+        """Returns the caller of a call or stream, over gRPC or this host's socket."""
         return Caller(self, context)
 
     def principal(self, context: Any) -> str:
-        """The name of who makes a call. Raises Unauthenticated."""
+        """Returns the principal of a call. Raises Unauthenticated."""
         return self.caller(context).principal()
 
     def ticket(self, context: Any) -> str:
-        """What a caller shows on the socket of this host, where there is no TLS, in place of the certificate it has shown here.
+        """Returns a ticket that replaces the caller's certificate on this host's socket, which has no TLS.
 
-        Empty where no certificates are asked for. Raises Unauthenticated.
+        Empty for servers without client certificates. Raises Unauthenticated.
         """
         if not self.certificates:
             return ""
@@ -99,15 +98,15 @@ class Identity:
         return f"{signed}:{self._signature(signed)}"
 
     def of_ticket(self, ticket: str) -> Certified:
-        """Whom a ticket speaks for. Raises ValueError."""
+        """Returns the principal and expiry of a ticket. Raises ValueError."""
         signed, _, signature = ticket.rpartition(":")
         if not hmac.compare_digest(signature.encode(), self._signature(signed).encode()):
-            raise ValueError("no ticket of this server's")
+            raise ValueError("a ticket of another server, or none")
         until_s, _, name = signed.partition(":")
         return Certified(name, float(until_s))
 
     def of_token(self, key: str) -> str:
-        """Whom a token speaks for now, by its digest. Raises ValueError."""
+        """Returns the principal of a token by its digest, if it is valid now. Raises ValueError."""
         assert self._tokens is not None
         token = self._tokens.value.get(key)
         if token is None:
@@ -119,17 +118,23 @@ class Identity:
 
     @property
     def asks_for_tokens(self) -> bool:
-        """Whether tokens mean anything here."""
+        """True if the server accepts tokens."""
         return self._tokens is not None
 
-    def refused(self, peer: str, reason: str, told: str) -> Unauthenticated:
-        """Logs why, and returns what to raise."""
+    def refused(self, peer: str, reason: str, text: str) -> Unauthenticated:
+        """Counts and logs a refused call, and returns the error to raise.
+
+        Args:
+            peer: Address of the caller.
+            reason: Reason for the log.
+            text: Text of the error, which the caller receives.
+        """
         self.refused_calls += 1
-        self._refusals.log(peer, reason)
-        return Unauthenticated(told)
+        self._log.log(peer=peer, reason=reason)
+        return Unauthenticated(text)
 
     def _read(self, content: bytes) -> Mapping[str, Token]:
-        """As `by_digest`; what is no longer there is remembered, for the log."""
+        """Parses the tokens as `by_digest` does, and remembers revoked ones for the log."""
         latest = by_digest(content)
         before = {} if self._tokens is None else self._tokens.value
         self._gone |= {key: before[key].name for key in before.keys() - latest.keys()}
@@ -140,10 +145,10 @@ class Identity:
 
 
 class Caller:
-    """Who is at the other end. Made by `Identity.caller`; what can be worked out once is, here.
+    """A caller, whose credentials are parsed once. Created by `Identity.caller`.
 
     Attributes:
-        certified: What the certificate or its ticket says; None without one.
+        certified: Principal and expiry of the certificate or its ticket; None without one.
     """
 
     __slots__ = ("_identity", "_key", "_peer", "_wrong", "certified")
@@ -163,16 +168,16 @@ class Caller:
             self._take_token([value for key, value in metadata if key == "authorization"])
 
     def principal(self) -> str:
-        """The caller's name, if it is still good. Raises Unauthenticated."""
+        """Returns the principal, if the credentials are valid now. Raises Unauthenticated."""
         identity = self._identity
         if identity.anonymous:
             return ANONYMOUS
         if self._wrong is not None:
             raise identity.refused(self._peer, *self._wrong)
         if self.certified is not None and self.certified.until_s <= time.time():
-            raise identity.refused(self._peer, f"a certificate of {self.certified.name} whose time is over", _BAD_CERTIFICATE)
+            raise identity.refused(self._peer, f"an expired certificate of {self.certified.name}", _BAD_CERTIFICATE)
         if self._key is None:
-            # A server that asks for neither does not start.
+            # A server with neither tokens nor client_ca does not start.
             assert self.certified is not None
             return self.certified.name
         try:
@@ -189,7 +194,7 @@ class Caller:
                     raise ValueError("no certificate")
                 self.certified = certified(shown[0])
             else:
-                # The socket of this host. Over gRPC a ticket counts for nothing.
+                # The socket of this host. Tickets are not accepted over gRPC.
                 self.certified = self._identity.of_ticket(next((value for key, value in metadata if key == TICKET_KEY), ""))
         except ValueError as e:
             self._wrong = str(e), _BAD_CERTIFICATE
@@ -202,21 +207,3 @@ class Caller:
             self._wrong = "an authorization that is not one bearer token", _NO_TOKEN
         else:
             self._key = digest(values[0][len(_SCHEME) :])
-
-
-class _Refusals:
-    """Logs them, up to so many a second."""
-
-    def __init__(self) -> None:
-        self._second = 0
-        self._count = 0
-
-    def log(self, peer: str, reason: str) -> None:
-        second = int(time.monotonic())
-        if second != self._second:
-            if self._count > _LOGGED_PER_S:
-                log.warning("more callers were refused", extra={"number": self._count - _LOGGED_PER_S})
-            self._second, self._count = second, 0
-        self._count += 1
-        if self._count <= _LOGGED_PER_S:
-            log.warning("a caller was refused", extra={"peer": peer, "reason": reason})

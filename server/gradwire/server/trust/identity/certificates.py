@@ -1,7 +1,7 @@
-"""The server's certificate, which may be replaced while it serves, and whom a client's certificate speaks for.
+"""The server's certificate, reloaded while it serves, and the principals of clients' certificates.
 
-gRPC asks for the server's certificate at every handshake, so that a new one is shown from then on; connections that are open
-stay. A client's certificate is checked by TLS when the connection begins, and for its time at every call.
+gRPC requests the server's certificate at every handshake, so new connections get a new one; open connections
+stay. TLS verifies a client's certificate when the connection begins; its expiry is checked at every call.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from gradwire.server.values.principals import check_principal
 
 
 class Certified(NamedTuple):
-    """Whom a certificate speaks for, and until when (Unix time)."""
+    """Principal of a certificate, and its expiry (Unix time)."""
 
     name: str
     until_s: float
 
 
 class ServerCertificate:
-    """The server's certificate and key, and the certificates that sign those of clients.
+    """The server's certificate and key, and the authorities of clients' certificates.
 
     Args:
-        certificate: PEM, the server's own first.
-        key: PEM, not encrypted.
-        client_ca: PEM; None: clients show no certificate.
+        certificate: PEM file, with the server's own certificate first.
+        key: PEM file, not encrypted.
+        client_ca: PEM file; None: clients need no certificate.
 
     Raises:
-        ValueError: They make no sense, or do not belong together.
-        OSError: One of them cannot be read.
+        ValueError: The files are invalid, or certificate and key do not match.
+        OSError: A file cannot be read.
     """
 
     def __init__(self, certificate: Path, key: Path, client_ca: Path | None) -> None:
@@ -46,15 +46,15 @@ class ServerCertificate:
         self._shown = self._watched.value
 
     def credentials(self) -> grpc.ServerCredentials:
-        """What a secure port begins with, and asks again at every handshake."""
+        """Returns the credentials of a secure port, which gRPC updates at every handshake."""
         return grpc.dynamic_ssl_server_credentials(self._shown, self._changed, require_client_authentication=self._clients_too)
 
     def poll(self) -> bool:
-        """Reads the files if they have changed."""
+        """Reloads the files if they have changed; True if there is a new certificate."""
         return self._watched.poll()
 
     def _changed(self) -> grpc.ServerCertificateConfiguration | None:
-        """What gRPC shall show from now on; None: what it shows already. Called by gRPC's threads."""
+        """Returns a new configuration for gRPC, or None if unchanged. Called on gRPC's threads."""
         latest = self._watched.value
         if latest is self._shown:
             return None
@@ -64,10 +64,10 @@ class ServerCertificate:
 
 @lru_cache(1024)
 def certified(pem: bytes) -> Certified:
-    """Whom a client's certificate speaks for: its common name; where it has none, its only e-mail address or host name.
+    """Returns the principal of a client's certificate: its common name, or else its only e-mail address or host name.
 
     Raises:
-        ValueError: It names nobody, or not one principal.
+        ValueError: The certificate does not name exactly one principal.
     """
     certificate = x509.load_pem_x509_certificate(pem)
     names = [str(name.value) for name in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
@@ -83,23 +83,23 @@ def certified(pem: bytes) -> Certified:
 
 
 def _configuration(certificate: bytes, key: bytes, client_ca: bytes | None = None) -> grpc.ServerCertificateConfiguration:
-    """What gRPC takes, once it is clear that it will do: gRPC itself would say nothing, and fail every handshake."""
+    """Returns a checked configuration for gRPC, which itself would accept an invalid one and fail every handshake."""
     try:
         chain = x509.load_pem_x509_certificates(certificate)
     except ValueError as e:
-        raise ValueError(f"certificate: holds no certificate (PEM): {e}") from None
+        raise ValueError(f"certificate: contains no PEM certificate: {e}") from None
     try:
         private = load_pem_private_key(key, None)
     except (ValueError, TypeError):
-        raise ValueError("key: holds no private key (PEM) that can be read without a password") from None
+        raise ValueError("key: needs a PEM private key without a password") from None
     form = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     if private.public_key().public_bytes(*form) != chain[0].public_key().public_bytes(*form):
-        raise ValueError("certificate and key do not belong together; replace both")
+        raise ValueError("certificate and key do not match; replace both")
     if chain[0].not_valid_after_utc <= datetime.now(timezone.utc):
         raise ValueError(f"certificate: expired on {chain[0].not_valid_after_utc:%Y-%m-%d}")
     if client_ca is not None:
         try:
             x509.load_pem_x509_certificates(client_ca)
         except ValueError as e:
-            raise ValueError(f"client_ca: holds no certificate (PEM): {e}") from None
+            raise ValueError(f"client_ca: contains no PEM certificate: {e}") from None
     return grpc.ssl_server_certificate_configuration([(key, certificate)], root_certificates=client_ca)

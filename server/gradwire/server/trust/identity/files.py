@@ -1,7 +1,7 @@
-"""Files that are read again when they change, while the server runs.
+"""Files that are reloaded when they change, while the server runs.
 
-What was read last and made sense stays in force: a file that is broken, half written or gone is logged once and changes
-nothing. Files are looked at about once a second, by a thread of their own, and never while a call waits.
+The last valid content stays in force: a file that is invalid, half written or missing is logged once and changes
+nothing. Files are checked about once a second, on a separate thread, and never while a call waits.
 """
 
 from __future__ import annotations
@@ -22,24 +22,26 @@ _Stamp = tuple[int, int, int, int] | None
 
 
 class Polled(Protocol):
-    """Something that looks at its files when it is told to."""
+    """An object that reloads its files."""
 
-    def poll(self) -> bool: ...
+    def poll(self) -> bool:
+        """Reloads the files if they have changed; True if there is a new value."""
+        ...
 
 
 class Watched(Generic[T]):
-    """What stands in some files that belong together.
+    """Value of one or several files, reloaded together.
 
     Args:
         paths: The files.
-        read: Makes the value of their bytes. Raises ValueError with a text that holds nothing secret.
+        read: Parses their bytes. Raises ValueError, with a text that contains no secret.
 
     Attributes:
-        value: What was read last and made sense.
+        value: The last valid value.
 
     Raises:
-        ValueError: What stands in them now makes no sense.
-        OSError: One of them cannot be read now.
+        ValueError: Their current content is invalid.
+        OSError: One of them cannot be read.
     """
 
     def __init__(self, paths: Sequence[Path], read: Callable[..., T]) -> None:
@@ -49,7 +51,7 @@ class Watched(Generic[T]):
         self.value: T = self._read_all()
 
     def poll(self) -> bool:
-        """Reads the files if they have changed since; whether there is a new value."""
+        """Reloads the files if they have changed; True if there is a new value."""
         stamps = self._look()
         if stamps == self._stamps:
             return False
@@ -58,9 +60,9 @@ class Watched(Generic[T]):
         try:
             self.value = self._read_all()
         except (ValueError, OSError) as e:
-            log.error("a file has changed and is not taken; what was read before stays", extra={"file": names, "reason": str(e)})
+            log.error("a changed file is invalid; its last valid content stays in force", extra={"file": names, "reason": str(e)})
             return False
-        log.info("read again", extra={"file": names})
+        log.info("reloaded", extra={"file": names})
         return True
 
     def _look(self) -> tuple[_Stamp, ...]:
@@ -71,10 +73,10 @@ class Watched(Generic[T]):
 
 
 async def watch(polled: Sequence[Polled]) -> None:
-    """Looks at files over and over, until it is cancelled."""
+    """Reloads changed files periodically, until it is cancelled."""
     while polled:
         await asyncio.sleep(POLL_PERIOD_S)
-        # In a thread, for a file system may hang.
+        # On a thread, because a file system may hang.
         await asyncio.to_thread(_poll_all, polled)
 
 
@@ -83,12 +85,12 @@ def _poll_all(polled: Sequence[Polled]) -> None:
         try:
             one.poll()
         except Exception:
-            # The others, and the next second, must not miss out on it.
-            log.exception("a file could not be looked at")
+            # An error in one file must not stop the reloading of others.
+            log.exception("a file could not be checked for changes")
 
 
 def _stamp(path: Path) -> Any:
-    """What changes when the file does; replaced in the same instant and with the same size, it is another inode."""
+    """Returns a value that changes with the file; a replacement of equal time and size has another inode."""
     try:
         found = path.stat()
     except OSError:

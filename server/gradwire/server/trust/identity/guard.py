@@ -1,12 +1,13 @@
-"""Stands before every method of the gRPC server: who is not known gets no further. Health is for everybody.
+"""Interceptor that authenticates every RPC except health. New services are covered automatically.
 
-Whatever service is added later is guarded without a word of its own.
+A unary call is authenticated once, here; its service reads the result from `caller`.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextvars import ContextVar
 from typing import Any
 
 import grpc
@@ -15,16 +16,25 @@ from grpc_health.v1 import health_pb2
 from gradwire.server.errors import Unauthenticated
 from gradwire.server.faults import fault
 from gradwire.server.trust.identity.callers import Identity
+from gradwire.server.values.principals import ANONYMOUS
 
 _OPEN = f"/{health_pb2.DESCRIPTOR.services_by_name['Health'].full_name}/"
 
 
+_CALLER: ContextVar[str] = ContextVar("gradwire_caller", default=ANONYMOUS)
+
+
+def caller() -> str:
+    """Principal of the unary call under way, on the call's own task; anonymous without a `Guard`."""
+    return _CALLER.get()
+
+
 class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
-    """Refuses calls of callers who are not known.
+    """Refuses calls that are not authenticated.
 
     Args:
-        identity: Tells who calls.
-        own: Begins the methods that ask for themselves, at every call on their streams.
+        identity: Authenticates callers.
+        own: Prefix of the methods that authenticate each call on their streams themselves.
     """
 
     def __init__(self, identity: Identity, own: str) -> None:
@@ -32,7 +42,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         self._own = own
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any) -> Any:
-        """gRPC's: the handler of a method, behind the question who calls."""
+        """Puts authentication before the handler of a method (gRPC calls this)."""
         handler = await continuation(handler_call_details)
         if handler is None or handler_call_details.method.startswith((_OPEN, self._own)):
             return handler
@@ -61,7 +71,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 
     async def _check(self, context: Any) -> None:
         try:
-            self._identity.principal(context)
+            _CALLER.set(self._identity.principal(context))
         except Unauthenticated as e:
-            told = fault(e)
-            await context.abort(told.code, told.text, told.metadata())
+            status = fault(e)
+            await context.abort(status.code, status.text, status.metadata())

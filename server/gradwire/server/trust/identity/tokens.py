@@ -1,7 +1,7 @@
-"""Tokens, and the file that says whom they speak for.
+"""Tokens, and the file that maps them to principals.
 
-The file holds hashes alone: a token cannot be had from it, and is shown once, when it is made. A token has 256 random bits,
-so that a plain SHA-256 is hash enough, and looking that hash up in a table tells nothing of the token by the time it takes.
+The file holds only hashes: it does not reveal tokens, which are shown once, at creation. A token has 256 random bits,
+so a plain SHA-256 suffices, and the time of a table lookup by hash reveals nothing about the token.
 """
 
 from __future__ import annotations
@@ -23,34 +23,34 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from gradwire.server.values.principals import check_principal
 
 PREFIX = "gradwire_"
-"""Begins every token, so that scanners for lost secrets can tell one."""
+"""Prefix of every token, by which scanners for leaked secrets recognise one."""
 
-_HEADING = "# Written by `gradwire token`. It holds hashes; the tokens themselves are kept nowhere.\n"
+_HEADING = "# Written by `gradwire token`. It holds hashes; the tokens themselves are not stored.\n"
 
 
 class Token(BaseModel):
-    """What is known of a token."""
+    """Entry of a token in the file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     name: Annotated[str, AfterValidator(check_principal)]
-    """The principal that it speaks for."""
+    """Principal of its holder."""
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     created: AwareDatetime
     expires: AwareDatetime | None = None
 
     @property
     def id(self) -> str:
-        """Tells apart the tokens of a name."""
+        """Short id that distinguishes the tokens of a name."""
         return self.sha256[:8]
 
     def expired(self, now: datetime) -> bool:
-        """Whether its time is over."""
+        """True if the token has expired."""
         return self.expires is not None and self.expires <= now
 
 
 class TokenFile(BaseModel):
-    """What the file holds."""
+    """Schema of a token file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -58,43 +58,43 @@ class TokenFile(BaseModel):
 
 
 def new_token(name: str, now: datetime, expires: datetime | None) -> tuple[str, Token]:
-    """A new token, and what is kept of it. Raises ValueError."""
+    """Creates a token; returns its text and its entry for the file. Raises ValueError."""
     check_principal(name)
     if expires is not None and expires <= now:
-        raise ValueError(f"expires is {expires.isoformat()}, which is over; expected a time to come")
+        raise ValueError(f"expires is {expires.isoformat()}, which is in the past; expected a future time")
     text = PREFIX + secrets.token_urlsafe(32)
     return text, Token(name=name, sha256=digest(text), created=now.replace(microsecond=0), expires=expires)
 
 
 def digest(text: str) -> str:
-    """What a token is known by."""
+    """Returns the hash of a token, as in the file."""
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def by_digest(content: bytes) -> Mapping[str, Token]:
-    """A file's tokens by their digests. Raises ValueError, whose text repeats nothing of the file's values."""
+    """Parses a token file; returns its tokens by digest. Raises ValueError, whose text contains no value of the file."""
     return {token.sha256: token for token in parse(content)}
 
 
 def parse(content: bytes) -> list[Token]:
-    """A file's tokens. Raises ValueError, whose text repeats nothing of the file's values: they might be secret."""
+    """Parses a token file. Raises ValueError, whose text contains no value of the file: values may be secret."""
     try:
         held = yaml.safe_load(content)
     except yaml.YAMLError as e:
         mark = getattr(e, "problem_mark", None)
         where = "" if mark is None else f" (line {mark.line + 1})"
-        raise ValueError(f"is not YAML{where}") from None
+        raise ValueError(f"is not valid YAML{where}") from None
     try:
-        # Nothing at all is a file that is being written, not one of which every token was revoked.
+        # An empty file is one being written; a file without tokens has an empty list.
         return TokenFile.model_validate(held).tokens
     except ValidationError as e:
         first = e.errors(include_input=False)[0]
-        key = ".".join(str(part) for part in first["loc"]) or "the whole"
+        key = ".".join(str(part) for part in first["loc"]) or "the file"
         raise ValueError(f"{key}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
 def read_tokens(path: Path) -> list[Token]:
-    """The tokens of a file. Raises ValueError, OSError."""
+    """Reads the tokens of a file. Raises ValueError or OSError."""
     try:
         return parse(path.read_bytes())
     except ValueError as e:
@@ -102,8 +102,8 @@ def read_tokens(path: Path) -> list[Token]:
 
 
 def change_tokens(path: Path, change: Callable[[list[Token]], Sequence[Token]]) -> None:
-    """Replaces a file's tokens by what is made of them, at once and while nobody else does. Raises ValueError, OSError."""
-    # Through a symbolic link the file is replaced that it leads to.
+    """Replaces the tokens of a file atomically, under a lock. Raises ValueError or OSError."""
+    # With a symbolic link, its target is replaced.
     path = path.resolve()
     with _locked(path.parent):
         before = read_tokens(path) if path.exists() and path.stat().st_size else []
@@ -112,10 +112,10 @@ def change_tokens(path: Path, change: Callable[[list[Token]], Sequence[Token]]) 
 
 
 def write_privately(path: Path, content: bytes) -> None:
-    """Writes a file that its owner alone can read; whoever reads meanwhile finds the old or the new one, whole."""
+    """Writes a file that only its owner can read; concurrent readers see the complete old or new file."""
     with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
         try:
-            # NamedTemporaryFile makes it for its owner alone.
+            # NamedTemporaryFile creates it with mode 0600.
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -128,7 +128,7 @@ def write_privately(path: Path, content: bytes) -> None:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Two commands at once would lose one's change. The folder is locked, so that no lock file stays."""
+    """Locks the folder, so that no change of two concurrent commands is lost and no lock file remains."""
     number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(number, fcntl.LOCK_EX)

@@ -1,4 +1,4 @@
-"""The first tables: grants, budgets, usage, the ledger, charges."""
+"""First tables: grants, budgets, usage, the ledger and charges."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
+    """Creates the tables."""
     op.create_table(
         "grants",
         sa.Column("principal", sa.Text, primary_key=True),
@@ -93,5 +94,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    """Drops the tables."""
     for table in ("writers", "charges", "calls", "usage", "budgets", "generation", "grants"):
         op.drop_table(table)

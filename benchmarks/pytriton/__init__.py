@@ -1,1 +1,0 @@
-"""What runs in PyTriton's own environment: the model behind its protocol, and the client that is measured."""

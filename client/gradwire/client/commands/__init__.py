@@ -1,0 +1,1 @@
+"""Commands of the client, their options and exit codes."""

@@ -1,0 +1,1 @@
+"""Connections to servers: channels, streams, retries, deadlines and credentials."""

@@ -1,5 +1,0 @@
-"""Several processes behind one address: one for each device, started, watched and started again by a supervisor.
-
-The supervisor (`supervisor`) loads no model and no framework. Each process (`child`) is a whole server, on its own device, with
-the same configuration; the kernel spreads connections between them (SO_REUSEPORT).
-"""
