@@ -107,7 +107,7 @@ def test_more_than_the_lease_cannot_be_given_back(store):
     lease = take(store, 10, 10)
     with pytest.raises(ValueError, match="expected between 0 rows and the rows of the lease"):
         store.give_back(lease, Rows(11, 0))
-    with pytest.raises(ValueError, match="0 rows or more"):
+    with pytest.raises(ValueError, match="expected between 0 rows and the rows of the lease"):
         store.give_back(lease, Rows(-1, 0))
 
 
