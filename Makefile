@@ -14,9 +14,11 @@ PROTOS := $(sort $(wildcard proto/gradwire/v1/*.proto))
 PYTEST_ARGS ?= -n 2
 export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
+# Without compiled files every run of the tests, and every server that they start, compiles everything again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint format types proto readme proto-check containers bench findings clean
+.PHONY: help env demo quick test test-one lint format types proto readme proto-check containers bench findings clean
 
 help: ## list the targets
 	@echo "gradwire: make TARGET"
@@ -54,8 +56,17 @@ $(MXNET_STAMP): pyproject.toml constraints-mxnet.txt
 demo: $(STAMP) ## serve a model, attack it from another process, draw pictures (about a minute)
 	@$(BIN)/gradwire demo
 
+quick: $(STAMP) ## check style and types, and run the tests without processes and frameworks (two minutes)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	@$(BIN)/mypy & types=$$!; $(BIN)/python -m pytest -q $(PYTEST_ARGS) -m quick; tests=$$?; wait $$types && exit $$tests
+
 test: lint $(MXNET_STAMP) ## check everything: lint, then all tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-one: $(STAMP) $(if $(filter mxnet,$(BACKEND)),$(MXNET_STAMP)) ## run the tests of some backends: make test-one BACKEND=jax,torch
+	@[ -n "$(BACKEND)" ] || { echo "error: make test-one needs BACKEND=NAME, e.g. BACKEND=jax" >&2; exit 2; }
+	$(BIN)/python -m pytest $(PYTEST_ARGS) --backend $(BACKEND) tests/backends tests/conformance tests/one_model
 
 lint: $(STAMP) types proto-check ## style, types, contract, generated code
 	$(BIN)/ruff check

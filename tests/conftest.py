@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import backend_choice
 import hypothesis
 import needs
 import placeholders
@@ -58,10 +59,21 @@ def pytest_configure(config: pytest.Config) -> None:
         watch.begin()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--backend", default="", help="run the tests of these backends only, e.g. torch,sklearn")
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    return backend_choice.ByFramework(config, log) if config.option.dist == "load" else None
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    # Tests that take minutes begin first: at the end everybody else would wait for them.
-    items.sort(key=lambda item: "test_soak" not in item.nodeid and "test_ray.py" not in item.nodeid)
+    if backends := backend_choice.chosen(config.option.backend):
+        kept = [item for item in items if backend_choice.backends_of(item) & backends]
+        config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+        items[:] = kept
+    items.sort(key=backend_choice.order)
     if config.option.markexpr:
         for item in items:
             needs.mark(item)

@@ -90,7 +90,7 @@ OTHER = {**NET, "nb_classes": 3}
         (dict(a=NET, e=ensemble("a", nb_classes=7)), r"models\[1\] \(e\): nb_classes: given 7; the members have 4"),
         (dict(a=NET, e=ensemble("a", member_weights=[1, 2])), r"models\[1\] \(e\): member_weights: expected one finite number"),
         (dict(a=NET, e=ensemble("a", weights="w.safetensors")), r"models\[1\] \(e\): weights: an ensemble has none of its own"),
-        (dict(e={"backend": "ensemble"}), r"models\[0\] \(e\): members: missing"),
+        (dict(e={"backend": "ensemble"}), r"models\[0\] \(e\): members: required, without a default; set it"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_made_is_refused_with_the_place_and_the_key(entries: dict[str, Any], why: str) -> None:

@@ -93,7 +93,12 @@ class Standardisation:
 
 
 class Preprocessing:
-    """The chain of defences and standardisation in front of one model."""
+    """The chain of defences and standardisation in front of one model.
+
+    Attributes:
+        has_predict_defences: Whether a defence changes rows of every operation.
+        has_fit_defences: Whether a defence may change labels and add rows in a fit.
+    """
 
     def __init__(self, defences: Sequence[PreprocessingDefence], standardisation: Standardisation | None, dtype: np.dtype[Any]):
         self.defences = tuple(defences)
@@ -101,16 +106,8 @@ class Preprocessing:
         self._dtype = dtype
         self._for_predict = tuple(d for d in self.defences if d.apply_predict)
         self._for_fit = tuple(d for d in self.defences if d.apply_fit)
-
-    @property
-    def has_predict_defences(self) -> bool:
-        """True if a defence applies to predictions and gradients."""
-        return bool(self._for_predict)
-
-    @property
-    def has_fit_defences(self) -> bool:
-        """True if a defence applies to fits, in which it may change labels and add rows."""
-        return bool(self._for_fit)
+        self.has_predict_defences = bool(self._for_predict)
+        self.has_fit_defences = bool(self._for_fit)
 
     def __call__(self, x: Array, standardisation: Standardisation | None = None) -> Array:
         """Model inputs of rows ``(n, *input_shape)``. ``standardisation`` replaces the chain's own for this call."""

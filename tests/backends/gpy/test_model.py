@@ -300,7 +300,7 @@ def loaded_from(path: Path, **keys: Any) -> Any:
 
 def test_a_model_saved_without_its_data_takes_them_from_the_factory(tmp_path: Path, optimised: Any) -> None:
     path = saved(tmp_path, optimised, save_data=False)
-    with pytest.raises(ModelConfigError, match="weights: .* saved without its training data; give a factory"):
+    with pytest.raises(ModelConfigError, match="weights: .* saved without its training data; save them too, or set a factory"):
         loaded_from(path)
     np.testing.assert_allclose(predict(loaded_from(path, factory=process)), predict(loaded(optimised)), rtol=1e-9)
 

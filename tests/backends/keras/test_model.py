@@ -559,7 +559,7 @@ def test_fresh_model_is_independent_and_has_the_same_operations() -> None:
     ("owner", "keys", "key", "text"),
     [
         (lambda: 3, {}, "factory", "returned int; expected a keras.Model"),
-        (mlp, {"loss": None, "optimizer": ADAM}, "optimizer", "neither is loss"),
+        (mlp, {"loss": None, "optimizer": ADAM}, "optimizer", "needs loss, which a model is fitted to"),
         (mlp, {"loss": spec("Nothing")}, "loss", "Nothing"),
         (mlp, {"optimizer": {"path": "keras.losses.Huber"}}, "optimizer", "expected a keras.optimizers"),
         (mlp, {"device": "gpu:63"}, "device", "gpu:63 is not available"),

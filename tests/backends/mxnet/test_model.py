@@ -508,7 +508,7 @@ def test_what_cannot_be_loaded_is_told_with_its_key(server: Server, folder: Path
         "no weights": ({**base, "factory": "mxnet_models:not_initialised"}, "factory.*initialize"),
         "neither": ({"input_shape": [6], "nb_classes": 4}, "neither of factory and symbol"),
         "both": ({**base, **exported}, "both of factory and symbol"),
-        "no params": (exported, "weights is not"),
+        "no params": (exported, "symbol needs weights"),
         "no optimizer of that name": ({**trained, "optimizer": "adm"}, "optimizer.*'adm'; it has.*adam"),
         "no optimizer": ({**trained, "optimizer": "builtins:dict"}, "optimizer.*expected a mxnet.optimizer"),
         "optimizer alone": ({**base, "optimizer": "adam"}, "optimizer needs loss"),

@@ -1067,7 +1067,7 @@ def uninitialised() -> Graph:
         (changed(input="nose"), {}, "factory", "input: 'nose' is no tensor of the session's graph; its placeholders are x:0, y:0"),
         (lambda: changed(input=mlp()().input)(), {}, "factory", "input: .* is no tensor of the session's graph"),
         (changed(output=None), {}, "factory", "output is None"),
-        (changed(labels=None), {}, "factory", "labels is not"),
+        (changed(labels=None), {}, "factory", "loss and train need labels"),
         (changed(train="nose"), {}, "factory", "train: 'nose' is no operation"),
         (changed(feed_dict={"nose": 1}), {}, "factory", "feed_dict: 'nose' is no tensor"),
         (changed(feed_dict={"tanh": "text"}), {}, "factory", "'text' is no value for tanh:0"),

@@ -175,7 +175,7 @@ def test_only_the_command_starts_processes() -> None:
     model = {"backend": "blackbox", "factory": lambda: lambda x: x[:, :2], "input_shape": [6], "nb_classes": 2}
     with pytest.raises(ConfigError, match="devices: only the command `gradwire serve`"), serving({"m": model}, devices="cpu,cpu"):
         pass
-    with pytest.raises(ConfigError, match="devices and engine 'ray' are both set"):
+    with pytest.raises(ConfigError, match="devices and engine 'ray' exclude each other"):
         with serving({"m": model}, devices="cpu", engine="ray"):
             pass
     with pytest.raises(ConfigError, match="devices: .*gpu7.* is not a device"), serving({"m": model}, devices=["gpu7"]):

@@ -146,7 +146,7 @@ def test_what_changes_weights_is_not_offered_and_refused_with_what_to_do_instead
 def test_top_says_which_of_the_processes_it_shows(site: Site, pair: ServerProcess) -> None:
     (site.folder / "ops.token").write_text(site.tokens["ops"])
     ended = gradwire("top", pair.address, "--once", "--token-file", str(site.folder / "ops.token"))
-    assert re.search(r"process [01] of 2, cpu: one of several at the address", ended.stdout), ended
+    assert re.search(r"process [01] of 2, cpu, one of several at the address", ended.stdout), ended
 
 
 def test_each_process_is_scraped_by_itself_and_says_which_it_is(site: Site, pair: ServerProcess) -> None:
