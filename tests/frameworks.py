@@ -18,12 +18,12 @@ ROOTS = (TESTS, *(REPOSITORY / part for part in ("proto", "client", "server", "b
 FRAMEWORKS = frozenset(
     {
         *("torch", "tensorflow", "keras", "jax", "flax", "equinox", "optax", "mxnet", "GPy", "art"),
-        *("sklearn", "skops", "scipy", "ray", "pyarrow", "matplotlib"),
+        *("sklearn", "skops", "scipy", "ray", "pyarrow", "matplotlib", "alembic"),
     }
 )
 """Packages that take from a tenth of a second (pyarrow) to six (TensorFlow) to import."""
 
-QUICK = frozenset({"pyarrow", "matplotlib"})
+QUICK = frozenset({"pyarrow", "matplotlib", "alembic"})
 """Those of them that a quick test may import."""
 
 _IMPORT = re.compile(
