@@ -63,7 +63,7 @@ def is_heavy(module: str) -> bool:
 
 @contextmanager
 def placeholders_for(file: str) -> Iterator[None]:
-    """As long as the context lasts, imports that a file makes of frameworks, and of modules that import them, give placeholders."""
+    """Replace a file's imports of frameworks, and of modules that import them, by placeholders while the context lasts."""
     real = builtins.__import__
     made: dict[str, Placeholder] = {}
 
