@@ -2,8 +2,8 @@
 
 They are read off the code that the test and its fixtures run.
 
-Followed are functions and classes of tests/; of the packages it is enough to know which frameworks importing a module imports.
-What this cannot see (a name made at run time) is seen when a quick test runs: it fails if it starts or imports something.
+Functions and classes of tests/ are followed; of the packages' modules, imports suffice. Names that are made at run time are not
+seen: a quick test that starts or imports something nevertheless fails.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _needs(thing: Any) -> Needs:
 
 
 def _direct(thing: Any) -> tuple[Needs, list[Any]]:
-    """What a function or class needs by itself, and the functions and classes that it uses."""
+    """Needs of a function or class alone, and the functions and classes that it uses."""
     if id(thing) not in _direct_known:
         _direct_known[id(thing)] = thing, _look(thing)
     return _direct_known[id(thing)][1]
@@ -137,7 +137,7 @@ def _look(thing: Any) -> tuple[Needs, list[Any]]:
 
 
 def _of(value: Any, depth: int) -> Needs:
-    """What a value needs: a placeholder, a module, a model's configuration."""
+    """Needs of a value: a placeholder, a module, a model's configuration."""
     if isinstance(value, Placeholder):
         return frozenset({FRAMEWORK})
     if isinstance(value, ModuleType):
