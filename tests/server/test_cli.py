@@ -63,8 +63,8 @@ def test_a_second_server_on_the_same_port_is_refused(tmp_path):
 
 
 WRONG_FILES = {
-    "key": ({"listn": "127.0.0.1:0"}, ["listn", "no such key", "listen"]),
-    "nested key": ({"limits": {"max_call": 3}}, ["limits.max_call", "no such key", "max_calls"]),
+    "key": ({"listn": "127.0.0.1:0"}, ["listn", "unknown key", "listen"]),
+    "nested key": ({"limits": {"max_call": 3}}, ["limits.max_call", "unknown key", "max_calls"]),
     "type": ({"drain_timeout_s": "long"}, ["drain_timeout_s", "number", "'long'"]),
     "address": ({"listen": "anywhere"}, ["listen", "'anywhere'", "127.0.0.1:50051"]),
     "models": ({"models": {}}, ["models", "expected a list of models"]),

@@ -84,7 +84,7 @@ def test_all_who_wait_are_told_at_once_and_served_again_when_the_model_comes_bac
         for _, [(error, ended_s)] in calls:
             assert isinstance(error, Unavailable)
             assert error.reason == ERROR_REASON_HUNG
-            assert "'m' has computed one batch of" in str(error)
+            assert "'m' has been computing one batch of" in str(error)
             assert ended_s - began_s < 2.0
         assert health(address) == health_pb2.HealthCheckResponse.NOT_SERVING
         for call in (lambda: remote.predict(X), server.models):

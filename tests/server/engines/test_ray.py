@@ -376,4 +376,4 @@ def test_without_ray_the_error_names_the_extra(tmp_path: Path) -> None:
     config.write_text(json.dumps({"listen": "127.0.0.1:0", "engine": "ray", "models": [table]}))
     told = gradwire("serve", str(config), python=python_of(MXNET))
     assert told.returncode == 2
-    assert "engine: 'ray' needs Ray, which is not installed here; pip install 'gradwire[ray]'" in told.stderr
+    assert "engine: 'ray' needs Ray, which is not installed; pip install 'gradwire[ray]'" in told.stderr

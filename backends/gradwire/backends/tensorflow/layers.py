@@ -211,7 +211,7 @@ def _tensorflows(variable: Any) -> Any:
 
 
 def _parts(owner: Any) -> Iterator[tuple[str, Any]]:
-    """The attributes of an object and the items of its lists and dicts, in the order in which they were set."""
+    """Attributes of an object and items of its lists and dicts, in the order of setting."""
     for name, value in getattr(owner, "__dict__", {}).items():
         if not name.startswith("_self_"):
             yield from _opened(name, value)
