@@ -376,7 +376,7 @@ def test_the_time_of_a_refusal_does_not_tell_whether_the_name_exists(server: Ser
 
 SLOW = """
 import time
-from gradwire.server.grants.book import GrantBook
+from gradwire.server.trust.grants.book import GrantBook
 
 of = GrantBook.of
 
