@@ -173,14 +173,14 @@ def _serve(pipe: Connection, operation: str) -> None:
     from gradwire.backends.torch import TorchModel
     from gradwire.server import serving
     from gradwire.server.scheduling import scheduler
-    from gradwire.server.services import estimator as servicer
+    from gradwire.server.services import admission
     from gradwire.server.transport import same_host, streams
 
     method = next((name for name in ("class_gradient", "activations") if operation.startswith(name)), operation)
     notes = Notes()
     notes.at(same_host.Connection, "buffer_updated", before="arrived")
-    notes.at(streams.OpenStream, "read", after="read")
-    notes.at(servicer, "parse", after="parsed")
+    notes.at(streams.OpenStream, "read_call", after="read")
+    notes.at(admission, "opening", after="parsed")
     notes.at(scheduler.Scheduler, "put", before="queued")
     notes.at(Estimator, "get_activations" if method == "activations" else method, before="begun", after="done")
     notes.at(TorchModel, method, before="prepared", after="numpy")

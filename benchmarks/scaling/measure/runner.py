@@ -42,8 +42,8 @@ async def _of(estimator: Estimator, operation: str) -> dict[str, float]:
 
     async def batch_s(blocks: int) -> float:
         with ExitStack() as stack:
-            tickets = [stack.enter_context(scheduler.admit("m", client)) for client in range(blocks)]
-            waiting = [ticket.submit(function, rows, options, like) for ticket in tickets]
+            admitted = [stack.enter_context(scheduler.admit("m", client)) for client in range(blocks)]
+            waiting = [call.submit(function, rows, options, like) for call in admitted]
             began_s = time.thread_time()
             batch = scheduler.take()
             assert batch is not None

@@ -157,7 +157,7 @@ def test_a_model_that_answers_otherwise_when_compiled_is_refused() -> None:
 def test_without_a_compiler_the_error_says_what_to_install() -> None:
     with (
         torch._inductor.config.patch({"cpp.cxx": (None, "/nowhere/g++")}),
-        pytest.raises(errors.ModelConfigError, match=r"compile.*no C\+\+ compiler.*install g\+\+.*CXX"),
+        pytest.raises(errors.ModelConfigError, match=r"compile.*needs a C\+\+ compiler.*install g\+\+.*CXX"),
     ):
         model(compile=True)
 
