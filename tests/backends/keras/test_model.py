@@ -435,7 +435,7 @@ def test_a_factory_takes_weights_in_each_format(tmp_path: Path, name: str) -> No
     ("factory", "name", "text"),
     [
         (mlp, "gone.weights.h5", "does not exist"),
-        (mlp, "gone.safetensors", "not there"),
+        (mlp, "gone.safetensors", "does not exist"),
         (mlp, "bad.weights.h5", "does not fit"),
         (mlp, "bad.safetensors", "not a readable"),
         (mlp, "w.pt", "ends in '.pt'; expected one of .weights.h5"),

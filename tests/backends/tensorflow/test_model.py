@@ -522,7 +522,7 @@ def test_weights_that_do_not_fit_are_named_and_change_nothing(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("name", "text"), [("gone.safetensors", "not there"), ("bad.safetensors", "not a readable"), ("w.h5", "'.h5'")]
+    ("name", "text"), [("gone.safetensors", "does not exist"), ("bad.safetensors", "not a readable"), ("w.h5", "'.h5'")]
 )
 def test_unreadable_weights_are_a_configuration_error(tmp_path: Path, name: str, text: str) -> None:
     if name != "gone.safetensors":
