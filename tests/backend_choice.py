@@ -40,12 +40,12 @@ def chosen(option: str) -> frozenset[str]:
 
 
 def order(item: pytest.Item) -> int:
-    """Where a test stands in the order: slow files first."""
+    """Sort key of a test: slow files first."""
     return next((place for place, name in enumerate(SLOW) if name in item.nodeid), len(SLOW))
 
 
 def scope(test: str) -> str:
-    """What one process gets as a whole: a file, or of the conformance body the tests of one server."""
+    """Group of tests that one process runs: a file, or the conformance tests of one server."""
     path = test.partition("::")[0]
     if "conformance/" not in path:
         return path

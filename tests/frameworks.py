@@ -1,4 +1,4 @@
-"""Which frameworks a module imports, without importing it.
+"""Find the frameworks that a module imports, without importing it.
 
 Modules of tests and of the packages are followed through their own imports, those that are at the left margin: what a function
 imports for itself is imported when it is called.
@@ -18,12 +18,12 @@ ROOTS = (TESTS, *(REPOSITORY / part for part in ("proto", "client", "server", "b
 FRAMEWORKS = frozenset(
     {
         *("torch", "tensorflow", "keras", "jax", "flax", "equinox", "optax", "mxnet", "GPy", "art"),
-        *("sklearn", "skops", "scipy", "ray", "pyarrow", "matplotlib"),
+        *("sklearn", "skops", "scipy", "ray", "pyarrow", "matplotlib", "alembic"),
     }
 )
 """Packages that take from a tenth of a second (pyarrow) to six (TensorFlow) to import."""
 
-QUICK = frozenset({"pyarrow", "matplotlib"})
+QUICK = frozenset({"pyarrow", "matplotlib", "alembic"})
 """Those of them that a quick test may import."""
 
 _IMPORT = re.compile(
@@ -72,7 +72,7 @@ _known: dict[str, frozenset[str]] = {"safetensors.torch": frozenset({"torch"})}
 
 @cache
 def _imported_with(module: str) -> frozenset[str]:
-    """What a module imports, and the packages that it is in."""
+    """Imports of a module, and the packages that contain it."""
     names = module.split(".")
     if not _is_ours(names[0]):
         return frozenset()
@@ -87,7 +87,7 @@ def _is_ours(top: str) -> bool:
 
 @cache
 def source_of(module: str) -> Path | None:
-    """Where a module of the repository lies."""
+    """Path of a module of the repository."""
     names = module.split(".")
     for root in ROOTS:
         for path in (root.joinpath(*names[:-1], f"{names[-1]}.py"), root.joinpath(*names, "__init__.py")):

@@ -1,7 +1,9 @@
-"""What a test needs beside Python: a framework, a process, a database. It is read off the code that the test and its fixtures run.
+"""Needs of a test beside Python: a framework, a process, a database.
 
-Followed are functions and classes of tests/; of the packages it is enough to know which frameworks importing a module imports.
-What this cannot see (a name made at run time) is seen when a quick test runs: it fails if it starts or imports something.
+They are read off the code that the test and its fixtures run.
+
+Functions and classes of tests/ are followed; of the packages' modules, imports suffice. Names that are made at run time are not
+seen: a quick test that starts or imports something nevertheless fails.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ STARTERS = frozenset({"subprocess", "multiprocessing", "atheris", "pty"})
 """Modules that start processes, or that only work in one of their own."""
 BACKENDS = frozenset({"torch", "tensorflow", "keras", "tensorflow_v1", "jax", "mxnet", "sklearn", "gpy"})
 _IN_A_FILE = re.compile(rf"backend: ({'|'.join(BACKENDS)})\\b")
+_DOTTED = re.compile(r"\w+(\.\w+)+")
 _PATH = re.compile(r"([A-Za-z_][\w.]*):\w+")
 DYNAMIC = frozenset({("gradwire.backends.registry", "backend")})
 """Functions that import the framework that they are asked for."""
@@ -42,7 +45,7 @@ NOTHING: Needs = frozenset()
 
 
 def needs_of(item: pytest.Item) -> Needs:
-    """What a test needs."""
+    """Needs of a test."""
     if not isinstance(item, pytest.Function):
         return NOTHING
     found = _needs(item.function)
@@ -64,7 +67,7 @@ def mark(item: pytest.Item) -> None:
 
 
 def _needs(thing: Any) -> Needs:
-    """What a function or a class of the tests needs, with all that it calls."""
+    """Needs of a function or a class of the tests, with all that it calls."""
     seen: dict[int, Any] = {}
     found: set[str] = set()
     waiting = [thing]
@@ -80,7 +83,7 @@ def _needs(thing: Any) -> Needs:
 
 
 def _direct(thing: Any) -> tuple[Needs, list[Any]]:
-    """What a function or class needs by itself, and the functions and classes that it uses."""
+    """Needs of a function or class alone, and the functions and classes that it uses."""
     if id(thing) not in _direct_known:
         _direct_known[id(thing)] = thing, _look(thing)
     return _direct_known[id(thing)][1]
@@ -134,7 +137,7 @@ def _look(thing: Any) -> tuple[Needs, list[Any]]:
 
 
 def _of(value: Any, depth: int) -> Needs:
-    """What a value needs: a placeholder, a module, a model's configuration."""
+    """Needs of a value: a placeholder, a module, a model's configuration."""
     if isinstance(value, Placeholder):
         return frozenset({FRAMEWORK})
     if isinstance(value, ModuleType):
@@ -161,6 +164,8 @@ def _of(value: Any, depth: int) -> Needs:
 def _names_a_framework(text: str) -> bool:
     """In a configuration: a backend, or the path of a factory in a module that imports a framework."""
     path = _PATH.fullmatch(text)
+    if _DOTTED.fullmatch(text) and is_slow(text.partition(".")[0]):
+        return True
     return bool(_IN_A_FILE.search(text)) or (path is not None and is_slow(path[1]))
 
 

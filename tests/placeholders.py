@@ -63,7 +63,7 @@ def is_heavy(module: str) -> bool:
 
 @contextmanager
 def placeholders_for(file: str) -> Iterator[None]:
-    """As long as the context lasts, imports that a file makes of frameworks, and of modules that import them, give placeholders."""
+    """Replace a file's imports of frameworks, and of modules that import them, by placeholders while the context lasts."""
     real = builtins.__import__
     made: dict[str, Placeholder] = {}
 
@@ -134,7 +134,7 @@ class FrameworkModule(pytest.Module):
 
 
 def makes_module(module_path: Any, parent: Any) -> pytest.Module | None:
-    """What collects a test file; None if it imports no frameworks."""
+    """Collector of a test file that imports frameworks; None for other files."""
     if frameworks_of_file(module_path) - REAL_AT_ONCE:
         return FrameworkModule.from_parent(parent, path=module_path)
     return None

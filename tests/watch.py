@@ -17,7 +17,7 @@ def begin() -> None:
 
 
 def broken() -> list[str]:
-    """What was noted since this was last asked."""
+    """Events since the last call of this function."""
     found = list(dict.fromkeys(_noted))
     _noted.clear()
     return found

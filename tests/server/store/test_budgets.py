@@ -105,9 +105,9 @@ def test_rows_of_a_past_window_go_back_to_the_total_alone(store):
 
 def test_more_than_the_lease_cannot_be_given_back(store):
     lease = take(store, 10, 10)
-    with pytest.raises(ValueError, match="at most the lease's"):
+    with pytest.raises(ValueError, match="expected between 0 rows and the rows of the lease"):
         store.give_back(lease, Rows(11, 0))
-    with pytest.raises(ValueError, match="0 rows or more"):
+    with pytest.raises(ValueError, match="expected between 0 rows and the rows of the lease"):
         store.give_back(lease, Rows(-1, 0))
 
 

@@ -46,7 +46,7 @@ def take(store: Store) -> None:
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("nonsense", "cannot be read; expected sqlite:///FILE or postgresql"),
+        ("nonsense", "is invalid; expected sqlite:///FILE or postgresql"),
         ("mysql://root:s3cret@db/gradwire", "of an unsupported kind; expected sqlite:///FILE"),
         ("sqlite://", "needs a file"),
         ("sqlite:///:memory:", "needs a file"),

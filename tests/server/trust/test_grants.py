@@ -69,8 +69,8 @@ def test_a_file_that_changes_is_read_again_and_a_broken_one_keeps_the_old(served
         eventually(lambda: may(bob))
         for broken in ("- {principal: alice", "", "- {principal: alice, model: gone, access: labels}\n"):
             (served.folder / "grants.yaml").write_text(broken)
-            refused = served.server.log.read_text().count("is not taken")
-            eventually(lambda refused=refused: served.server.log.read_text().count("is not taken") > refused)
+            refused = served.server.log.read_text().count("last valid content stays in force")
+            eventually(lambda refused=refused: served.server.log.read_text().count("last valid content stays in force") > refused)
             assert may(alice)
             assert may(bob)
         assert "grants[0]: model: 'gone' is not served here" in served.server.log.read_text()
