@@ -13,7 +13,7 @@ from xdist.scheduler import LoadScopeScheduling
 BACKENDS = tuple(backend for backends in SERVERS.values() for backend in backends)
 _IN_AN_ID = re.compile(rf"[\[-]({'|'.join(sorted(BACKENDS, key=len, reverse=True))})(?=[\]-])")
 SLOW = (
-    *("test_soak", "replicas/test_ray.py", "client/test_pythons.py", "fuzz/test_targets.py", "conformance/", "backends/tensorflow"),
+    *("test_soak", "engines/test_ray.py", "client/test_pythons.py", "fuzz/test_targets.py", "conformance/", "backends/tensorflow"),
     *("backends/jax", "trust/test_leaks.py", "client/test_load.py", "backends/torch/test_compile.py", "deploy/"),
 )
 """Minutes of a run, longest first: at the end, everything else would wait for them."""
