@@ -193,11 +193,13 @@ class Service:
         log.info("ended")
 
     def _add_services(self) -> None:
-        limits, ledger = self._config.limits, self._trust.recorder
-        admission = Admission(self._catalogue, self._scheduler, ledger)
+        limits, recorder = self._config.limits, self._trust.recorder
+        admission = Admission(self._catalogue, self._scheduler, recorder)
         rows = EstimatorServicer(admission, self._scheduler, self._streams, limits)
         fit = FitServicer(admission, self._scheduler, self._streams, limits, self._config.spool_dir)
-        models = ModelServicer(self._catalogue, self._scheduler, self._streams, self._versions, limits, ledger, self._clone_changed)
+        models = ModelServicer(
+            self._catalogue, self._scheduler, self._streams, self._versions, limits, recorder, self._clone_changed
+        )
         handlers = {**rows.handlers(), **fit.handlers()}
         self._same_host = SameHost(handlers, limits.max_message_bytes, self._identity)
         transport_pb2_grpc.add_TransportServiceServicer_to_server(self._same_host, self._server)

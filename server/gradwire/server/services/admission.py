@@ -45,13 +45,13 @@ class Admission:
     Args:
         catalogue: Served names.
         scheduler: Queues of the device.
-        ledger: Record of calls.
+        recorder: Records calls in the ledger.
     """
 
-    def __init__(self, catalogue: Catalogue, scheduler: Scheduler, ledger: CallRecorder) -> None:
+    def __init__(self, catalogue: Catalogue, scheduler: Scheduler, recorder: CallRecorder) -> None:
         self._catalogue = catalogue
         self._scheduler = scheduler
-        self._ledger = ledger
+        self._recorder = recorder
 
     @contextmanager
     def admitted(
@@ -77,7 +77,7 @@ class Admission:
             QueueFull: The server has as many calls as it takes.
             StoreUnavailable: Calls cannot be recorded.
         """
-        with self._ledger.entry(stream.principal, operation.value, stream) as entry:
+        with self._recorder.entry(stream.principal, operation.value, stream) as entry:
             first = opening(message, request)
             header = first.open.call
             entry.opened(header)

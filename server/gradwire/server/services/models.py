@@ -37,7 +37,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         streams: Open streams, which say whether the server drains.
         versions: Versions on disk.
         limits: Limits on callers.
-        ledger: Record of calls.
+        recorder: Records calls in the ledger.
         on_change: Called with a clone's name and True when it is made, False when it is deleted.
     """
 
@@ -48,7 +48,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         streams: OpenStreams,
         versions: VersionStore,
         limits: Limits,
-        ledger: CallRecorder,
+        recorder: CallRecorder,
         on_change: Callable[[str, bool], Awaitable[None]],
     ) -> None:
         self._catalogue = catalogue
@@ -56,7 +56,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         self._streams = streams
         self._versions = versions
         self._limits = limits
-        self._ledger = ledger
+        self._recorder = recorder
         self._on_change = on_change
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:  # noqa: N802
@@ -150,7 +150,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
     def _call(self, name: str, operation: Operation, called: str) -> Iterator[Admitted]:
         """Admits a call that needs an operation, and records it in the ledger."""
         principal = caller()
-        with self._ledger.entry(principal, called) as entry:
+        with self._recorder.entry(principal, called) as entry:
             entry.model = name[:MAX_NAME]
             entry.admitted = admitted = self._catalogue.admit(name, principal, operation)
             yield admitted
