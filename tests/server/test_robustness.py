@@ -240,7 +240,7 @@ def test_a_scheduler_forgets_holds_that_nobody_wants() -> None:
                 await scheduler.lock(ticket)
         del ticket
         gc.collect()
-        assert not scheduler._holds
+        assert not scheduler._locks
 
     asyncio.run(test())
 
