@@ -17,6 +17,7 @@ from server.trust.sites import ADMIN, MLP, SUMS, Site, in_a_day, site
 from gradwire.client import RemoteEstimator, Server, Usage
 from gradwire.client.errors import BudgetSpent, CallTimeout, GradwireError, ModelFailed, NotGranted, RateLimited, ShapeError
 from gradwire.client.grants import Budget, Grant
+from gradwire.server.store import Store
 
 BIG = 10_000_000
 LIMITED = {"forward": BIG, "backward": BIG}
@@ -256,3 +257,25 @@ def test_a_kill_loses_at_most_a_lease_and_with_lease_rows_1_nothing(tmp_path: Pa
         (folder / "tokens.yaml").unlink()
         with site(folder, [SUMS], grants, lease_rows=lease_rows) as second, second.connect("alice") as alice:
             assert least <= (alice.usage("sums")[0].left_forward or 0) <= 93
+
+
+def test_a_refused_call_of_a_clone_is_recorded_under_its_origin_with_its_version(tmp_path: Path) -> None:
+    """The name of a clone is the caller's; what it was refused is looked for under the model."""
+    everything: dict[str, Any] = {"principal": "alice", "model": "mlp", "access": "trainer"}
+    with site(tmp_path, [MLP], [everything]) as served, served.connect("alice") as alice:
+        clone = alice.estimator("mlp").clone_for_refitting()
+        served.write_grants([everything | {"operations": ["predict", "clone_for_refitting"]}])
+        end_s = time.monotonic() + 30
+        # The client still has the card from before.
+        with pytest.raises(NotGranted):
+            while time.monotonic() < end_s:
+                clone.loss_gradient(X, Y)
+                time.sleep(0.1)
+        with pytest.raises(NotGranted):
+            clone.save("hers")
+        served.server.signal(15)
+        served.server.process.wait(20)
+    with Store.open(f"sqlite:///{tmp_path / '.gradwire' / 'gradwire.db'}", create=False) as store:
+        refused = [call for batch in store.calls() for call in batch if call.outcome == "NOT_GRANTED"]
+    assert {call.operation for call in refused} == {"loss_gradient", "save"}
+    assert {(call.model, bool(call.version), call.forward) for call in refused} == {("mlp", True, 0)}

@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from gradwire.backends.capabilities import Operation
 from gradwire.backends.estimator import Estimator
 from gradwire.server.catalogue.admitted import Admitted
 from gradwire.server.catalogue.served import Served
@@ -44,26 +43,21 @@ class Catalogue:
         found = (self._admit(served, principal) for served in self)
         return [admitted for admitted in found if admitted is not None]
 
-    def admit(self, name: str, principal: str, operation: Operation | None = None) -> Admitted:
+    def admit(self, name: str, principal: str) -> Admitted:
         """A served name as a principal may use it.
 
         Args:
             name: Name that the caller typed.
             principal: The caller.
-            operation: Operation that must be allowed; None: any grant is enough.
 
         Raises:
             UnknownModel: The name is not served, or not granted to this caller; the text is the same.
-            NotGranted: The operation is not granted.
-            Unsupported: The model does not have the operation.
         """
         served = self._served.get(name)
         admitted = None if served is None else self._admit(served, principal)
         if admitted is None:
             names = ", ".join(admitted.name for admitted in self.of(principal)) or "none"
             raise UnknownModel(f"{name!r} is not served here; there are: {names}")
-        if operation is not None and operation not in admitted.operations:
-            admitted.check(operation)
         return admitted
 
     @contextmanager

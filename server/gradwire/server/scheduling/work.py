@@ -99,6 +99,7 @@ class Call:
         lock: Exclusive lock on the model while the call has it.
         begun: Whether the first of several row blocks has been taken: the others are answered by the same weights.
         trace: Spans of the call; None if it is not traced.
+        left: Whether it has left the scheduler.
     """
 
     queues: Queues
@@ -109,6 +110,7 @@ class Call:
     lock: ExclusiveLock | None = None
     begun: bool = False
     trace: Trace | None = None
+    left: bool = False
 
     async def run(self, function: Callable[..., Any], rows: Mapping[str, Array] | None = None, **options: Any) -> Any:
         """Computes something on a runner's thread; raises what ``function`` raises.
@@ -127,8 +129,14 @@ class Call:
         self.queues.put(work)
         return done
 
+    def leave(self) -> None:
+        """Leaves the scheduler, with queued work and lock: at the end of the ``with`` block, or before."""
+        if not self.left:
+            self.left = True
+            self.queues.leave(self)
+
     def __enter__(self) -> Call:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.queues.leave(self)
+        self.leave()

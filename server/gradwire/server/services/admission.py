@@ -83,7 +83,10 @@ class Admission:
             entry.opened(header)
             if needed is not None:
                 operation = needed(first.open)
-            entry.admitted = admitted = self._catalogue.admit(header.model, stream.principal, operation)
+            # Set before the check: the ledger records refused operations under the account, too.
+            entry.admitted = admitted = self._catalogue.admit(header.model, stream.principal)
+            if operation not in admitted.operations:
+                admitted.check(operation)
             if header.result_codec:
                 check_result_codec(operation, header.result_codec)
             timer = stream.end_after(header.timeout_s)

@@ -79,6 +79,8 @@ class FitServicer:
                 await self._fit(call)
             extra = {"model": admitted.name, "version": admitted.estimator.version, "peer": stream.peer}
             log.info("fitted", extra=extra)
+            # A client that does not read its answer keeps neither the model nor a place in the scheduler.
+            call.scheduled.leave()
             await stream.write(pb.FitResponse(version=admitted.estimator.version).SerializeToString())
 
     async def _fit(self, call: AdmittedCall) -> None:

@@ -152,7 +152,8 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         principal = caller()
         with self._recorder.entry(principal, called) as entry:
             entry.model = name[:MAX_NAME]
-            entry.admitted = admitted = self._catalogue.admit(name, principal, operation)
+            entry.admitted = admitted = self._catalogue.admit(name, principal)
+            admitted.check(operation)
             yield admitted
 
     async def _alone(self, admitted: Admitted, context: Any, function: Callable[[], T]) -> T:
