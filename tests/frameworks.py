@@ -67,7 +67,7 @@ def _reached(modules: Iterable[str]) -> frozenset[str]:
 
 
 _known: dict[str, frozenset[str]] = {"safetensors.torch": frozenset({"torch"})}
-"""What modules reach that were asked for; looked at first."""
+"""Frameworks reached by modules that were looked up before."""
 
 
 @cache
